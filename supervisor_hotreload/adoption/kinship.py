@@ -1,0 +1,126 @@
+"""Who may inherit a program: its successor, never an orphaned worker.
+
+Trust in this order: kinship, the heartbeats, the pidfile. A process that a
+pidfile names and that is no kin is nobody's heir.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Callable, Optional
+
+from supervisor_hotreload.identity import Process, Unreadable, children, environment
+from supervisor_hotreload.servers.gunicorn import resembles, shares
+from supervisor_hotreload.world import World
+
+
+@dataclass
+class Lineage:
+    """What is known of the generation that supervisord tracks.
+
+    :param tracked: the supervised process.
+    :param group: the process group that supervisord made for the program.
+    :param images: what tells an exec from a fork, of every master known.
+    """
+
+    tracked: Process
+    group: int
+    images: dict[Process, int]
+
+
+@dataclass(frozen=True)
+class Heir:
+    """A living successor, and why it was believed to be one."""
+
+    process: Process
+    why: str
+
+
+def find_heir(
+    world: World,
+    dead: Lineage,
+    seen: Iterable[Process],
+    taken: Callable[[int], bool],
+    pidfile: Optional[str],
+) -> Optional[Heir]:
+    """Return the successor of a generation whose supervised process has ended.
+
+    :param seen: other generations seen while it lived.
+    :param taken: tells whether supervisord tracks a pid already.
+    :param pidfile: where the program writes its pid, if that is known.
+    """
+    for process in seen:
+        if world.alive(process):
+            return Heir(process, "a child of the old master, seen while it lived")
+    kin = [child for child in orphans(world, dead) if not taken(child.pid)]
+    for child in kin:
+        if has_own_workers(world, child) and execed(world, child, dead):
+            return Heir(child, "an orphan of the old master with workers of its own")
+    for child in kin:
+        if execed(world, child, dead) and reexeced_from(world, child, dead):
+            return Heir(child, "an orphan of the old master, still booting")
+    named = _named(world, pidfile)
+    for child in kin:
+        if child.pid in named and execed(world, child, dead):
+            return Heir(child, f"an orphan of the old master that {pidfile} names")
+    return None
+
+
+def successors(world: World, living: Lineage) -> list[Process]:
+    """Return the successors that the masters of a living generation have forked."""
+    return [
+        child
+        for master in living.images
+        for child in world.children(master)
+        if execed(world, child, living)
+        and (has_own_workers(world, child) or reexeced_from(world, child, living))
+    ]
+
+
+def orphans(world: World, dead: Lineage) -> list[Process]:
+    """Return our children by adoption from the program's process group, youngest last."""
+    found = []
+    for child in children(os.getpid()):
+        status = world.status(child.pid)
+        if status is not None and status.group == dead.group and child.start >= dead.tracked.start:
+            found.append(child)
+    return found
+
+
+def execed(world: World, process: Process, dead: Lineage) -> bool:
+    """Tell whether *process* is an exec of its own, not a fork of a dead master.
+
+    Where the kernel does not tell, it passes: the other tests have to do.
+    """
+    status = world.status(process.pid)
+    if status is None:
+        return False
+    return not status.image or status.image not in dead.images.values()
+
+
+def has_own_workers(world: World, process: Process) -> bool:
+    """Tell whether *process* shares a heartbeat file with a child of its own."""
+    try:
+        beats = world.heartbeats(process)
+    except Unreadable:
+        return False
+    return bool(beats) and any(shares(world, beats, child) for child in world.children(process))
+
+
+def reexeced_from(world: World, process: Process, dead: Lineage) -> bool:
+    """Tell whether *process* was started by the USR2 of a dead master (arbiter.reexec)."""
+    parent = environment(process.pid).get("GUNICORN_PID", "")
+    masters = {str(master.pid) for master in dead.images}
+    return parent in masters and resembles(world.arguments(process), [])
+
+
+def _named(world: World, pidfile: Optional[str]) -> set[int]:
+    named: set[int] = set()
+    for path in (pidfile, f"{pidfile}.2") if pidfile else ():
+        try:
+            named.add(world.read_pid(path))
+        except ValueError:
+            continue
+    return named

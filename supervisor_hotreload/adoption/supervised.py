@@ -1,0 +1,167 @@
+"""supervisord as hotreload sees it: its programs, its loop, its log."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+from supervisor import events
+from supervisor.states import SupervisorStates
+
+from supervisor_hotreload.adoption.seams import missing
+from supervisor_hotreload.adoption.subreaper import become_subreaper
+from supervisor_hotreload.adoption.tick import Tick
+from supervisor_hotreload.adoption.tracked import Desk, Tracked
+from supervisor_hotreload.world import World
+
+LINE = 2000
+"""Characters kept of one line of a program's output."""
+
+
+class SeamMissing(Exception):
+    """This supervisord is not one that hotreload knows how to work with."""
+
+
+class Supervised:
+    """One running supervisord.
+
+    :param supervisord: supervisor's Supervisor.
+    :param desk: told what happens to programs.
+    :param step: called at every tick while the tick is on.
+    :raises SeamMissing: with one line that names what supervisord lacks.
+    """
+
+    def __init__(
+        self, supervisord: Any, world: World, desk: Desk, step: Callable[[], None]
+    ) -> None:
+        lacking = missing(supervisord)
+        if lacking:
+            raise SeamMissing(
+                "hotreload cannot work with this version of supervisor, it lacks: "
+                + ", ".join(lacking)
+            )
+        self.supervisord = supervisord
+        self.options = supervisord.options
+        self.logger = supervisord.options.logger
+        self.subreaper = False
+        self.tick = Tick(self.options.get_socket_map(), self.logger, step)
+        self._world = world
+        self._desk = desk
+        self._tracked: dict[int, Tracked] = {}
+        self._hook_group_signals()
+        for group in supervisord.process_groups.values():
+            self._take_on(group)
+        events.subscribe(events.ProcessGroupAddedEvent, self._on_group_added)
+        events.subscribe(events.ProcessGroupRemovedEvent, self._on_group_removed)
+        events.subscribe(events.ProcessStateRunningEvent, self._on_running)
+        events.subscribe(events.SupervisorRunningEvent, self._on_supervisor_running)
+
+    @property
+    def stopping(self) -> bool:
+        return bool(self.options.mood < SupervisorStates.RUNNING)
+
+    # -- programs
+
+    def groups(self) -> dict[str, list[Tracked]]:
+        """Return every program by group, in supervisord's own order of start."""
+        return {
+            group.config.name: self.members(group.config.name)
+            for group in sorted(self.supervisord.process_groups.values())
+        }
+
+    def members(self, name: str) -> list[Tracked]:
+        """Return the programs of group *name*, in supervisord's own order of start.
+
+        :raises KeyError: when there is no such group.
+        """
+        processes = sorted(self.supervisord.process_groups[name].processes.values())
+        return [self._tracked[id(process)] for process in processes if id(process) in self._tracked]
+
+    def member(self, group: str, name: str) -> Tracked:
+        """Return one program.
+
+        :raises KeyError: when there is none of that name.
+        """
+        process = self.supervisord.process_groups[group].processes[name]
+        return self._tracked[id(process)]
+
+    def _take_on(self, group: Any) -> None:
+        if hasattr(group, "event_buffer"):
+            return  # an event listener pool: supervisord talks to these over pipes
+        for process in group.processes.values():
+            self._tracked[id(process)] = Tracked(process, self._world, self._desk)
+
+    def _on_group_added(self, event: Any) -> None:
+        self._take_on(self.supervisord.process_groups[event.group])
+
+    def _on_group_removed(self, event: Any) -> None:
+        kept = {
+            id(process)
+            for group in self.supervisord.process_groups.values()
+            for process in group.processes.values()
+        }
+        self._tracked = {key: value for key, value in self._tracked.items() if key in kept}
+
+    def _on_running(self, event: Any) -> None:
+        tracked = self._tracked.get(id(event.process))
+        if tracked is not None:
+            tracked.note()
+
+    # -- supervisord itself
+
+    def _on_supervisor_running(self, _event: Any) -> None:
+        """Daemonizing forks, and a subreaper is one process: so not before now."""
+        self.subreaper = become_subreaper()
+        if not self.subreaper:
+            self.logger.warn(
+                "hotreload: this system has no subreaper; new generations are adopted by watching"
+            )
+
+    def _hook_group_signals(self) -> None:
+        """stopasgroup and killasgroup signal -pid, which is no group after an adoption."""
+        options, kill = self.options, self.options.kill
+
+        def hooked_kill(pid: int, signal: int) -> None:
+            process = options.pidhistory.get(-pid) if pid < 0 else None
+            tracked = self._tracked.get(id(process))
+            if tracked is None or not tracked.adopted:
+                kill(pid, signal)
+            else:
+                tracked.signal_group(signal)
+
+        options.kill = hooked_kill
+
+    def capture(self, tracked: Tracked, sink: Callable[[str], None]) -> Callable[[], None]:
+        """Let *sink* have every line of all that the program prints from now on.
+
+        :return: a function that ends it.
+        """
+        tapped = [d for d in tracked.process.dispatchers.values() if hasattr(d, "_log")]
+        for dispatcher in tapped:
+            _listen_in(dispatcher, sink)
+
+        def end() -> None:
+            for dispatcher in tapped:
+                del dispatcher._log
+
+        return end
+
+
+def _listen_in(dispatcher: Any, sink: Callable[[str], None]) -> None:
+    """Hand what *dispatcher* logs to *sink* as well, by lines."""
+    log = dispatcher._log
+    rest = [""]
+
+    def hooked_log(data: Any) -> None:
+        log(data)
+        text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
+        *lines, rest[0] = (rest[0] + text).split("\n")
+        for line in lines:
+            sink(printable(line[:LINE]))
+        rest[0] = rest[0][-LINE:]
+
+    dispatcher._log = hooked_log
+
+
+def printable(line: str) -> str:
+    """Return *line* as a terminal and XML may have it: the program's user wrote it."""
+    return "".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in line.rstrip("\r"))

@@ -1,0 +1,192 @@
+"""``supervisorctl hotreload``: asks, shows each phase when it happens, tells the outcome."""
+
+from __future__ import annotations
+
+import shlex
+import time
+import xmlrpc.client
+from typing import Any, Optional
+
+from supervisor.options import make_namespec, split_namespec
+from supervisor.supervisorctl import ControllerPluginBase, LSBInitExitStatuses
+
+from supervisor_hotreload.model import Fault
+
+POLL = 0.1
+"""Seconds between two looks at a reload."""
+
+USAGE = """\
+hotreload <name>\t\tReplace a program by a new generation of itself,
+\t\t\twithout dropping a request
+hotreload <gname>:*\t\tReload all processes in a group, one after the other
+hotreload <name> <name>\tReload multiple processes, one after the other
+hotreload all\t\tReload every program that can be reloaded
+hotreload --bake 30 <name>\tWatch the new generation for 30 seconds, while
+\t\t\tboth serve, before the old one is retired
+hotreload --cancel <name>\tRoll back the active reload of a program
+
+Exit status 0 when every named program serves its new generation; else the
+old generation serves on, and the reason is printed. Ctrl-C leaves the reload
+running."""
+
+
+class BadUsage(Exception):
+    """The command line cannot be understood."""
+
+
+class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # supervisor is untyped
+    """The ``hotreload`` command.
+
+    :param controller: supervisorctl's Controller.
+    """
+
+    def __init__(self, controller: Any, **_config: str) -> None:
+        super().__init__(controller)
+        self._proxy = controller.get_server_proxy("hotreload")
+
+    def do_hotreload(self, arg: str) -> None:
+        if not self.ctl.upcheck():
+            return
+        try:
+            names, bake, cancel = parse(arg)
+        except BadUsage as error:
+            self.ctl.output(f"Error: {error}")
+            self.ctl.exitstatus = LSBInitExitStatuses.INVALID_ARGS
+            self.help_hotreload()
+            return
+        try:
+            for position, name in enumerate(names):
+                if cancel:
+                    self._cancel(name)
+                else:
+                    self._reload(name, bake, names[position + 1 :])
+        except KeyboardInterrupt:
+            self._fail(LSBInitExitStatuses.GENERIC)
+
+    def help_hotreload(self) -> None:
+        self.ctl.output(USAGE)
+
+    # -- inside
+
+    def _reload(self, name: str, bake: Optional[float], rest: list[str]) -> None:
+        options = {} if bake is None else {"bake": bake}
+        try:
+            for program in self._start(name, options):
+                self._follow(program, rest)
+        except xmlrpc.client.Fault as fault:
+            self._report(name, fault)
+
+    def _start(self, name: str, options: dict[str, float]) -> list[str]:
+        """Start what *name* means; return the programs that are being reloaded, in order."""
+        group, process = split_namespec(name)
+        if name == "all":
+            rows = self._proxy.reloadAllProcesses(False, options)
+        elif process is None:
+            rows = self._proxy.reloadProcessGroup(group, False, options)
+        else:
+            self._proxy.reloadProcess(name, False, options)
+            return [name]
+        return [make_namespec(row["group"], row["name"]) for row in rows]
+
+    def _follow(self, name: str, rest: list[str]) -> None:
+        """Print each line of a reload when it is there, until it has ended."""
+        shown = 0
+        try:
+            while True:
+                info = self._proxy.getReloadInfo(name)
+                for line in info["log"][shown:]:
+                    self.ctl.output(f"{name}: {line['seconds']:6.2f}s  {line['text']}")
+                shown = len(info["log"])
+                if not info["active"]:
+                    break
+                time.sleep(POLL)
+        except KeyboardInterrupt:
+            self._leave(name, rest)
+            raise
+        if info["outcome"] != "succeeded":
+            for line in info["output"]:
+                self.ctl.output(f"{name}| {line}")
+            self.ctl.output(f"{name}: ERROR ({info['reason']})")
+            self._fail(LSBInitExitStatuses.GENERIC)
+        self.ctl.output(f"{name}: {info['serving']}")
+
+    def _leave(self, name: str, rest: list[str]) -> None:
+        self.ctl.output("")
+        self.ctl.output(
+            f"{name}: the reload goes on in supervisord; see how it ends in its log, or roll it "
+            f"back with: supervisorctl hotreload --cancel {name}"
+        )
+        if rest:
+            self.ctl.output(f"not started: {' '.join(rest)}")
+
+    def _cancel(self, name: str) -> None:
+        try:
+            self._proxy.cancelReload(name)
+        except xmlrpc.client.Fault as fault:
+            self._report(name, fault)
+        else:
+            self.ctl.output(f"{name}: rolled back")
+
+    def _report(self, name: str, fault: xmlrpc.client.Fault) -> None:
+        if fault.faultCode == 1:  # supervisor.xmlrpc.Faults.UNKNOWN_METHOD
+            text = (
+                "supervisord has not loaded hotreload: add [rpcinterface:hotreload] to the file "
+                "that supervisord reads, and restart supervisord"
+            )
+        elif fault.faultCode == Fault.BAD_NAME:
+            text = "no such group" if name.endswith(":*") else "no such process"
+        else:
+            text = fault.faultString
+        self.ctl.output(f"{name}: ERROR ({text})")
+        not_running = fault.faultCode == Fault.NOT_RUNNING
+        self._fail(LSBInitExitStatuses.NOT_RUNNING if not_running else LSBInitExitStatuses.GENERIC)
+
+    def _fail(self, status: int) -> None:
+        self.ctl.exitstatus = status
+
+
+def parse(arg: str) -> tuple[list[str], Optional[float], bool]:
+    """Return the names, the ``--bake`` and whether ``--cancel`` was given.
+
+    :raises BadUsage: with what is wrong.
+    """
+    try:
+        words = shlex.split(arg)
+    except ValueError as error:
+        raise BadUsage(str(error)) from None
+    names: list[str] = []
+    bake: Optional[float] = None
+    cancel = False
+    while words:
+        word = words.pop(0)
+        option, equals, value = word.partition("=")
+        if option == "--bake":
+            bake = _seconds(value if equals else words.pop(0) if words else "")
+        elif word == "--cancel":
+            cancel = True
+        elif word.startswith("-"):
+            raise BadUsage(f"unknown option {word}")
+        else:
+            names.append(word)
+    if not names:
+        raise BadUsage("hotreload requires a process name")
+    if cancel and bake is not None:
+        raise BadUsage("--cancel and --bake do not go together")
+    if "all" in names:
+        names = ["all"]
+    return list(dict.fromkeys(names)), bake, cancel
+
+
+def _seconds(value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        raise BadUsage(f"--bake: {value!r} is not a number of seconds") from None
+    if not 0 <= number < 86400:
+        raise BadUsage(f"--bake: {value!r} is not a number of seconds from 0 to 86400")
+    return number
+
+
+def make_hotreload_controllerplugin(controller: Any, **config: str) -> HotReloadControllerPlugin:
+    """Make the ``hotreload`` command of supervisorctl."""
+    return HotReloadControllerPlugin(controller, **config)

@@ -1,0 +1,274 @@
+"""Steps reloads: deadlines, phase transitions in one place, cancel, history."""
+
+from __future__ import annotations
+
+import traceback
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Callable, Optional
+
+from supervisor_hotreload.model import (
+    ROLLBACKS,
+    Cancelled,
+    Failure,
+    Fault,
+    Outcome,
+    Overdue,
+    Phase,
+    Progress,
+)
+from supervisor_hotreload.protocol import Steps, Wait
+
+HISTORY = 20
+"""How many ended reloads of one program are remembered."""
+
+OUTPUT_LINES = 200
+"""How many lines of the program's own output are kept for one reload."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a reload's log.
+
+    :param seconds: since the reload began.
+    """
+
+    seconds: float
+    phase: Phase
+    text: str
+
+
+class Reload:
+    """One reload of one program, from its start to its outcome.
+
+    :param name: the program, as 'group:process' or 'process'.
+    :param clock: returns monotonic seconds.
+    :param log: called with each line.
+    """
+
+    def __init__(self, name: str, clock: Callable[[], float], log: Callable[[str], None]) -> None:
+        self.name = name
+        self.phase = Phase.QUEUED
+        self.outcome = Outcome.PENDING
+        self.fault: Optional[Fault] = None
+        self.reason = ""
+        self.serving = ""
+        self.progress: Optional[Progress] = None
+        self.old_pid = 0
+        self.new_pid = 0
+        self.adopted = False
+        self.lines: list[Line] = []
+        self.output: deque[str] = deque(maxlen=OUTPUT_LINES)
+        self._clock = clock
+        self._log = log
+        self._began = clock()
+        self._ended: Optional[float] = None
+        self._steps: Optional[Steps] = None
+        self._wait: Optional[Wait] = None
+        self._deadline: Optional[float] = None
+        self._on_end: list[Callable[[Reload], None]] = []
+
+    @property
+    def done(self) -> bool:
+        return self.outcome is not Outcome.PENDING
+
+    @property
+    def seconds(self) -> float:
+        """Return how long the reload has taken so far, or took."""
+        return (self._clock() if self._ended is None else self._ended) - self._began
+
+    def when_ended(self, callback: Callable[[Reload], None]) -> None:
+        """Call *callback* with this reload once it has an outcome."""
+        self._on_end.append(callback)
+
+    def begin(self, steps: Steps) -> None:
+        """Start the clock and take the first step of the protocol."""
+        self._began = self._clock()
+        self._steps = steps
+        self._resume(None)
+        self.step()
+
+    def step(self) -> None:
+        """Go as far as it goes without waiting. Never raises."""
+        while self._wait is not None:
+            wait = self._wait
+            try:
+                result = wait.until()
+            except Failure as failure:
+                self._resume(failure)
+                continue
+            except Exception as error:  # noqa: BLE001 - whatever it is, it fails this reload only
+                self._resume(self._internal(error))
+                continue
+            if result:
+                self._note(result)
+                self._resume(result)
+            elif self._deadline is not None and self._clock() >= self._deadline:
+                self._resume(self._overdue(wait))
+            else:
+                self._note(result)
+                return
+
+    def cancel(self, reason: str) -> None:
+        """Roll back, as an operator asks.
+
+        :raises Failure: TOO_LATE after adoption, NOT_RELOADING when it has ended.
+        """
+        if self.done:
+            raise Failure(Fault.NOT_RELOADING, f"{self.name}: no reload is active")
+        if self.adopted or self.phase is Phase.UNDOING:
+            raise Failure(
+                Fault.TOO_LATE,
+                f"{self.name}: too late to cancel, the reload is {self.phase.value}",
+            )
+        if self._steps is None:
+            self._end(Outcome.ROLLED_BACK, Cancelled(reason))
+            return
+        self._resume(Cancelled(reason))
+        self.step()
+
+    def abandon(self, failure: Failure) -> None:
+        """End without a rollback: somebody else is ending both generations."""
+        if self.done:
+            return
+        if self._steps is not None:
+            self._steps.close()
+        self._end(Outcome.FAILED, failure)
+
+    def say(self, text: str) -> None:
+        """Add a line to the reload's own log and to supervisord's."""
+        self._write(text)
+        self._log(f"hotreload: {self.name}: {text}")
+
+    def _write(self, text: str) -> None:
+        self.lines.append(Line(self.seconds, self.phase, text))
+
+    def _resume(self, value: Any) -> None:
+        """Hand the protocol the result of its wait, or the failure of it."""
+        steps = self._steps
+        assert steps is not None
+        try:
+            wait = steps.throw(value) if isinstance(value, Failure) else steps.send(value)
+        except StopIteration:
+            self._end(Outcome.SUCCEEDED, None)
+        except Failure as failure:
+            rolled_back = failure.fault in ROLLBACKS
+            self._end(Outcome.ROLLED_BACK if rolled_back else Outcome.FAILED, failure)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it fails this reload only
+            self._end(Outcome.FAILED, self._internal(error))
+        else:
+            self._transition(wait, value if isinstance(value, Failure) else None)
+
+    def _transition(self, wait: Wait, why: Optional[Failure]) -> None:
+        """Enter the phase of *wait*. Every change of phase passes here."""
+        self._wait = wait
+        self._deadline = None if wait.timeout is None else self._clock() + wait.timeout
+        if wait.phase is not self.phase:
+            self.phase = wait.phase
+            self.progress = None
+            if wait.phase is Phase.UNDOING and why is not None:
+                self.say(f"rolling back: {why.reason}")
+            else:
+                self.say(self._entering(wait.phase))
+
+    def _entering(self, phase: Phase) -> str:
+        return {
+            Phase.SPAWNING: f"spawning: asked the master (pid {self.old_pid}) for a successor",
+            Phase.BOOTING: f"booting: the successor (pid {self.new_pid}) starts its workers",
+            Phase.CHECKING: "checking: the check command runs",
+            Phase.BAKING: "baking: both generations serve, the new one is watched",
+            Phase.DRAINING: f"draining: the old generation (pid {self.old_pid}) ends gracefully",
+            Phase.PROMOTING: f"promoting: pid {self.new_pid} becomes a master like any other",
+        }.get(phase, phase.value)
+
+    def _note(self, result: Any) -> None:
+        """Keep what a wait tells of its progress; log it when it has changed."""
+        text = getattr(result, "text", None)
+        if text is None or (self.progress is not None and text == self.progress.text):
+            return
+        self.progress = Progress(text, getattr(result, "ready", 0), getattr(result, "total", 0))
+        self._write(f"{self.phase.value}: {text}")
+
+    def _overdue(self, wait: Wait) -> Overdue:
+        so_far = f" ({self.progress.text})" if self.progress is not None else ""
+        return Overdue(wait.fault, f"{wait.phase.value} was not over in {wait.timeout:g} s{so_far}")
+
+    def _internal(self, error: Exception) -> Failure:
+        self._log(f"hotreload: {self.name}: {traceback.format_exc()}")
+        return Failure(
+            Fault.INTERNAL,
+            f"an error inside hotreload while {self.phase.value}: "
+            f"{type(error).__name__}: {error} (traceback in supervisord's log)",
+        )
+
+    def _end(self, outcome: Outcome, failure: Optional[Failure]) -> None:
+        at = self.phase
+        self._wait = self._steps = None
+        self._ended = self._clock()
+        self.outcome = outcome
+        if failure is not None:
+            self.fault = failure.fault
+            self.reason = failure.reason
+            self.say(f"{outcome.value} while {at.value}: {failure.reason}")
+        else:
+            self.say(f"{outcome.value} in {self.seconds:.1f} s")
+        self.phase = Phase.DONE
+        for callback in self._on_end:
+            callback(self)
+
+
+class Driver:
+    """Every reload of one supervisord: active ones, one queue, the past.
+
+    Reloads of different programs that are started one by one run side by side;
+    a batch runs one after the other.
+    """
+
+    def __init__(self) -> None:
+        self._active: dict[str, Reload] = {}
+        self._past: dict[str, deque[Reload]] = {}
+
+    @property
+    def idle(self) -> bool:
+        return not self._active
+
+    def active(self, name: str) -> Optional[Reload]:
+        """Return the reload of *name* that is under way."""
+        return self._active.get(name)
+
+    def latest(self, name: str) -> Optional[Reload]:
+        """Return the reload of *name* under way, or the last one that ended."""
+        past = self._past.get(name)
+        return self._active.get(name) or (past[-1] if past else None)
+
+    def past(self, name: str) -> Iterable[Reload]:
+        return tuple(self._past.get(name, ()))
+
+    def add(self, reload: Reload) -> None:
+        """Take on a reload.
+
+        :raises Failure: ALREADY_RELOADING when one of that program is active.
+        """
+        if reload.name in self._active:
+            running = self._active[reload.name]
+            raise Failure(
+                Fault.ALREADY_RELOADING,
+                f"{reload.name}: another reload is active ({running.phase.value}, "
+                f"{running.seconds:.0f} s)",
+            )
+        self._active[reload.name] = reload
+        reload.when_ended(self._retire)
+
+    def step(self) -> None:
+        """Step every active reload."""
+        for reload in list(self._active.values()):
+            reload.step()
+
+    def forget(self, name: str) -> None:
+        """Drop the history of a program that has been removed."""
+        self._past.pop(name, None)
+
+    def _retire(self, reload: Reload) -> None:
+        del self._active[reload.name]
+        self._past.setdefault(reload.name, deque(maxlen=HISTORY)).append(reload)

@@ -1,0 +1,232 @@
+"""A process is its pid and its start time; its family is what the kernel says it is.
+
+Linux answers from /proc. Elsewhere psutil does, which cannot tell everything:
+what is not known is None and never guessed.
+"""
+
+from __future__ import annotations
+
+import os
+import stat as mode
+import sys
+from typing import NamedTuple, Optional
+
+import psutil
+
+LINUX = sys.platform.startswith("linux")
+
+
+class Process(NamedTuple):
+    """One process for good: a pid that is used again has another start time.
+
+    :param pid: the process id.
+    :param start: start time in the kernel's ticks since boot (Linux), else in
+        milliseconds since the epoch.
+    """
+
+    pid: int
+    start: int
+
+    def __str__(self) -> str:
+        return f"pid {self.pid}"
+
+
+class Status(NamedTuple):
+    """What the kernel tells of a process at one moment."""
+
+    process: Process
+    state: str
+    parent: int
+    group: int
+    session: int
+    image: int
+    """Bottom of the stack: a fork shares it with its parent, an exec has a new
+    one. 0 where the kernel does not let us see it."""
+
+
+class Beat(NamedTuple):
+    """The heartbeat file of one gunicorn worker (gunicorn workers.workertmp).
+
+    :param flipped: the worker has touched it: its run loop has started.
+    :param stamp: changes with every touch.
+    """
+
+    flipped: bool
+    stamp: tuple[int, int, int]
+
+
+class Unreadable(Exception):
+    """The kernel does not let us look at the descriptors of a process."""
+
+
+def status(pid: int) -> Optional[Status]:
+    """Return the status of *pid*, or None when there is no such process."""
+    if not LINUX:
+        return _portable_status(pid)
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            line = file.read()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+    # the name is in parentheses and may hold anything, a ')' as well
+    fields = line[line.rindex(b")") + 2 :].split()
+    return Status(
+        process=Process(pid, int(fields[19])),
+        state=fields[0].decode(),
+        parent=int(fields[1]),
+        group=int(fields[2]),
+        session=int(fields[3]),
+        image=int(fields[25]),
+    )
+
+
+def _portable_status(pid: int) -> Optional[Status]:
+    try:
+        peer = psutil.Process(pid)
+        with peer.oneshot():
+            return Status(
+                process=Process(pid, int(peer.create_time() * 1000)),
+                state="Z" if peer.status() == psutil.STATUS_ZOMBIE else "S",
+                parent=peer.ppid(),
+                group=os.getpgid(pid),
+                session=os.getsid(pid),
+                image=0,
+            )
+    except (psutil.Error, ProcessLookupError, PermissionError):
+        return None
+
+
+def lookup(pid: int) -> Optional[Process]:
+    """Return the living process behind *pid*; a zombie is not living."""
+    seen = status(pid)
+    return seen.process if seen is not None and seen.state not in "ZX" else None
+
+
+def alive(process: Process) -> bool:
+    """Tell whether *process* itself still lives, not another with its pid."""
+    return lookup(process.pid) == process
+
+
+def children(pid: int) -> list[Process]:
+    """Return the living children of *pid*, oldest first.
+
+    gunicorn forks its workers from the main thread, others need not: the
+    children of all threads count.
+    """
+    pids: list[int] = []
+    if LINUX:
+        try:
+            tasks = os.listdir(f"/proc/{pid}/task")
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            return []
+        for task in tasks:
+            try:
+                with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
+                    pids.extend(map(int, file.read().split()))
+            except (FileNotFoundError, ProcessLookupError):
+                if os.path.exists(f"/proc/{pid}/task/{task}"):
+                    return _portable_children(pid)  # a kernel without CONFIG_PROC_CHILDREN
+    else:
+        return _portable_children(pid)
+    found = (lookup(child) for child in pids)
+    return sorted((child for child in found if child is not None), key=lambda c: c.start)
+
+
+def _portable_children(pid: int) -> list[Process]:
+    try:
+        peers = psutil.Process(pid).children()
+    except psutil.Error:
+        return []
+    found = (lookup(peer.pid) for peer in peers)
+    return [child for child in found if child is not None]
+
+
+def heartbeats(pid: int) -> dict[tuple[int, int], Beat]:
+    """Return the gunicorn heartbeat files that *pid* holds open, by device and inode.
+
+    A worker that has started its run loop has touched its file: up to gunicorn
+    21.2 by fchmod(spinner), from 22 on by utime(monotonic clock), which lies
+    long before the change time (gunicorn workers.workertmp.WorkerTmp.notify).
+
+    :raises Unreadable: when the kernel hides the descriptors.
+    """
+    folder = f"/proc/{pid}/fd"
+    beats: dict[tuple[int, int], Beat] = {}
+    try:
+        descriptors = os.listdir(folder)
+    except (FileNotFoundError, ProcessLookupError):
+        if LINUX or lookup(pid) is None:
+            return beats
+        raise Unreadable(f"{folder}: this system has none") from None
+    except PermissionError:
+        raise Unreadable(f"{folder}: permission denied") from None
+    for descriptor in descriptors:
+        path = f"{folder}/{descriptor}"
+        try:
+            if not os.path.basename(os.readlink(path)).startswith("wgunicorn-"):
+                continue
+            seen = os.stat(path)
+        except OSError:
+            continue  # closed between two looks
+        if not mode.S_ISREG(seen.st_mode):
+            continue
+        flipped = mode.S_IMODE(seen.st_mode) in (0, 1) or seen.st_mtime < seen.st_ctime - 1
+        stamp = (seen.st_mode, seen.st_mtime_ns, seen.st_ctime_ns)
+        beats[seen.st_dev, seen.st_ino] = Beat(flipped, stamp)
+    return beats
+
+
+def environment(pid: int) -> dict[str, str]:
+    """Return the environment that *pid* was started with, empty when hidden.
+
+    A process may overwrite it (setproctitle does): use it as a hint only.
+    """
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            raw = file.read(1 << 20)
+    except OSError:
+        return {}
+    pairs = (_text(item).partition("=") for item in raw.split(b"\0") if b"=" in item)
+    return {key: value for key, _, value in pairs}
+
+
+def arguments(pid: int) -> list[str]:
+    """Return the arguments of *pid*, empty when hidden; a hint only, as above."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            raw = file.read(1 << 16)
+    except OSError:
+        return []
+    return [_text(item) for item in raw.split(b"\0") if item]
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
+
+
+def owner(pid: int) -> Optional[int]:
+    """Return the effective user id of *pid*, or None when there is no such process."""
+    if LINUX:
+        value = _status_field(pid, b"Uid:")
+        return None if value is None else int(value.split()[1])
+    try:
+        return int(psutil.Process(pid).uids().effective)
+    except psutil.Error:
+        return None
+
+
+def sleeps(pid: int) -> Optional[int]:
+    """Return how often the main thread of *pid* has gone to sleep, None when unknown."""
+    value = _status_field(pid, b"voluntary_ctxt_switches:")
+    return None if value is None else int(value)
+
+
+def _status_field(pid: int, key: bytes) -> Optional[bytes]:
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            for line in file:
+                if line.startswith(key):
+                    return line[len(key) :].strip()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+    return None

@@ -1,0 +1,321 @@
+"""Every reload of one supervisord: started here, refused here, remembered here."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, Callable, Optional
+
+from supervisor_hotreload import protocol
+from supervisor_hotreload.adoption import CheckCommand, SettingsFile, Supervised, Tracked
+from supervisor_hotreload.config import DEFAULTS, BadSetting, Settings
+from supervisor_hotreload.driver import Driver, Reload
+from supervisor_hotreload.identity import Process
+from supervisor_hotreload.model import Failure, Fault, Outcome, Policy, Ready
+from supervisor_hotreload.servers import gunicorn
+from supervisor_hotreload.servers.gunicorn import Generation, Gunicorn
+from supervisor_hotreload.world import World
+
+LINGER = 1.0
+"""Seconds that the tick goes on after a reload, so that its answer leaves at once."""
+
+GUESS = Ready("settle", 10.0)
+"""How to tell readiness where the heartbeat cannot be read and nothing else is set."""
+
+
+class Keeper:
+    """Lets supervisord keep the successor of one program (protocol.Keeper)."""
+
+    def __init__(self, reload: Reload, tracked: Tracked) -> None:
+        self._reload = reload
+        self._tracked = tracked
+
+    def expect(self, new: Process) -> None:
+        self._reload.new_pid = new.pid
+        self._tracked.successor = new
+
+    def adopt(self, new: Process) -> None:
+        self._tracked.adopt(new)
+        self._reload.adopted = True
+        self._reload.say(
+            f"adopted: pid {new.pid} is the program's own now, generation "
+            f"{self._tracked.generation}"
+        )
+
+
+@dataclass
+class Batch:
+    """Programs that are reloaded one after the other.
+
+    Once one of a group has failed, the rest of that group is not attempted: it
+    would meet the same release.
+    """
+
+    waiting: deque[tuple[Tracked, Reload]]
+    results: list[tuple[Tracked, Reload]] = field(default_factory=list)
+
+    @property
+    def done(self) -> bool:
+        return not self.waiting and all(reload.done for _, reload in self.results)
+
+
+class Reloads:
+    """The desk where reloads are asked for. It is the Desk of every Tracked.
+
+    :param supervisord: supervisor's Supervisor.
+    :param defaults: the keys of [rpcinterface:hotreload].
+    """
+
+    def __init__(self, supervisord: Any, defaults: dict[str, str]) -> None:
+        self.world = World()
+        self.driver = Driver()
+        self.supervised = Supervised(supervisord, self.world, self, self.step)
+        self._file = SettingsFile(supervisord.options, DEFAULTS, defaults)
+        self._again: set[str] = set()
+        self._idle_since: Optional[float] = None
+        self._batches: list[Batch] = []
+        self._report_bad_settings()
+
+    # -- what may be asked
+
+    def start(self, tracked: Tracked, bake: Optional[float] = None) -> Reload:
+        """Start the reload of one program.
+
+        :param bake: seconds, instead of the program's setting.
+        :raises Failure: when it is refused; nothing was changed.
+        """
+        reload = self._new(tracked)
+        self.driver.add(reload)
+        try:
+            self._begin(tracked, reload, bake)
+        except Failure as failure:
+            self._refuse(tracked, reload, failure)
+            raise
+        return reload
+
+    def start_all(self, chosen: Iterable[Tracked], bake: Optional[float] = None) -> Batch:
+        """Start the reloads of several programs, one after the other."""
+        batch = Batch(deque())
+        for tracked in chosen:
+            reload = self._new(tracked)
+            self.driver.add(reload)
+            batch.waiting.append((tracked, reload))
+        self._next(batch, bake)
+        return batch
+
+    def cancel(self, tracked: Tracked) -> Reload:
+        """Roll back the active reload of a program.
+
+        :raises Failure: when there is none, or when it is too late.
+        """
+        reload = self.driver.active(tracked.name)
+        if reload is None:
+            raise Failure(Fault.NOT_RELOADING, f"{tracked.name}: no reload is active")
+        reload.cancel("cancelled by an operator")
+        return reload
+
+    def reloadable(self, tracked: Tracked) -> bool:
+        """Tell whether a program runs and is of a family that can be reloaded."""
+        return tracked.running and self._survey(tracked) is not None
+
+    def settings(self) -> Settings:
+        """Return the settings as they are now.
+
+        :raises Failure: BAD_SETTING when the file cannot be read.
+        """
+        try:
+            return self._file.read()
+        except ValueError as error:
+            raise Failure(Fault.BAD_SETTING, str(error)) from None
+
+    def policy(self, tracked: Tracked) -> Policy:
+        """Return the settings of one program as they are now.
+
+        :raises Failure: BAD_SETTING with the section, the key and the value.
+        """
+        try:
+            policy = self.settings().policy(tracked.group, tracked.process.config.name)
+        except BadSetting as error:
+            raise Failure(Fault.BAD_SETTING, str(error)) from None
+        if policy.pidfile is None:
+            told = gunicorn.options(tracked.command).get("pid")
+            if told:
+                policy = replace(policy, pidfile=os.path.join(tracked.directory, told))
+        return policy
+
+    def serving(self, tracked: Tracked) -> str:
+        """Return a sentence that says what serves now."""
+        if tracked.pid and tracked.current() is not None:
+            old = self._survey(tracked)
+            workers = f", {old.workers} workers" if old is not None else ""
+            return f"generation {tracked.generation} (pid {tracked.pid}{workers}) serves"
+        return f"nothing serves, {tracked.name} is {tracked.state}"
+
+    # -- what a Tracked asks (adoption.Desk)
+
+    def relay(self, tracked: Tracked) -> bool:
+        """Turn a HUP into a reload; one that comes during a reload is remembered.
+
+        :raises Failure: when the reload is refused.
+        """
+        if not self.policy(tracked).relay_sighup or self._survey(tracked) is None:
+            return False
+        if self.driver.active(tracked.name) is not None:
+            self._again.add(tracked.name)
+        else:
+            self.start(tracked)
+        return True
+
+    def stopped(self, tracked: Tracked, reason: str) -> None:
+        reload = self.driver.active(tracked.name)
+        self._again.discard(tracked.name)
+        if reload is not None:
+            reload.abandon(Failure(Fault.STOPPED, reason))
+
+    def pidfile(self, tracked: Tracked) -> Optional[str]:
+        return self.policy(tracked).pidfile
+
+    # -- the loop
+
+    def step(self) -> None:
+        """Step every active reload; called at every tick."""
+        self.driver.step()
+        now = self.world.now()
+        if not self.driver.idle:
+            self._idle_since = None
+        elif self._idle_since is None:
+            self._idle_since = now
+        elif now - self._idle_since > LINGER:
+            self.supervised.tick.turn_off()
+
+    # -- inside
+
+    def _report_bad_settings(self) -> None:
+        try:
+            lines = self.settings().errors()
+        except Failure as failure:
+            lines = [failure.reason]
+        for line in lines:
+            self.supervised.logger.error(f"hotreload: bad setting: {line}")
+
+    def _new(self, tracked: Tracked) -> Reload:
+        return Reload(tracked.name, self.world.now, self.supervised.logger.info)
+
+    def _begin(self, tracked: Tracked, reload: Reload, bake: Optional[float]) -> None:
+        policy = self._admit(tracked)
+        if bake is not None:
+            policy = replace(policy, bake=bake)
+        old = self._survey(tracked)
+        if old is None:
+            raise Failure(
+                Fault.NOT_RELOADABLE,
+                f"{tracked.name} (pid {tracked.pid}) is not a gunicorn with workers: no process "
+                f"under it shares a heartbeat file with a child of its own",
+            )
+        self._must_be_alone(tracked, old)
+        if not old.readable and policy.ready.kind == "heartbeat":
+            policy = replace(policy, ready=GUESS)
+            reload.say(
+                f"warning: the heartbeat of pid {old.master.pid} cannot be read "
+                f"(/proc/{old.master.pid}/fd: permission denied); ready = {GUESS} is used "
+                f"instead, which is a guess"
+            )
+        reload.old_pid = old.master.pid
+        tracked.remember(old.master)
+        end_capture = self.supervised.capture(tracked, reload.output.append)
+        reload.when_ended(self._close(tracked, end_capture))
+        check = None
+        if policy.check is not None:
+            check = CheckCommand(tracked.process, tracked.name, policy.check, old.master)
+        server = Gunicorn(self.world, old, policy, tracked.command)
+        self.supervised.tick.turn_on()
+        self._idle_since = None
+        reload.begin(protocol.reload(server, policy, Keeper(reload, tracked), check))
+
+    def _admit(self, tracked: Tracked) -> Policy:
+        """Refuse what cannot be reloaded now, else return its settings."""
+        if self.supervised.stopping:
+            raise Failure(Fault.SHUTDOWN_STATE, "supervisord is shutting down or reloading itself")
+        if tracked.starting:
+            raise Failure(
+                Fault.STILL_STARTING, f"{tracked.name} is {tracked.state}, not RUNNING yet"
+            )
+        if not tracked.running:
+            raise Failure(Fault.NOT_RUNNING, f"{tracked.name} is {tracked.state}, not RUNNING")
+        return self.policy(tracked)
+
+    def _must_be_alone(self, tracked: Tracked, old: Generation) -> None:
+        elders = tracked.living_elders()
+        if elders:
+            raise Failure(
+                Fault.FOREIGN_SUCCESSOR,
+                f"an older generation ({elders[0]}) of {tracked.name} still lives",
+            )
+        status = self.world.status(old.master.pid)
+        if status is not None and status.state in "Tt":
+            raise Failure(
+                Fault.STOPPED_BY_SIGNAL,
+                f"the master of {tracked.name} ({old.master}) is stopped by a signal; "
+                f"continue it with: kill -CONT {old.master.pid}",
+            )
+        for child in old.children:
+            if gunicorn.is_master(self.world, child, old):
+                raise Failure(
+                    Fault.FOREIGN_SUCCESSOR,
+                    f"{tracked.name} has a successor already ({child}), somebody sent USR2 to "
+                    f"{old.master}: end one of them first",
+                )
+
+    def _survey(self, tracked: Tracked) -> Optional[Generation]:
+        current = tracked.current()
+        if current is None:
+            return None
+        right = gunicorn.names_gunicorn(tracked.command)
+        return gunicorn.survey(self.world, current, right)
+
+    def _close(self, tracked: Tracked, end_capture: Callable[[], None]) -> Callable[[Reload], None]:
+        def close(reload: Reload) -> None:
+            end_capture()
+            tracked.successor = None
+            reload.serving = self.serving(tracked)
+            if tracked.name in self._again:
+                self._again.discard(tracked.name)
+                self._follow_up(tracked)
+
+        return close
+
+    def _follow_up(self, tracked: Tracked) -> None:
+        """Do the one reload that was asked for by HUPs during another."""
+        try:
+            self.start(tracked)
+        except Failure as failure:
+            self.supervised.logger.warn(
+                f"hotreload: {tracked.name}: the reload asked for by HUP is refused: "
+                f"{failure.reason}"
+            )
+
+    def _next(self, batch: Batch, bake: Optional[float]) -> None:
+        """Begin the next reload of a batch; called again when that one has ended."""
+        if not batch.waiting:
+            return
+        tracked, reload = batch.waiting.popleft()
+        batch.results.append((tracked, reload))
+        reload.when_ended(lambda _: self._next(batch, bake))
+        try:
+            self._must_go_on(batch, tracked)
+            self._begin(tracked, reload, bake)
+        except Failure as failure:
+            self._refuse(tracked, reload, failure)
+
+    def _refuse(self, tracked: Tracked, reload: Reload, failure: Failure) -> None:
+        reload.serving = self.serving(tracked)
+        reload.abandon(failure)
+
+    def _must_go_on(self, batch: Batch, tracked: Tracked) -> None:
+        for before, reload in batch.results[:-1]:
+            if before.group == tracked.group and reload.outcome is not Outcome.SUCCEEDED:
+                raise Failure(
+                    Fault.NOT_ATTEMPTED, f"not attempted after the failure of {before.name}"
+                )

@@ -1,0 +1,270 @@
+"""The XML-RPC namespace ``hotreload``: validate, delegate, report."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any, Callable, Optional
+
+from supervisor.http import NOT_DONE_YET
+from supervisor.options import split_namespec
+from supervisor.xmlrpc import Faults, RPCError
+
+from supervisor_hotreload.adoption import SeamMissing, Tracked
+from supervisor_hotreload.driver import Reload
+from supervisor_hotreload.model import Failure, Fault, Outcome
+from supervisor_hotreload.reloads import Batch, Reloads
+
+API_VERSION = "1.0"
+
+Answer = Any
+"""What supervisor's XML-RPC takes: a value, or a function that it calls until it has one."""
+
+Options = Optional[dict[str, Any]]
+
+_desks: weakref.WeakKeyDictionary[Any, Reloads] = weakref.WeakKeyDictionary()
+
+
+def make_hotreload_rpcinterface(supervisord: Any, **config: str) -> HotReloadNamespaceRPCInterface:
+    """Make the interface; supervisord calls this once for every HTTP server it has.
+
+    :param supervisord: supervisor's Supervisor.
+    :param config: the keys of [rpcinterface:hotreload], defaults for every program.
+    :raises SeamMissing: when this supervisor is not one that hotreload knows.
+    """
+    if supervisord not in _desks:
+        try:
+            _desks[supervisord] = Reloads(supervisord, config)
+        except SeamMissing as error:
+            supervisord.options.logger.critical(str(error))
+            raise
+    return HotReloadNamespaceRPCInterface(_desks[supervisord])
+
+
+class HotReloadNamespaceRPCInterface:
+    """Methods that do not begin with an underscore are published by supervisor."""
+
+    def __init__(self, reloads: Reloads) -> None:
+        self._reloads = reloads
+
+    def getAPIVersion(self) -> str:
+        """Return the version of the hotreload RPC API
+
+        @return string version  version id
+        """
+        return API_VERSION
+
+    def reloadProcess(self, name: str, wait: bool = True, options: Options = None) -> Answer:
+        """Replace a running program by a new generation of itself
+
+        No request is dropped; a release that cannot start changes nothing. A
+        reload goes on when the client that asked for it goes away.
+
+        @param string name  Process name (or ``group:name``, or ``group:*``)
+        @param boolean wait  Wait until the new generation is the only one
+        @param struct options  Optional: ``bake`` (double, seconds)
+        @return boolean result  Always true unless error; for ``group:*`` as reloadProcessGroup
+        """
+        group, process = split_namespec(name)
+        if process is None:
+            return self.reloadProcessGroup(group, wait, options)
+        tracked = self._find(name)
+        reload = _or_fault(lambda: self._reloads.start(tracked, _bake(options)))
+        return _until(lambda: reload.done, lambda: _result(reload)) if wait else True
+
+    def reloadProcessGroup(self, name: str, wait: bool = True, options: Options = None) -> Answer:
+        """Reload every program of a group that runs and can be reloaded, one after the other
+
+        Once one has failed, the rest of the group is not attempted.
+
+        @param string name  The group name
+        @param boolean wait  Wait until the last one has ended
+        @param struct options  Optional: ``bake`` (double, seconds)
+        @return array result  An array of structs with keys string name, string group,
+        int status (80 is success, else a fault code), string description
+        """
+        try:
+            members = self._reloads.supervised.members(name)
+        except KeyError:
+            raise _fault(Fault.BAD_NAME, f"BAD_NAME: {name}: no such group") from None
+        return self._reload_all(members, name, wait, options)
+
+    def reloadAllProcesses(self, wait: bool = True, options: Options = None) -> Answer:
+        """Reload every program that runs and can be reloaded, one after the other
+
+        The key ``programs`` of [rpcinterface:hotreload] limits what 'every' means.
+
+        @param boolean wait  Wait until the last one has ended
+        @param struct options  Optional: ``bake`` (double, seconds)
+        @return array result  An array of structs as of reloadProcessGroup
+        """
+        only = _or_fault(self._reloads.settings).programs()
+        members = [
+            tracked
+            for group in self._reloads.supervised.groups().values()
+            for tracked in group
+            if only is None or tracked.group in only or tracked.name in only
+        ]
+        return self._reload_all(members, "all", wait, options)
+
+    def getReloadInfo(self, name: str) -> dict[str, Any]:
+        """Get what there is to know about the reload of a program that is active, or was last
+
+        @param string name  The name of the process (or ``group:name``)
+        @return struct result  A struct with keys string name, string group, string
+        statename, int pid, int generation, boolean active, string phase, string outcome,
+        int fault, string reason, string serving, int old_pid, int new_pid, double seconds,
+        int workers_ready, int workers, array log (structs of double seconds, string phase,
+        string text), array output (lines that the program has printed since it began)
+        """
+        return self._info(self._find(name))
+
+    def getAllReloadInfo(self) -> list[dict[str, Any]]:
+        """Get the reload info of every program
+
+        @return array result  An array of structs as of getReloadInfo
+        """
+        groups = self._reloads.supervised.groups().values()
+        return [self._info(tracked) for members in groups for tracked in members]
+
+    def cancelReload(self, name: str, wait: bool = True) -> Answer:
+        """Roll back the active reload of a program; possible until it is adopted
+
+        @param string name  The name of the process (or ``group:name``)
+        @param boolean wait  Wait until the successor is gone
+        @return boolean result  Always true unless error
+        """
+        tracked = self._find(name)
+        reload = _or_fault(lambda: self._reloads.cancel(tracked))
+        return _until(lambda: reload.done, lambda: True) if wait else True
+
+    # -- inside
+
+    def _find(self, name: str) -> Tracked:
+        group, process = split_namespec(name)
+        try:
+            return self._reloads.supervised.member(group, process)
+        except KeyError:
+            raise _fault(Fault.BAD_NAME, f"BAD_NAME: {name}: no such process") from None
+
+    def _reload_all(
+        self, members: list[Tracked], name: str, wait: bool, options: Options
+    ) -> Answer:
+        chosen = [tracked for tracked in members if self._reloads.reloadable(tracked)]
+        if not chosen:
+            raise _fault(Fault.NOT_RELOADABLE, f"{name}: no program of it runs and can be reloaded")
+        batch = _or_fault(lambda: self._reloads.start_all(chosen, _bake(options)))
+        if not wait:
+            return [_row(tracked, Faults.SUCCESS, "queued") for tracked in chosen]
+        return _until(lambda: batch.done, lambda: _rows(batch))
+
+    def _info(self, tracked: Tracked) -> dict[str, Any]:
+        latest = self._reloads.driver.latest(tracked.name)
+        return {
+            "name": tracked.process.config.name,
+            "group": tracked.group,
+            "pid": tracked.pid,
+            "generation": tracked.generation,
+            "statename": tracked.state,
+            **(NO_STORY if latest is None else _story(latest)),
+        }
+
+
+NO_STORY: dict[str, Any] = {
+    "active": False,
+    "phase": "",
+    "outcome": "",
+    "fault": 0,
+    "reason": "",
+    "serving": "",
+    "old_pid": 0,
+    "new_pid": 0,
+    "seconds": 0.0,
+    "workers_ready": 0,
+    "workers": 0,
+    "log": [],
+    "output": [],
+}
+"""What is told of a program that has never been reloaded."""
+
+
+def _story(reload: Reload) -> dict[str, Any]:
+    progress = reload.progress
+    return {
+        "active": not reload.done,
+        "phase": reload.phase.value,
+        "outcome": reload.outcome.value,
+        "fault": int(reload.fault or 0),
+        "reason": reload.reason,
+        "serving": reload.serving,
+        "old_pid": reload.old_pid,
+        "new_pid": reload.new_pid,
+        "seconds": reload.seconds,
+        "workers_ready": progress.ready if progress is not None else 0,
+        "workers": progress.total if progress is not None else 0,
+        "log": [
+            {"seconds": line.seconds, "phase": line.phase.value, "text": line.text}
+            for line in reload.lines
+        ],
+        "output": list(reload.output),
+    }
+
+
+def _bake(options: Optional[dict[str, Any]]) -> Optional[float]:
+    """Return the ``bake`` of *options*, the only one there is."""
+    given = dict(options or {})
+    bake = given.pop("bake", None)
+    if given:
+        raise RPCError(Faults.INCORRECT_PARAMETERS, f"unknown options: {', '.join(given)}")
+    if bake is None:
+        return None
+    if isinstance(bake, bool) or not isinstance(bake, (int, float)) or not 0 <= bake < 86400:
+        raise RPCError(Faults.BAD_ARGUMENTS, f"bake: {bake!r} is not a number of seconds")
+    return float(bake)
+
+
+def _or_fault(function: Callable[[], Any]) -> Any:
+    try:
+        return function()
+    except Failure as failure:
+        raise _fault(failure.fault, failure.reason) from None
+
+
+def _fault(fault: Fault, text: str) -> Exception:
+    error: Exception = RPCError(int(fault))
+    error.text = text  # type: ignore[attr-defined] # supervisor knows no text for our codes
+    return error
+
+
+def _until(done: Callable[[], bool], result: Callable[[], Any]) -> Answer:
+    """Return a deferred answer (supervisor.http.NOT_DONE_YET); it reports, it drives nothing."""
+
+    def callback() -> Any:
+        return result() if done() else NOT_DONE_YET
+
+    callback.delay = 0.05  # type: ignore[attr-defined] # how supervisor wants it
+    return callback
+
+
+def _result(reload: Reload) -> bool:
+    if reload.outcome is Outcome.SUCCEEDED:
+        return True
+    lines = [f"{reload.name}: {reload.reason}; {reload.serving}", *reload.output]
+    raise _fault(reload.fault or Fault.INTERNAL, "\n".join(lines))
+
+
+def _rows(batch: Batch) -> list[dict[str, Any]]:
+    return [
+        _row(tracked, Faults.SUCCESS, "OK")
+        if reload.outcome is Outcome.SUCCEEDED
+        else _row(tracked, int(reload.fault or 0), f"{reload.reason}; {reload.serving}")
+        for tracked, reload in batch.results
+    ]
+
+
+def _row(tracked: Tracked, status: int, description: str) -> dict[str, Any]:
+    return {
+        "name": tracked.process.config.name,
+        "group": tracked.group,
+        "status": status,
+        "description": description,
+    }

@@ -1,0 +1,360 @@
+"""gunicorn: USR2 re-execs the master, TERM ends a generation gracefully.
+
+A foreground master ignores WINCH in every version from 19.9 to 27.0.1, and
+QUIT cuts what is in flight: so TERM retires a master that has workers, and
+QUIT only one that has none (gunicorn arbiter.handle_winch, handle_quit).
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Callable, Optional
+
+from supervisor_hotreload.identity import Process, Unreadable
+from supervisor_hotreload.model import Failure, Fault, Policy, Progress, Readiness
+from supervisor_hotreload.probes import Heartbeat, Settle, Watch
+from supervisor_hotreload.world import World
+
+DRAIN_CEILING = 3600.0
+"""Seconds after which an old generation is hung: gunicorn ends its workers itself
+after graceful_timeout, whatever that is, and is never cut short by us."""
+
+DRAIN_MARGIN = 10.0
+"""Seconds granted on top of a graceful_timeout that the command line tells."""
+
+BOOT_GRACE = 2.0
+"""Seconds a dismissed successor has to end its workers that never became ready."""
+
+QUICK = 5.0
+"""Seconds between a quick stop and SIGKILL, and after that."""
+
+TIMEOUT = 30.0
+"""gunicorn's default for --timeout; a worker touches its heartbeat twice in it."""
+
+SWITCHES = 3
+"""Turns of the master's loop after its parent is gone, until it is surely promoted."""
+
+BLIND = 2.0
+"""Seconds after which it is promoted for sure: its loop looks every second."""
+
+DEPTH = 3
+"""How many shells or wrappers deep the master may sit under the supervised pid."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One rung of a ladder of signals: what to send, then how long to wait."""
+
+    send: Callable[[], None]
+    patience: float
+
+
+@dataclass
+class Generation:
+    """A master with its workers as they were at one moment.
+
+    :param tracked: the supervised process; a shell may stand before the master.
+    :param image: tells an exec from a fork, 0 where it cannot be seen.
+    :param readable: False where the kernel hides the master's descriptors.
+    """
+
+    tracked: Process
+    master: Process
+    image: int
+    readable: bool
+    children: frozenset[Process]
+    beats: frozenset[tuple[int, int]] = field(default_factory=frozenset)
+
+    @property
+    def workers(self) -> int:
+        return len(self.beats) if self.readable else len(self.children)
+
+
+def survey(world: World, tracked: Process, looks_right: bool) -> Optional[Generation]:
+    """Find the generation under the supervised process *tracked*.
+
+    The master is the topmost process that shares a heartbeat file with a
+    child of its own.
+
+    :param looks_right: the configured command names gunicorn; believed only
+        where the heartbeats cannot be read.
+    :return: None when there is no gunicorn.
+    """
+    level = [tracked]
+    hidden: Optional[Process] = None
+    for _ in range(DEPTH):
+        below: list[Process] = []
+        for process in level:
+            children = world.children(process)
+            try:
+                beats = world.heartbeats(process)
+                if beats and any(shares(world, beats, child) for child in children):
+                    return _generation(world, tracked, process, frozenset(beats), children)
+            except Unreadable:
+                if hidden is None and children:
+                    hidden = process
+            below.extend(children)
+        level = below
+    if hidden is not None and looks_right:
+        return _generation(world, tracked, hidden, None, world.children(hidden))
+    return None
+
+
+def _generation(
+    world: World,
+    tracked: Process,
+    master: Process,
+    beats: Optional[frozenset[tuple[int, int]]],
+    children: list[Process],
+) -> Generation:
+    status = world.status(master.pid)
+    return Generation(
+        tracked=tracked,
+        master=master,
+        image=status.image if status is not None else 0,
+        readable=beats is not None,
+        children=frozenset(children),
+        beats=beats or frozenset(),
+    )
+
+
+def shares(world: World, beats: object, child: Process) -> bool:
+    """Tell whether *child* holds one of the heartbeat files *beats*.
+
+    A worker's own descriptors may be hidden (``-u nobody``): a child that
+    cannot be read is taken for a worker of a process that has heartbeats.
+    """
+    try:
+        return any(key in beats for key in world.heartbeats(child))  # type: ignore[operator]
+    except Unreadable:
+        return True
+
+
+class Gunicorn:
+    """One reload of one gunicorn program, bound to its old generation."""
+
+    name = "gunicorn"
+
+    def __init__(self, world: World, old: Generation, policy: Policy, command: str) -> None:
+        self._world = world
+        self._old = old
+        self._policy = policy
+        self._options = options(command)
+        self._probe = self._make_probe()
+        self._new: Optional[Process] = None
+        self._watch: Optional[Watch] = None
+        self._asleep: Optional[int] = None
+        self._orphaned_at: Optional[float] = None
+
+    # -- before adoption
+
+    def reexec(self) -> None:
+        self._world.signal(self._old.master, "USR2")
+
+    def successor(self) -> Optional[Process]:
+        """Return the child of the old master that is its successor.
+
+        Either its own heartbeats prove it (disjoint from the old master's,
+        shared with a child of its own), or, while it still boots, that it was
+        born since the reload began and has exec'd what the old master runs.
+        """
+        if not self.serving():
+            raise Failure(Fault.OLD_EXITED, f"the old master ({self._old.master}) exited")
+        born = [c for c in self._world.children(self._old.master) if c not in self._old.children]
+        proven = (child for child in born if is_master(self._world, child, self._old))
+        booting = (child for child in born if self._has_execed(child))
+        self._new = next(proven, None) or next(booting, None)
+        return self._new
+
+    def _has_execed(self, child: Process) -> bool:
+        status = self._world.status(child.pid)
+        if status is None or not self._old.image or status.image in (0, self._old.image):
+            return False
+        return resembles(self._world.arguments(child), self._world.arguments(self._old.master))
+
+    def ready(self, new: Process) -> object:
+        self._must_live(new)
+        return self._probe(new)
+
+    def baked(self, new: Process, seconds: float) -> object:
+        self._must_live(new)
+        if not self._old.readable:
+            verdict = self._probe(new)
+            if not verdict:
+                raise Failure(Fault.BAKE_FAILED, f"the successor ({new}) lost workers")
+        if self._watch is None:
+            self._watch = Watch(self._world, new, self._number("timeout", TIMEOUT))
+        complaint = self._watch.complaint()
+        if complaint is not None:
+            raise Failure(Fault.BAKE_FAILED, f"the successor ({new}): {complaint}")
+        left = seconds - (self._world.now() - self._watch.since)
+        return Readiness(self._old.workers) if left <= 0 else False
+
+    def serving(self) -> bool:
+        return self._world.alive(self._old.master)
+
+    def recall(self) -> None:
+        """A stopped master has the USR2 still before it: let it come, then end what comes."""
+        status = self._world.status(self._old.master.pid)
+        if status is not None and status.state in "Tt":
+            self._world.signal(self._old.master, "CONT")
+
+    def _must_live(self, new: Process) -> None:
+        if not self._world.alive(new):
+            raise Failure(Fault.SUCCESSOR_EXITED, f"the successor ({new}) exited")
+
+    def _workers(self, master: Process) -> list[Process]:
+        """Return the workers of *master*; its successor is a child of it too."""
+        return [child for child in self._world.children(master) if child != self._new]
+
+    # -- the ladders
+
+    def retirement(self) -> Iterator[Rung]:
+        """TERM, or QUIT where no worker is left; gunicorn's own limit comes first."""
+        old = self._old.master
+        first = "TERM" if self._workers(old) else "QUIT"
+        patience = self._policy.drain_timeout
+        if patience is None:
+            told = self._options.get("graceful-timeout")
+            patience = float(told) + DRAIN_MARGIN if told else DRAIN_CEILING
+        yield self._rung(old, first, patience)
+        yield self._rung(old, "QUIT", QUICK)
+        yield Rung(lambda: self._kill(old), QUICK)
+
+    def dismissal(self, new: Process) -> Iterator[Rung]:
+        """TERM: workers that are ready have requests; those that are not have none."""
+        yield self._rung(new, "TERM", BOOT_GRACE)
+        yield Rung(lambda: self._kill_unready(new), self._policy.drain_timeout or 40.0)
+        yield Rung(lambda: self._kill(new), QUICK)
+
+    def _rung(self, master: Process, name: str, patience: float) -> Rung:
+        def send() -> None:
+            self._world.signal(master, name)
+            self._world.signal(master, "CONT")  # a stopped process hears nothing else
+
+        return Rung(send, patience)
+
+    def _kill_unready(self, master: Process) -> None:
+        for worker in self._world.children(master):
+            try:
+                beats = self._world.heartbeats(worker)
+            except Unreadable:
+                continue
+            if not any(beat.flipped for beat in beats.values()):
+                self._world.signal(worker, "KILL")
+
+    def _kill(self, master: Process) -> None:
+        workers = self._workers(master)
+        self._world.signal(master, "KILL")
+        for worker in workers:
+            self._world.signal(worker, "KILL")
+
+    # -- after adoption
+
+    def retired(self) -> object:
+        """Return truthy when the old master, and a shell before it, are gone."""
+        if self._new is not None:
+            self._must_live(self._new)
+        if self._world.alive(self._old.master):
+            count = len(self._workers(self._old.master))
+            return Progress(f"{count} old worker{'' if count == 1 else 's'} left", 0, count)
+        return not self._world.alive(self._old.tracked)
+
+    def dismissed(self, new: Process) -> bool:
+        return not self._world.alive(new)
+
+    def promoted(self, new: Process) -> bool:
+        """Tell whether *new* has seen that its parent is gone (gunicorn maybe_promote_master).
+
+        Its loop looks once a second; a SIGCHLD wakes it. Then the pidfile
+        names it, or, where there is none, the loop has gone to sleep again.
+        """
+        self._must_live(new)
+        status = self._world.status(new.pid)
+        if status is None or status.parent == self._old.master.pid:
+            return False
+        if self._names(new):
+            return True
+        now = self._world.now()
+        asleep = self._world.sleeps(new)
+        if self._orphaned_at is None:
+            self._orphaned_at, self._asleep = now, asleep
+        if self._policy.pidfile is None and asleep is not None and self._asleep is not None:
+            turned = asleep >= self._asleep + SWITCHES
+        else:
+            turned = now - self._orphaned_at > BLIND
+        if not turned:
+            self._world.signal(new, "CHLD")
+        return turned
+
+    def _names(self, new: Process) -> bool:
+        """Tell whether the pidfile names *new*; before the promotion there is none."""
+        if self._policy.pidfile is None:
+            return False
+        try:
+            return self._world.read_pid(self._policy.pidfile) == new.pid
+        except ValueError:
+            return False
+
+    # -- what the command line tells
+
+    def _make_probe(self) -> Callable[[Process], object]:
+        ready = self._policy.ready
+        if ready.kind == "settle":
+            return Settle(self._world, self._old.workers, ready.seconds)
+        return Heartbeat(self._world, self._old.workers)
+
+    def _number(self, name: str, default: float) -> float:
+        try:
+            return float(self._options.get(name, default)) or default
+        except ValueError:
+            return default
+
+
+def is_master(world: World, process: Process, old: Generation) -> bool:
+    """Tell whether the heartbeats of *process* prove that it is a master of its own."""
+    children = world.children(process)
+    if not children:
+        return False
+    try:
+        beats = world.heartbeats(process)
+    except Unreadable:
+        return not old.readable
+    if not beats or old.beats & beats.keys():
+        return False
+    return any(shares(world, beats, child) for child in children)
+
+
+def resembles(arguments: list[str], before: list[str]) -> bool:
+    """Tell whether *arguments* are those of a gunicorn, or those of the old master."""
+    return arguments == before or any(
+        "gunicorn" in os.path.basename(argument) for argument in arguments[:3]
+    )
+
+
+def names_gunicorn(command: str) -> bool:
+    """Tell whether a configured command is a gunicorn by its name."""
+    return "gunicorn" in command
+
+
+SHORT = {"-p": "pid", "-t": "timeout"}
+"""gunicorn's short options that matter here (gunicorn config)."""
+
+
+def options(command: str) -> dict[str, str]:
+    """Return the long options with a value that a configured command has."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return {}
+    found: dict[str, str] = {}
+    for word, value in zip(words, [*words[1:], ""]):
+        if word.startswith("--"):
+            name, equals, rest = word[2:].partition("=")
+            found[name] = rest if equals else value
+        elif word[:2] in SHORT:
+            found[SHORT[word[:2]]] = word[2:].lstrip("=") or value
+    return found

@@ -1,0 +1,113 @@
+"""The seam to the operating system: the clock, signals, files and processes.
+
+A fake of it drives the unit tests.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import time
+from typing import Optional
+
+from supervisor_hotreload import identity
+from supervisor_hotreload.identity import Beat, Process, Status
+
+
+class World:
+    """The real thing. Nothing here blocks."""
+
+    def now(self) -> float:
+        """Return the monotonic clock, in seconds."""
+        return time.monotonic()
+
+    def status(self, pid: int) -> Optional[Status]:
+        return identity.status(pid)
+
+    def lookup(self, pid: int) -> Optional[Process]:
+        return identity.lookup(pid)
+
+    def alive(self, process: Process) -> bool:
+        return identity.alive(process)
+
+    def children(self, process: Process) -> list[Process]:
+        """Return the living children of *process*; none once it is gone."""
+        found = identity.children(process.pid)
+        return found if self.alive(process) else []
+
+    def heartbeats(self, process: Process) -> dict[tuple[int, int], Beat]:
+        return identity.heartbeats(process.pid)
+
+    def arguments(self, process: Process) -> list[str]:
+        return identity.arguments(process.pid)
+
+    def sleeps(self, process: Process) -> Optional[int]:
+        return identity.sleeps(process.pid)
+
+    def signal(self, process: Process, name: str) -> bool:
+        """Send the signal *name* ('TERM') to *process*, and to nobody else.
+
+        A pid descriptor holds the process while its start time is compared,
+        so that a pid that has been used again is never hit; where the system
+        has none, the comparison comes right before the signal.
+
+        :return: False when the process is gone.
+        """
+        number = signal.Signals[f"SIG{name}"]
+        try:
+            if not hasattr(os, "pidfd_open"):
+                if not self.alive(process):
+                    return False
+                os.kill(process.pid, number)
+                return True
+            handle = os.pidfd_open(process.pid)
+        except ProcessLookupError:
+            return False
+        try:
+            if not self.alive(process):
+                return False
+            signal.pidfd_send_signal(handle, number)
+        except ProcessLookupError:
+            return False
+        finally:
+            os.close(handle)
+        return True
+
+    def read_pid(self, path: str) -> int:
+        """Return the pid that the pidfile *path* names.
+
+        The file belongs to the application, so it may be anything: it is
+        opened without side effects, read only if it is a regular file, and
+        only as far as a pid is long.
+
+        :raises ValueError: with a sentence that says what is wrong with which file.
+        """
+        try:
+            text = _read_regular(path, 32)
+        except OSError as error:
+            raise ValueError(f"pidfile {path}: {error.strerror}") from None
+        digits = text.strip()
+        if not digits.isdigit() or len(text) >= 32:
+            raise ValueError(f"pidfile {path}: not a pid: {text[:16]!r}")
+        pid = int(digits)
+        if not 1 < pid < 1 << 31:
+            raise ValueError(f"pidfile {path}: {pid} cannot be the pid of a server")
+        return pid
+
+
+def _read_regular(path: str, limit: int) -> bytes:
+    """Read up to *limit* bytes of a regular file; opening a fifo or a device has effects."""
+    held = os.open(path, getattr(os, "O_PATH", os.O_NONBLOCK | os.O_NOCTTY) | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(held).st_mode):
+            raise OSError(0, "not a regular file")
+        if not hasattr(os, "O_PATH"):
+            return os.read(held, limit)
+        descriptor = os.open(f"/proc/self/fd/{held}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            return os.read(descriptor, limit)
+        finally:
+            os.close(descriptor)
+    finally:
+        os.close(held)
