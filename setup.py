@@ -22,7 +22,13 @@ setup(
     python_requires=">=3.9",
     install_requires=["supervisor>=4.2.5", "psutil>=5.9"],
     extras_require={
-        "test": ["pytest>=7", "hypothesis>=6.100", "gunicorn>=20.1"],
+        "test": [
+            "pytest>=7",
+            "hypothesis>=6.100",
+            "gunicorn>=20.1",
+            "ruff>=0.9",
+            "mypy>=1.14",
+        ],
     },
     entry_points={"console_scripts": []},
     classifiers=[

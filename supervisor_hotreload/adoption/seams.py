@@ -28,6 +28,9 @@ SEAMS: dict[str, Test] = {
     "supervisord.process_groups": lambda s: isinstance(s.process_groups, dict),
     "supervisord.options.pidhistory": lambda s: isinstance(s.options.pidhistory, dict),
     "supervisord.options.kill(pid, signal)": lambda s: _takes(s.options.kill, "pid", "signal"),
+    "supervisord.options.execve(filename, argv, env)": lambda s: _takes(
+        s.options.execve, "filename", "argv", "env"
+    ),
     "supervisord.options.get_socket_map()": lambda s: isinstance(s.options.get_socket_map(), dict),
     "supervisord.options.mood": lambda s: isinstance(s.options.mood, int),
     "supervisord.options.configfile": lambda s: hasattr(s.options, "configfile"),

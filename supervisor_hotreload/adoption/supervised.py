@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable
+import os
+from typing import Any, Callable, Optional
 
 from supervisor import events
 from supervisor.states import SupervisorStates
@@ -48,6 +49,7 @@ class Supervised:
         self._desk = desk
         self._tracked: dict[int, Tracked] = {}
         self._hook_group_signals()
+        self._hook_exec()
         for group in supervisord.process_groups.values():
             self._take_on(group)
         events.subscribe(events.ProcessGroupAddedEvent, self._on_group_added)
@@ -129,6 +131,32 @@ class Supervised:
                 tracked.signal_group(signal)
 
         options.kill = hooked_kill
+
+    def _hook_exec(self) -> None:
+        """Tell a program the name of its directory, as a shell does.
+
+        supervisord changes into ``directory`` and leaves its own PWD in the
+        environment; gunicorn then re-execs in what a ``current`` symlink
+        pointed to when it was first started (gunicorn util.getcwd).
+        """
+        options, execve = self.options, self.options.execve
+
+        def hooked_execve(filename: str, argv: list[str], env: dict[str, str]) -> None:
+            tracked = self._by_name(env)
+            if tracked is not None and "PWD" not in (tracked.process.config.environment or {}):
+                directory = os.path.abspath(tracked.directory)
+                if os.path.isdir(directory) and os.path.samefile(directory, os.curdir):
+                    env["PWD"] = directory
+            execve(filename, argv, env)
+
+        options.execve = hooked_execve
+
+    def _by_name(self, env: dict[str, str]) -> Optional[Tracked]:
+        """Return the program whose names supervisord has put into *env*."""
+        try:
+            return self.member(env["SUPERVISOR_GROUP_NAME"], env["SUPERVISOR_PROCESS_NAME"])
+        except KeyError:
+            return None
 
     def capture(self, tracked: Tracked, sink: Callable[[str], None]) -> Callable[[], None]:
         """Let *sink* have every line of all that the program prints from now on.

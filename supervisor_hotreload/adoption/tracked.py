@@ -224,7 +224,7 @@ class Tracked:
     def _inherit(self, pid: int) -> bool:
         """The tracked process *pid* was reaped: adopt its heir if there is one."""
         if self._lineage is None or self._lineage.tracked.pid != pid:
-            return False
+            return False  # it never got as far as RUNNING
         ending = bool(self.process.killing)
         seen = [self.successor] if self.successor is not None else []
         if ending:  # STOPPED has to wait for them all

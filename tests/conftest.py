@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+
+from tests.house import House
+
+
+@pytest.fixture
+def house() -> Iterator[House]:
+    """A house whose supervisord is ended, with all it started, whatever happens."""
+    root = pathlib.Path(tempfile.mkdtemp(prefix="hr-"))  # unix sockets need short paths
+    root.chmod(0o755)
+    made = House(root)
+    try:
+        yield made
+    finally:
+        made.stop()
+        shutil.rmtree(root, ignore_errors=True)

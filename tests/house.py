@@ -1,0 +1,298 @@
+"""A real supervisord in a temporary directory, for tests, demo tables and benchmarks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+import xmlrpc.client
+from collections.abc import Iterator
+from typing import Any, Callable, Optional
+
+import psutil
+from supervisor.xmlrpc import SupervisorTransport
+
+BIN = pathlib.Path(sys.executable).parent
+
+APP = """\
+import os, time
+time.sleep({boot})
+RELEASE = {release!r}
+def app(environ, start_response):
+    path = environ["PATH_INFO"]
+    if path.startswith("/slow"):
+        time.sleep(float(path[5:] or 1))
+    body = f"{{RELEASE}} {{os.getpid()}} {{os.getppid()}}".encode()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+"""
+
+CONFIG = """\
+[unix_http_server]
+file = %(here)s/supervisor.sock
+[supervisord]
+logfile = %(here)s/supervisord.log
+pidfile = %(here)s/supervisord.pid
+childlogdir = %(here)s
+{supervisord}
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
+[rpcinterface:hotreload]
+supervisor.rpcinterface_factory = \
+supervisor_hotreload.rpcinterface:make_hotreload_rpcinterface
+{defaults}
+[ctlplugin:hotreload]
+supervisor.ctl_factory = \
+supervisor_hotreload.controllerplugin:make_hotreload_controllerplugin
+[supervisorctl]
+serverurl = unix://%(here)s/supervisor.sock
+{sections}
+"""
+
+
+def wait_until(condition: Callable[[], Any], timeout: float = 20.0, what: str = "") -> Any:
+    """Poll *condition* until it is truthy and return that.
+
+    :raises AssertionError: when it is not after *timeout* seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        result = condition()
+        if result:
+            return result
+        assert time.monotonic() < deadline, f"not within {timeout:g} s: {what or condition}"
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class House:
+    """One supervisord with its programs.
+
+    :param root: an empty directory.
+    :param python: whose supervisord and gunicorn; this interpreter's by default.
+    """
+
+    def __init__(self, root: pathlib.Path, python: Optional[pathlib.Path] = None) -> None:
+        self.root = root
+        self.bin = BIN if python is None else python.parent
+        self.port = free_port()
+        self.environment = dict(os.environ, PYTHONDONTWRITEBYTECODE="1", HOME=str(root))
+        self._process: Optional[subprocess.Popen[bytes]] = None
+        self._pids: set[psutil.Process] = set()
+        self._sections = ""
+        self._settings = ""
+        self._defaults = ""
+        self._supervisord = ""
+        self.release("v1")
+
+    # -- the application
+
+    def release(self, name: str, boot: float = 0.0, code: Optional[str] = None) -> None:
+        """Write release *name* and let ``current`` point to it.
+
+        :param boot: seconds that the import takes.
+        :param code: what the module is instead.
+        """
+        folder = self.root / "releases" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "app.py").write_text(
+            APP.format(boot=boot, release=name) if code is None else code
+        )
+        link = self.root / "next"
+        link.symlink_to(folder)
+        link.replace(self.root / "current")
+
+    def gunicorn(self, *arguments: str, bind: Optional[str] = None) -> str:
+        """Return the command of a gunicorn that serves ``current``."""
+        bind = f"127.0.0.1:{self.port}" if bind is None else bind
+        chosen = " ".join(arguments) or "--workers 2"
+        return f"{self.bin}/gunicorn --bind {bind} {chosen} app:app"
+
+    # -- supervisord
+
+    def configure(
+        self,
+        *arguments: str,
+        name: str = "myapp",
+        command: Optional[str] = None,
+        program: str = "",
+        settings: str = "",
+        defaults: str = "",
+        supervisord: str = "",
+        more: str = "",
+    ) -> None:
+        """Write supervisord.conf with one gunicorn program.
+
+        :param arguments: gunicorn's.
+        :param command: instead of gunicorn.
+        :param program: more lines of [program:myapp].
+        :param settings: lines of [hotreload:myapp].
+        :param defaults: lines of [rpcinterface:hotreload].
+        :param more: more sections.
+        """
+        self._defaults, self._supervisord = defaults, supervisord
+        self._sections = (
+            f"[program:{name}]\n"
+            f"command = {command or self.gunicorn(*arguments)}\n"
+            f"directory = %(here)s/current\n"
+            f"startsecs = 1\n"
+            f"redirect_stderr = true\n"
+            f"stdout_logfile = %(here)s/{name}.log\n"
+            f"{program}\n{more}\n"
+        )
+        self._settings = f"[hotreload:{name}]\n{settings}\n" if settings else ""
+        self.write()
+
+    def settings(self, text: str, name: str = "myapp") -> None:
+        """Replace the lines of [hotreload:myapp] in supervisord.conf."""
+        self._settings = f"[hotreload:{name}]\n{text}\n"
+        self.write()
+
+    def write(self) -> None:
+        text = CONFIG.format(
+            sections=self._sections + self._settings,
+            defaults=self._defaults,
+            supervisord=self._supervisord,
+        )
+        (self.root / "supervisord.conf").write_text(text)
+
+    def start(self, running: str = "myapp") -> None:
+        """Start supervisord and wait until the program *running* answers and is RUNNING."""
+        command = [str(self.bin / "supervisord"), "-n", "-c", str(self.root / "supervisord.conf")]
+        with open(self.root / "console.log", "ab") as console:
+            self._process = subprocess.Popen(
+                command, cwd=self.root, env=self.environment, stdout=console, stderr=console
+            )
+        wait_until(lambda: self.alive and (self.root / "supervisor.sock").exists(), what=self.log())
+        if running:
+            self.wait_for("RUNNING", running)
+
+    @property
+    def alive(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, f"supervisord exited: {self.log()}{self.console()}"
+        return True
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def rpc(self) -> Any:
+        """Return a new proxy of supervisord's XML-RPC."""
+        transport = SupervisorTransport(serverurl=f"unix://{self.root}/supervisor.sock")
+        return xmlrpc.client.ServerProxy("http://127.0.0.1", transport)
+
+    def info(self, name: str = "myapp") -> Any:
+        return self.rpc().supervisor.getProcessInfo(name)
+
+    def wait_for(self, state: str, name: str = "myapp", timeout: float = 20.0) -> Any:
+        """Wait until supervisord reports *name* as *state*; return its info."""
+
+        def reported() -> Any:
+            with contextlib.suppress(OSError):
+                info = self.info(name)
+                return info if info["statename"] == state else None
+
+        return wait_until(reported, timeout, f"{name} {state}\n{self.log()}\n{self.app_log()}")
+
+    def ctl(self, *words: str, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
+        """Run supervisorctl with *words*."""
+        return subprocess.run(
+            self.ctl_command(*words),
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def ctl_command(self, *words: str) -> list[str]:
+        return [str(self.bin / "supervisorctl"), "-c", str(self.root / "supervisord.conf"), *words]
+
+    def reload(self, name: str = "myapp") -> Any:
+        """Run ``supervisorctl hotreload`` and require that it succeeds."""
+        done = self.ctl("hotreload", name)
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{self.log()}"
+        return done
+
+    def log(self) -> str:
+        return _read(self.root / "supervisord.log")
+
+    def console(self) -> str:
+        return _read(self.root / "console.log")
+
+    def app_log(self, name: str = "myapp") -> str:
+        return _read(self.root / f"{name}.log")
+
+    # -- processes
+
+    def family(self) -> list[psutil.Process]:
+        """Return every living process under supervisord."""
+        try:
+            found = psutil.Process(self.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            found = []
+        self._pids.update(found)
+        return [process for process in found if _lives(process)]
+
+    def masters(self, port: Optional[int] = None) -> list[psutil.Process]:
+        """Return the gunicorn masters under supervisord: those with gunicorn children."""
+        family = self.family()
+        parents = {process.ppid() for process in family if _lives(process)}
+        return [process for process in family if process.pid in parents]
+
+    def stop(self) -> None:
+        """End supervisord and everything it ever had, by pid."""
+        if self._process is None:
+            return
+        self.family()
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(20)
+        self.kill_leftovers()
+
+    def kill_leftovers(self) -> list[int]:
+        """Kill what still lives of all that was seen; return the pids."""
+        assert self._process is not None
+        left = [process for process in self._pids if _lives(process)]
+        left += [process for process in _mentioning(str(self.root)) if process not in left]
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait(10)
+        return [process.pid for process in left]
+
+
+def _mentioning(root: str) -> Iterator[psutil.Process]:
+    """Yield processes whose working directory lies below *root*: only tests have such."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.cwd().startswith(root) and process.pid != os.getpid():
+                yield process
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _read(path: pathlib.Path) -> str:
+    return path.read_text(errors="replace") if path.exists() else ""

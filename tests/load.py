@@ -1,0 +1,129 @@
+"""Load on 127.0.0.1, bounded, that counts every request: complete 200 or dropped."""
+
+from __future__ import annotations
+
+import http.client
+import pathlib
+import socket
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Callable, Optional, Union
+
+Address = Union[int, pathlib.Path]
+
+LIMIT = 120.0
+"""Seconds after which a client stops by itself."""
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, address: Address, timeout: float) -> None:
+        super().__init__("127.0.0.1", address if isinstance(address, int) else 80, timeout=timeout)
+        self._address = address
+
+    def connect(self) -> None:
+        if isinstance(self._address, int):
+            super().connect()
+        else:
+            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.sock.settimeout(self.timeout)
+            self.sock.connect(str(self._address))
+
+
+def get(address: Address, path: str = "/", timeout: float = 60.0) -> bytes:
+    """Return the body of a complete 200 answer.
+
+    :raises OSError, http.client.HTTPException: when it is not one.
+    """
+    connection = _Connection(address, timeout)
+    try:
+        connection.request("GET", path, headers={"Connection": "close"})
+        answer = connection.getresponse()
+        body = answer.read()
+        if answer.status != 200:
+            raise http.client.HTTPException(f"{answer.status} {body[:80]!r}")
+        return body
+    finally:
+        connection.close()
+
+
+@dataclass
+class Load:
+    """Closed-loop clients: fast ones, and slow ones that are always in flight.
+
+    :param address: a port of 127.0.0.1 or the path of a unix socket.
+    :param pause: seconds between two requests of one fast client.
+    """
+
+    address: Address
+    fast: int = 3
+    slow: int = 2
+    slow_path: str = "/slow1"
+    pause: float = 0.002
+    answered: int = 0
+    in_flight: int = 0
+    longest: float = 0.0
+    releases: Counter[str] = field(default_factory=Counter)
+    dropped: list[str] = field(default_factory=list)
+    timeline: list[tuple[float, str]] = field(default_factory=list)
+    _threads: list[threading.Thread] = field(default_factory=list)
+    _over: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __enter__(self) -> Load:
+        jobs = [("/", self.pause)] * self.fast + [(self.slow_path, 0.0)] * self.slow
+        for path, pause in jobs:
+            thread = threading.Thread(target=self._client, args=(path, pause), daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(90)
+
+    def forget_longest(self) -> float:
+        """Return the longest wait of a fast client so far and begin anew."""
+        with self._lock:
+            longest, self.longest = self.longest, 0.0
+        return longest
+
+    def wait_in_flight(self) -> None:
+        """Wait until slow requests are in flight."""
+        deadline = time.monotonic() + 20
+        while self.in_flight < self.slow:
+            assert time.monotonic() < deadline, "slow requests do not get through"
+            time.sleep(0.01)
+
+    def _client(self, path: str, pause: float) -> None:
+        deadline = time.monotonic() + LIMIT
+        while not self._over.is_set() and time.monotonic() < deadline:
+            began = time.monotonic()
+            slow = path != "/"
+            self.in_flight += slow
+            try:
+                body = get(self.address, path)
+            except (OSError, http.client.HTTPException) as error:
+                with self._lock:
+                    self.dropped.append(f"{path}: {type(error).__name__}: {error}")
+            else:
+                with self._lock:
+                    self.answered += 1
+                    release = body.split()[0].decode()
+                    self.releases[release] += 1
+                    self.timeline.append((time.monotonic(), release))
+                    if not slow:
+                        self.longest = max(self.longest, time.monotonic() - began)
+            finally:
+                self.in_flight -= slow
+            if pause:
+                self._over.wait(pause)
+
+
+def poll(condition: Callable[[], object], timeout: Optional[float] = None) -> None:
+    """Kept for tables: wait a bounded time for *condition*, without asserting."""
+    deadline = time.monotonic() + (timeout or 10)
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
