@@ -95,7 +95,10 @@ def turns_in(house: House, seconds: float) -> int:
 
 
 def test_a_step_takes_under_five_milliseconds(house: House) -> None:
-    """At the 99th percentile, with 100 programs configured and many processes on the host."""
+    """At the 99th percentile, with 100 programs configured and many processes on the host.
+
+    Processor time: what else the machine does is not the step's doing.
+    """
     crowd: Optional[subprocess.Popen[bytes]] = None
     programs = "".join(
         f"[program:p{number}]\ncommand = /bin/sleep 1000\nautostart = false\n"
@@ -118,7 +121,7 @@ def test_a_step_takes_under_five_milliseconds(house: House) -> None:
             crowd.terminate()
             crowd.wait(30)
     steps = sorted(float(line) for line in times.read_text().split())
-    print(f"{len(steps)} steps, median {steps[len(steps) // 2] * 1000:.2f} ms")
+    print(f"{len(steps)} steps, median {steps[len(steps) // 2] * 1000:.2f} ms, {steps[-4:]}")
     assert len(steps) > 50
     percentile = steps[int(len(steps) * 0.99)]
     assert percentile < 0.005, f"{percentile * 1000:.1f} ms of {len(steps)} steps"
