@@ -141,6 +141,16 @@ def _portable_children(pid: int) -> list[Process]:
     return [child for child in found if child is not None]
 
 
+def ancestors(pid: int) -> list[int]:
+    """Return the pids of the parent of *pid*, of its parent, and so on."""
+    found: list[int] = []
+    seen = status(pid)
+    while seen is not None and seen.parent > 0 and seen.parent not in found:
+        found.append(seen.parent)
+        seen = status(seen.parent)
+    return found
+
+
 def heartbeats(pid: int) -> dict[tuple[int, int], Beat]:
     """Return the gunicorn heartbeat files that *pid* holds open, by device and inode.
 

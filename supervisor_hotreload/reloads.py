@@ -71,8 +71,10 @@ class Reloads:
     def __init__(self, supervisord: Any, defaults: dict[str, str]) -> None:
         self.world = World()
         self.driver = Driver()
-        self.supervised = Supervised(supervisord, self.world, self, self.step)
         self._file = SettingsFile(supervisord.options, DEFAULTS, defaults)
+        self.supervised = Supervised(
+            supervisord, self.world, self, self.step, self._may_be_subreaper()
+        )
         self._again: set[str] = set()
         self._idle_since: Optional[float] = None
         self._batches: list[Batch] = []
@@ -177,6 +179,21 @@ class Reloads:
     def pidfile(self, tracked: Tracked) -> Optional[str]:
         return self.policy(tracked).pidfile
 
+    def adopts_orphans(self, tracked: Tracked) -> bool:
+        return self.policy(tracked).adopt_orphans
+
+    def orphan_taken(self, tracked: Tracked) -> None:
+        """Go on with the reload in whose middle the earlier supervisord was killed."""
+        old = self._survey(tracked)
+        if old is None:
+            return
+        tracked.remember(old.master)
+        for successor in tracked.successors()[:1]:
+            reload = self._new(tracked)
+            self.driver.add(reload)
+            reload.say(f"the successor ({successor}) lives too, the reload goes on")
+            self._run(tracked, reload, old, self.policy(tracked), successor)
+
     # -- the loop
 
     def step(self) -> None:
@@ -191,6 +208,12 @@ class Reloads:
             self.supervised.tick.turn_off()
 
     # -- inside
+
+    def _may_be_subreaper(self) -> bool:
+        try:
+            return self.settings().subreaper()
+        except (Failure, BadSetting):
+            return True  # the bad setting is reported with the others
 
     def _report_bad_settings(self) -> None:
         try:
@@ -222,6 +245,17 @@ class Reloads:
                 f"(/proc/{old.master.pid}/fd: permission denied); ready = {GUESS} is used "
                 f"instead, which is a guess"
             )
+        self._run(tracked, reload, old, policy, None)
+
+    def _run(
+        self,
+        tracked: Tracked,
+        reload: Reload,
+        old: Generation,
+        policy: Policy,
+        successor: Optional[Process],
+    ) -> None:
+        """Let the protocol run, from its beginning or from a *successor* that exists."""
         reload.old_pid = old.master.pid
         tracked.remember(old.master)
         end_capture = self.supervised.capture(tracked, reload.output.append)
@@ -232,7 +266,12 @@ class Reloads:
         server = Gunicorn(self.world, old, policy, tracked.command)
         self.supervised.tick.turn_on()
         self._idle_since = None
-        reload.begin(protocol.reload(server, policy, Keeper(reload, tracked), check))
+        keeper = Keeper(reload, tracked)
+        if successor is None:
+            reload.begin(protocol.reload(server, policy, keeper, check))
+        else:
+            server.expect(successor)
+            reload.begin(protocol.resume(server, policy, keeper, successor, check))
 
     def _admit(self, tracked: Tracked) -> Policy:
         """Refuse what cannot be reloaded now, else return its settings."""
@@ -260,13 +299,13 @@ class Reloads:
                 f"the master of {tracked.name} ({old.master}) is stopped by a signal; "
                 f"continue it with: kill -CONT {old.master.pid}",
             )
-        for child in old.children:
-            if gunicorn.is_master(self.world, child, old):
-                raise Failure(
-                    Fault.FOREIGN_SUCCESSOR,
-                    f"{tracked.name} has a successor already ({child}), somebody sent USR2 to "
-                    f"{old.master}: end one of them first",
-                )
+        tracked.remember(old.master)
+        for successor in tracked.successors():
+            raise Failure(
+                Fault.FOREIGN_SUCCESSOR,
+                f"{tracked.name} has a successor already ({successor}), somebody sent USR2 to "
+                f"{old.master}: end one of them first",
+            )
 
     def _survey(self, tracked: Tracked) -> Optional[Generation]:
         current = tracked.current()

@@ -46,7 +46,11 @@ class World:
         return identity.sleeps(process.pid)
 
     def signal(self, process: Process, name: str) -> bool:
-        """Send the signal *name* ('TERM') to *process*, and to nobody else.
+        """Send the signal *name* ('TERM') to *process*; see :meth:`send`."""
+        return self.send(process, signal.Signals[f"SIG{name}"])
+
+    def send(self, process: Process, number: int) -> bool:
+        """Send a signal to *process*, and to nobody else.
 
         A pid descriptor holds the process while its start time is compared,
         so that a pid that has been used again is never hit; where the system
@@ -54,7 +58,6 @@ class World:
 
         :return: False when the process is gone.
         """
-        number = signal.Signals[f"SIG{name}"]
         try:
             if not hasattr(os, "pidfd_open"):
                 if not self.alive(process):

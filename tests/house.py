@@ -285,6 +285,32 @@ class House:
         parents = {process.ppid() for process in family if _lives(process)}
         return [process for process in family if process.pid in parents]
 
+    def application(self) -> list[psutil.Process]:
+        """Return every living process that runs the application, whoever its parent is."""
+        found = [p for p in _mentioning(str(self.root / "releases")) if _lives(p)]
+        self._pids.update(found)
+        return found
+
+    def impostor(self, group: str, name: str) -> psutil.Process:
+        """Start an orphan of user nobody that says it is a program of supervisord's."""
+        environment = {
+            "SUPERVISOR_ENABLED": "1",
+            "SUPERVISOR_GROUP_NAME": group,
+            "SUPERVISOR_PROCESS_NAME": name,
+            "SUPERVISOR_SERVER_URL": f"unix://{self.root}/supervisor.sock",
+        }
+        script = "sleep 1000 >/dev/null 2>&1 & echo $!"
+        started = subprocess.run(
+            ["/bin/sh", "-c", script],
+            env=environment,
+            user="nobody",
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+        process = psutil.Process(int(started.stdout))
+        self._pids.add(process)
+        return process
+
     def memory(self) -> int:
         """Return the resident memory of supervisord, in bytes."""
         resident: int = psutil.Process(self.pid).memory_info().rss

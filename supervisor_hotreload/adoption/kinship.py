@@ -11,7 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Callable, Optional
 
-from supervisor_hotreload.identity import Process, Unreadable, children, environment
+from supervisor_hotreload.identity import (
+    Process,
+    Unreadable,
+    ancestors,
+    children,
+    environment,
+)
 from supervisor_hotreload.servers.gunicorn import resembles, shares
 from supervisor_hotreload.world import World
 
@@ -21,12 +27,14 @@ class Lineage:
     """What is known of the generation that supervisord tracks.
 
     :param tracked: the supervised process.
-    :param group: the process group that supervisord made for the program.
+    :param group: the process group of the program.
+    :param made: supervisord made that group for it, nobody else is in it.
     :param images: what tells an exec from a fork, of every master known.
     """
 
     tracked: Process
     group: int
+    made: bool
     images: dict[Process, int]
 
 
@@ -54,6 +62,7 @@ def find_heir(
     for process in seen:
         if world.alive(process):
             return Heir(process, "a child of the old master, seen while it lived")
+    named = _named(world, pidfile)
     kin = [child for child in orphans(world, dead) if not taken(child.pid)]
     for child in kin:
         if has_own_workers(world, child) and execed(world, child, dead):
@@ -61,7 +70,6 @@ def find_heir(
     for child in kin:
         if execed(world, child, dead) and reexeced_from(world, child, dead):
             return Heir(child, "an orphan of the old master, still booting")
-    named = _named(world, pidfile)
     for child in kin:
         if child.pid in named and execed(world, child, dead):
             return Heir(child, f"an orphan of the old master that {pidfile} names")
@@ -80,12 +88,19 @@ def successors(world: World, living: Lineage) -> list[Process]:
 
 
 def orphans(world: World, dead: Lineage) -> list[Process]:
-    """Return our children by adoption from the program's process group, youngest last."""
+    """Return what the program's process group has left: children of us, or of our ancestors
+    where this system has no subreaper."""
     found = []
-    for child in children(os.getpid()):
-        status = world.status(child.pid)
-        if status is not None and status.group == dead.group and child.start >= dead.tracked.start:
-            found.append(child)
+    own = os.getpid()
+    for parent in (own, *ancestors(own)):
+        for child in children(parent):
+            status = world.status(child.pid)
+            if (
+                status is not None
+                and status.group == dead.group
+                and child.start >= dead.tracked.start
+            ):
+                found.append(child)
     return found
 
 

@@ -169,6 +169,10 @@ class Gunicorn:
         self._new = next(proven, None) or next(booting, None)
         return self._new
 
+    def expect(self, new: Process) -> None:
+        """Know *new* for the successor, which was there before this reload."""
+        self._new = new
+
     def _has_execed(self, child: Process) -> bool:
         status = self._world.status(child.pid)
         if status is None or not self._old.image or status.image in (0, self._old.image):
