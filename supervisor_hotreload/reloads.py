@@ -162,7 +162,11 @@ class Reloads:
 
         :raises Failure: when the reload is refused.
         """
-        if not self.policy(tracked).relay_sighup or self._survey(tracked) is None:
+        if not self.policy(tracked).relay_sighup:
+            return False
+        if self._survey(tracked) is None:
+            if gunicorn.names_gunicorn(tracked.command):
+                raise self._too_early(tracked)  # a HUP would end a gunicorn that still boots
             return False
         if self.driver.active(tracked.name) is not None:
             self._again.add(tracked.name)
@@ -231,6 +235,8 @@ class Reloads:
         if bake is not None:
             policy = replace(policy, bake=bake)
         old = self._survey(tracked)
+        if old is None and gunicorn.names_gunicorn(tracked.command):
+            raise self._too_early(tracked)
         if old is None:
             raise Failure(
                 Fault.NOT_RELOADABLE,
@@ -284,6 +290,13 @@ class Reloads:
         if not tracked.running:
             raise Failure(Fault.NOT_RUNNING, f"{tracked.name} is {tracked.state}, not RUNNING")
         return self.policy(tracked)
+
+    def _too_early(self, tracked: Tracked) -> Failure:
+        return Failure(
+            Fault.STILL_STARTING,
+            f"{tracked.name} (pid {tracked.pid}) has no gunicorn workers yet: no process under it "
+            f"shares a heartbeat file with a child of its own",
+        )
 
     def _must_be_alone(self, tracked: Tracked, old: Generation) -> None:
         elders = tracked.living_elders()

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -173,7 +174,7 @@ class House:
         (self.root / "supervisord.conf").write_text(text)
 
     def start(self, running: str = "myapp") -> None:
-        """Start supervisord and wait until the program *running* answers and is RUNNING."""
+        """Start supervisord and wait until *running* is RUNNING and gunicorn has workers."""
         configuration = str(self.root / "supervisord.conf")
         command = [self.python, "-m", "supervisor.supervisord", "-n", "-c", configuration]
         with open(self.root / "console.log", "ab") as console:
@@ -183,6 +184,13 @@ class House:
         wait_until(lambda: self.alive and (self.root / "supervisor.sock").exists(), what=self.log)
         if running:
             self.wait_for("RUNNING", running)
+            if "gunicorn" in self._sections:
+                wait_until(self._is_complete, what=lambda: self.story("gunicorn lacks workers"))
+
+    def _is_complete(self) -> bool:
+        """Tell whether every worker of every gunicorn here has been forked."""
+        wanted = [int(number) for number in re.findall(r"--workers (\d+)", self._sections)]
+        return len(self.family()) >= sum(wanted) + len(wanted)
 
     @property
     def alive(self) -> bool:
@@ -223,6 +231,16 @@ class House:
             text=True,
             timeout=timeout,
             check=False,
+        )
+
+    def client(self, *words: str) -> subprocess.Popen[str]:
+        """Start supervisorctl with *words* and do not wait for it."""
+        return subprocess.Popen(
+            self.ctl_command(*words),
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
 
     def ctl_command(self, *words: str) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pathlib
 import signal
-import subprocess
 import xmlrpc.client
 
 import pytest
@@ -224,13 +223,7 @@ def test_ctrl_c_leaves_the_reload_running(house: House) -> None:
     house.configure()
     house.start()
     house.release("v2", boot=2)
-    client = subprocess.Popen(
-        house.ctl_command("hotreload", "myapp"),
-        env=house.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    client = house.client("hotreload", "myapp")
     wait_until(lambda: house.rpc().hotreload.getReloadInfo("myapp")["active"])
     client.send_signal(signal.SIGINT)
     printed, _ = client.communicate(timeout=20)

@@ -18,7 +18,8 @@ from supervisor_hotreload.identity import (
     children,
     environment,
 )
-from supervisor_hotreload.servers.gunicorn import resembles, shares
+from supervisor_hotreload.probes import shares
+from supervisor_hotreload.servers.gunicorn import resembles
 from supervisor_hotreload.world import World
 
 
@@ -85,6 +86,18 @@ def successors(world: World, living: Lineage) -> list[Process]:
         if execed(world, child, living)
         and (has_own_workers(world, child) or reexeced_from(world, child, living))
     ]
+
+
+def workers_left(world: World, dead: Lineage) -> list[Process]:
+    """Return the workers that a dead master has left: they still hold its heartbeats and port."""
+    return [child for child in orphans(world, dead) if _has_heartbeat(world, child)]
+
+
+def _has_heartbeat(world: World, process: Process) -> bool:
+    try:
+        return bool(world.heartbeats(process))
+    except Unreadable:
+        return False
 
 
 def orphans(world: World, dead: Lineage) -> list[Process]:

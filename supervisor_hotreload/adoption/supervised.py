@@ -99,9 +99,7 @@ class Supervised:
         if hasattr(group, "event_buffer"):
             return  # an event listener pool: supervisord talks to these over pipes
         for process in group.processes.values():
-            self._tracked[id(process)] = Tracked(
-                process, self._world, self._desk, lambda: self.subreaper
-            )
+            self._tracked[id(process)] = Tracked(process, self._world, self._desk)
 
     def _on_group_added(self, event: Any) -> None:
         self._take_on(self.supervisord.process_groups[event.group])

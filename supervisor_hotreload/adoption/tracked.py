@@ -16,7 +16,7 @@ from typing import Any, Callable, Optional, Protocol
 from supervisor.options import make_namespec
 from supervisor.states import ProcessStates, getProcessStateDescription
 
-from supervisor_hotreload.adoption.kinship import Lineage, find_heir, successors
+from supervisor_hotreload.adoption.kinship import Lineage, find_heir, successors, workers_left
 from supervisor_hotreload.adoption.watching import UNKNOWN_STATUS, Watch
 from supervisor_hotreload.identity import Process
 from supervisor_hotreload.model import Failure
@@ -62,17 +62,15 @@ class Tracked:
 
     :param process: supervisor's Subprocess.
     :param desk: told what happens to the program.
-    :param reaps: tells whether orphans of supervisord's children become its own.
     """
 
-    def __init__(self, process: Any, world: World, desk: Desk, reaps: Callable[[], bool]) -> None:
+    def __init__(self, process: Any, world: World, desk: Desk) -> None:
         self.process = process
         self.generation = 1
         self.successor: Optional[Process] = None
         self.elders: list[Process] = []
         self._world = world
         self._desk = desk
-        self._reaps = reaps
         self._watch: Optional[Watch] = None
         self._options = process.config.options
         self._lineage: Optional[Lineage] = None
@@ -91,13 +89,13 @@ class Tracked:
     def adopted(self) -> bool:
         """Tell whether the tracked process is one that supervisord did not spawn."""
         lineage = self._lineage
-        known = lineage is not None and lineage.tracked.pid == self.pid
-        return known and (self.generation > 1 or self.watched)
+        return lineage is not None and lineage.tracked.pid == self.pid and self._watch is not None
 
     @property
     def watched(self) -> bool:
         """Tell whether the tracked process is no child of supervisord's."""
-        return self._watch is not None
+        status = self._world.status(self.pid) if self.pid else None
+        return status is not None and status.parent != os.getpid()
 
     @property
     def running(self) -> bool:
@@ -180,8 +178,7 @@ class Tracked:
         if old is not None:
             self.elders.extend({old.tracked, *old.images})
         self._take(new, old.group if old is not None else 0, old is not None and old.made)
-        if self.watched or not self._reaps():
-            self._watch_over(new)
+        self._watch_over(new)
 
     def take_orphan(self, process: Process, started: float, pipes: dict[str, Any]) -> None:
         """Take what an earlier supervisord has left for the program, before autostart.
@@ -215,6 +212,7 @@ class Tracked:
         self._lineage = Lineage(process, group, made, {process: image})
 
     def _watch_over(self, process: Process) -> None:
+        """Learn of its exit, which may go to another parent: the old master still lives."""
         if self._watch is not None:
             self._watch.close()
         socket_map = self._options.get_socket_map()
@@ -226,6 +224,8 @@ class Tracked:
         status = self._world.status(process.pid)
         if status is not None and status.process == process and status.parent == os.getpid():
             return  # it is a child after all, supervisord reaps it with its real status
+        if self.pid != process.pid:
+            return
         self.process.finish(process.pid, UNKNOWN_STATUS)
         self._options.pidhistory.pop(process.pid, None)
 
@@ -244,6 +244,7 @@ class Tracked:
         def hooked_finish(pid: int, sts: int) -> None:
             if not self._guarded(lambda: self._inherit(pid), False):
                 finish(pid, sts)
+                self._guarded(self._clear_up, None)
 
         def hooked_kill(sig: int) -> Any:
             others = self._guarded(self._others, [])
@@ -309,6 +310,17 @@ class Tracked:
             return self._desk.pidfile(self)
         except Failure:
             return None  # a setting is bad: kinship has to do
+
+    def _clear_up(self) -> None:
+        """Nothing inherits the program: end the workers that it has left, they hold its port."""
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+        if self._lineage is not None:
+            left = workers_left(self._world, self._lineage)
+            self.elders.extend(left)
+            self._end_all(left, signal.SIGTERM)
+            self._lineage = None
 
     def _taken(self, pid: int) -> bool:
         return self._options.pidhistory.get(pid) is self.process
