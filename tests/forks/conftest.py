@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import pathlib
 from collections.abc import Iterator
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 import pytest
 from forkservers import Notifications, Server
@@ -19,9 +19,9 @@ def start(tmp_path: pathlib.Path) -> Iterator[Start]:
     with contextlib.ExitStack() as stack:
 
         def start_server(
-            arguments: list[str], directory: Optional[pathlib.Path] = None, **environ: str
+            arguments: list[str], directory: Optional[pathlib.Path] = None, **options: Any
         ) -> Server:
-            server = Server(directory or tmp_path, arguments, **environ)
+            server = Server(directory or tmp_path, arguments, **options)
             stack.callback(server.end)
             return server
 

@@ -113,7 +113,13 @@ class _UnixConnection(http.client.HTTPConnection):
 class Server:
     """One running server: a session of processes, a unix socket, a log, a record of events."""
 
-    def __init__(self, directory: pathlib.Path, arguments: list[str], **environ: str) -> None:
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        arguments: list[str],
+        stdin: int = subprocess.DEVNULL,
+        **environ: str,
+    ) -> None:
         self.directory = directory
         self.socket = str(directory / "web.sock")
         self.record = directory / "record"
@@ -127,8 +133,14 @@ class Server:
             self.process = subprocess.Popen(
                 arguments,
                 cwd=directory,
-                env={**clean, "RECORD": str(self.record), "PYTHONPATH": str(REPOSITORY), **environ},
-                stdin=subprocess.DEVNULL,
+                env={
+                    **clean,
+                    "HOME": str(directory),  # gunicorn >= 25.1 puts its control socket there
+                    "PYTHONPATH": str(REPOSITORY),
+                    "RECORD": str(self.record),
+                    **environ,
+                },
+                stdin=stdin,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
