@@ -20,7 +20,7 @@ import psutil
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 DEADLINE = 20.0  # seconds, for anything that a server has to do
 
-RECORDER = '''
+RECORDER = """
 import json, os
 from supervisor_hotreload import forks
 
@@ -40,9 +40,9 @@ def record_all(who):
                  container=event.container, late=event.late, objects=sorted(event.objects))
         heard.__qualname__ = who + "." + event_type.__name__
         forks.subscribe(event_type, heard)
-'''
+"""
 
-WSGI = '''
+WSGI = """
 import recorder
 recorder.note("load")
 recorder.record_all("app")
@@ -51,9 +51,9 @@ def application(environ, start_response):
     recorder.note("request")
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [b"served"]
-'''
+"""
 
-ASGI = '''
+ASGI = """
 import recorder
 recorder.note("load")
 recorder.record_all("app")
@@ -69,16 +69,16 @@ async def application(scope, receive, send):
     recorder.note("request")
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"served"})
-'''
+"""
 
-CONFIG = '''
+CONFIG = """
 import sys
 sys.path.insert(0, {directory!r})
 import recorder
 from supervisor_hotreload.forks.gunicorn import install
 recorder.record_all("config")
 install(globals())
-'''
+"""
 
 
 def tool(name: str) -> str:

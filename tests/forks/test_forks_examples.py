@@ -92,7 +92,7 @@ class Load:
             try:
                 status, body = self.server.get()
                 error = "" if status == 200 else f"{status} {body!r}"
-            except Exception as failure:
+            except Exception as failure:  # noqa: BLE001 - whatever it is, it is a drop
                 error = repr(failure)
             with self.lock:
                 self.answered += 1

@@ -106,9 +106,7 @@ def test_the_events_come_in_the_documented_order(
     on_uwsgi = name.startswith("uWSGI")
     app = "asgi" if name.startswith("uvicorn") else "app"
     command = (
-        uwsgi(tmp_path, *COLUMNS[name])
-        if on_uwsgi
-        else gunicorn(tmp_path, *COLUMNS[name], app=app)
+        uwsgi(tmp_path, *COLUMNS[name]) if on_uwsgi else gunicorn(tmp_path, *COLUMNS[name], app=app)
     )
     server = start(command, NOTIFY_SOCKET="" if on_uwsgi else notifications.address)
     run(server, notifications, reexec=not on_uwsgi)
