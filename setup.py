@@ -22,7 +22,22 @@ setup(
     python_requires=">=3.9",
     install_requires=["supervisor>=4.2.5", "psutil>=5.9"],
     extras_require={
-        "test": ["pytest>=7", "hypothesis>=6.100", "gunicorn>=20.1"],
+        "pyramid": ["pyramid>=2.0"],
+        "test": [
+            "pytest>=7",
+            "hypothesis>=6.100",
+            "gunicorn>=20.1",
+            # the servers and frameworks of tests/forks
+            "uwsgi>=2.0.22",
+            "gevent>=22.10.2",
+            "uvicorn>=0.20",
+            "waitress>=2.1.2",
+            "flask>=2.3",
+            "django>=4.2",
+            "sqlalchemy>=1.4.33",
+            "pyramid>=2.0",
+            "pyramid_debugtoolbar>=4.10",
+        ],
     },
     entry_points={"console_scripts": []},
     classifiers=[
