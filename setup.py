@@ -34,7 +34,7 @@ setup(
             "waitress>=2.1.2",
             "flask>=2.3",
             "django>=4.2",
-            "sqlalchemy>=1.4.33",
+            "sqlalchemy>=1.4.36",
             "pyramid>=2.0",
             "pyramid_debugtoolbar>=4.10",
         ],

@@ -1,6 +1,6 @@
 """A Django project in one file, with an SQLAlchemy pool that is safe under --preload.
 
-    pip install django "sqlalchemy>=1.4.33" supervisor_hotreload gunicorn
+    pip install django "sqlalchemy>=1.4.36" supervisor_hotreload gunicorn
     cd docs/examples/django_pool
     gunicorn --preload --workers 2 -c gunicorn.conf.py app:application
     curl localhost:8000/          # notes in the database which connection served which process

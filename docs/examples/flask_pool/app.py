@@ -1,6 +1,6 @@
 """A Flask app with an SQLAlchemy pool that is safe under --preload.
 
-    pip install flask "sqlalchemy>=1.4.33" supervisor_hotreload gunicorn
+    pip install flask "sqlalchemy>=1.4.36" supervisor_hotreload gunicorn
     cd docs/examples/flask_pool
     gunicorn --preload --workers 2 -c gunicorn.conf.py app:application
     curl localhost:8000/          # notes in the database which connection served which process
