@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from forkservers import REPOSITORY
 
 from supervisor_hotreload import forks
 from supervisor_hotreload.forks import events
-from supervisor_hotreload.forks.gunicorn import install
+from supervisor_hotreload.forks.gunicorn import install, worker_exit
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +125,16 @@ def test_install_twice_sends_each_event_once() -> None:
     once = dict(namespace)
     install(namespace)
     assert namespace == once
+
+
+@pytest.mark.parametrize(("pid", "times"), [(os.getpid(), 1), (os.getppid(), 0)])
+def test_worker_exit_is_sent_in_the_worker_only(pid: int, times: int) -> None:
+    # arbiter.kill_worker calls the hook in the master, for a worker that is gone
+    heard: list[forks.WorkerExit] = []
+    forks.subscribe(forks.WorkerExit, heard.append)
+    server = SimpleNamespace(pid=os.getppid(), log=events.logger)
+    worker_exit(server, SimpleNamespace(pid=pid, age=1))
+    assert len(heard) == times
 
 
 IMPORTS = """

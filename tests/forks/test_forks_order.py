@@ -47,7 +47,9 @@ NEVER = "."
 def documented_column(name: str) -> dict[str, str]:
     """The cells of one column of the documented table, by row."""
     lines = TABLE.read_text().splitlines()
-    header = next(number for number, line in enumerate(lines) if line.startswith("app is loaded ")) - 2
+    header = (
+        next(number for number, line in enumerate(lines) if line.startswith("app is loaded ")) - 2
+    )
     ruler = lines[header - 1]
     starts = [n for n, mark in enumerate(ruler) if mark == "=" and (n == 0 or ruler[n - 1] == " ")]
     bounds = list(zip(starts, [*starts[1:], None]))
