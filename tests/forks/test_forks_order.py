@@ -138,14 +138,49 @@ def test_the_events_name_the_processes(tmp_path: pathlib.Path, start: Start) -> 
 
 def test_uwsgi_events_name_the_processes(tmp_path: pathlib.Path, start: Start) -> None:
     write_recorder(tmp_path)
-    server = start(uwsgi(tmp_path, "--master", "--processes", "2"))
+    server = start(uwsgi(tmp_path, "--master", "--processes", "2", "--mule"))
     server.wait_for_answer()
     server.wait(lambda: whats(server).count("PostWorkerInit") == 2, "two workers")
-    forked = [event for event in server.events() if event["what"] == "PostFork"]
-    assert {event["master"] for event in forked} == {server.pid}
-    assert sorted(event["worker"] for event in forked) == [1, 2]
-    assert {event["container"] for event in forked} == {"uWSGI"}
-    assert {tuple(event["objects"]) for event in forked} == {("uwsgi",)}
+    server.wait(lambda: whats(server).count("PostFork") == 3, "and a mule")
+    server.signal(signal.SIGTERM)
+    server.wait_for_exit()
+    workers: dict[str, list[int]] = {}
+    for event in server.events():
+        if "container" in event:
+            assert event["container"] == "uWSGI"
+            assert event["master"] == server.pid
+            assert event["pid"] != server.pid
+            assert event["objects"] == ["uwsgi"]
+            workers.setdefault(event["what"], []).append(event["worker"])
+    assert {event: sorted(numbers) for event, numbers in workers.items()} == {
+        "PostFork": [0, 1, 2],
+        "PostWorkerInit": [1, 2],
+        "WorkerExit": [1, 2],
+    }
+
+
+EARLY = """
+import recorder
+recorder.record_all("early")
+"""
+
+
+def test_uwsgi_does_not_call_a_worker_initialized_before_its_lazy_app_is(
+    tmp_path: pathlib.Path, start: Start
+) -> None:
+    write_recorder(tmp_path)
+    (tmp_path / "early.py").write_text(EARLY)
+    server = start(
+        uwsgi(tmp_path, "--master", "--lazy-apps", "--pythonpath", ".", "--shared-import", "early")
+    )
+    server.wait_for_answer()
+    heard = [(e["who"], e["what"], e.get("late")) for e in server.events()]
+    assert heard == [
+        ("early", "PostFork", False),
+        ("app", "load", None),
+        ("app", "PostFork", True),
+        ("app", "request", None),
+    ]
 
 
 HUP_CONFIG = """

@@ -142,11 +142,19 @@ def test_without_a_socket_the_workers_tell_supervisord(
     assert {line.split(" ", 3)[3] for line in told()} == expected, told()
 
 
-def test_the_token_is_not_written_unasked(tmp_path: pathlib.Path, start: Start) -> None:
-    server = supervise(tmp_path, start, 'HOTRELOAD_NOTIFY=""')
-    server.wait(
-        lambda: sum(e["what"] == "PostWorkerInit" for e in server.events()) >= 2, "two workers"
-    )
-    server.wait_for_answer()
-    assert not (tmp_path / "communications").exists()
-    assert not any(b"XSUPERVISOR" in log.read_bytes() for log in tmp_path.glob("web-stdout*"))
+@pytest.mark.parametrize(
+    ("environ", "tokens"),
+    [
+        ({"SUPERVISOR_ENABLED": "1"}, 0),
+        ({"SUPERVISOR_ENABLED": "1", "HOTRELOAD_NOTIFY": "datagram"}, 0),
+        ({"HOTRELOAD_NOTIFY": "communication"}, 0),
+        ({"SUPERVISOR_ENABLED": "1", "HOTRELOAD_NOTIFY": "communication"}, 1),
+    ],
+)
+def test_the_token_is_written_only_when_asked_for(
+    environ: dict[str, str], tokens: int, tmp_path: pathlib.Path, start: Start
+) -> None:
+    write_recorder(tmp_path)
+    server = start(gunicorn(tmp_path), **environ)
+    server.wait_for_answer()  # a sync worker's first heartbeat comes before its first request
+    assert server.log.count("<!--XSUPERVISOR:BEGIN-->hotreload:ready worker:") == tokens
