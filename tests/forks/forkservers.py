@@ -186,6 +186,25 @@ class Server:
         assert status == 200, (body, self.log)
         return body  # type: ignore[no-any-return]
 
+    def wait_until_each_has_served(self, workers: int) -> None:
+        """Send requests until *workers* processes have recorded one, and sleep again.
+
+        Before its first request a uWSGI worker may not have its signal handlers, and for a moment
+        after a request it counts as busy; either way it leaves out uwsgi.atexit.
+        """
+
+        def served() -> set[int]:
+            return {event["pid"] for event in self.events() if event["what"] == "request"}
+
+        self.wait(
+            lambda: self.wait_for_answer() and len(served()) >= workers,
+            f"a request served by each of {workers} workers",
+        )
+        self.wait(
+            lambda: {psutil.Process(pid).status() for pid in served()} == {psutil.STATUS_SLEEPING},
+            "idle workers",
+        )
+
     def signal(self, number: int, pid: int = 0) -> None:
         os.kill(pid or self.pid, number)
 

@@ -49,7 +49,7 @@ def ready_workers(notifications: Notifications) -> set[int]:
     return {int(notifications.next_worker()["X_HOTRELOAD_WORKER"]) for _ in range(2)}
 
 
-@pytest.mark.parametrize("worker", ["sync", "gthread", "gevent"])
+@pytest.mark.parametrize("worker", ["sync", "gthread"])
 def test_winch_drains_the_workers_and_hup_brings_them_back(
     worker: str, directory: pathlib.Path, start: Start, notifications: Notifications
 ) -> None:
