@@ -22,12 +22,27 @@ setup(
     python_requires=">=3.9",
     install_requires=["supervisor>=4.2.5", "psutil>=5.9"],
     extras_require={
+        "pyramid": [
+            "pyramid>=2.0",
+            "setuptools<82; python_version < '3.10'",  # Pyramid 2.0 imports pkg_resources
+        ],
         "test": [
             "pytest>=7",
             "hypothesis>=6.100",
             "gunicorn>=20.1",
             "ruff>=0.9",
             "mypy>=1.14",
+            # the servers and frameworks of tests/forks
+            "uwsgi>=2.0.22",
+            "gevent>=22.10.2",
+            "uvicorn>=0.29",
+            "waitress>=2.1.2",
+            "flask>=2.3",
+            "django>=4.2",
+            "sqlalchemy>=1.4.36",
+            "pyramid>=2.0",
+            "pyramid_debugtoolbar>=4.10",
+            "setuptools<82; python_version < '3.10'",  # Pyramid 2.0 imports pkg_resources
         ],
     },
     entry_points={"console_scripts": []},

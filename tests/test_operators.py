@@ -32,7 +32,7 @@ def in_phase(house: House, phase: str, program: str = "") -> None:
 @pytest.mark.parametrize("what", ["stop", "restart", "remove", "update", "shutdown", "reload"])
 def test_an_operator_in_the_middle(house: House, what: str, phase: str) -> None:
     slow = phase == "draining"
-    with_slow = Load(house.port, fast=0, slow=int(slow), slow_path="/slow2")
+    with_slow = Load(house.port, fast=0, slow=int(slow), slow_path="/slow6")
     house.configure(f"--workers 2 --pid {house.root}/app.pid", settings="bake = 30")
     house.start()
     house.release("v2", boot=2 if phase == "booting" else 0)
