@@ -3,13 +3,17 @@ the section, the key and the value."""
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import os
+import signal
+import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Optional
 
 from supervisor_hotreload.model import Policy, Ready
+from supervisor_hotreload.servers import AUTO, STRATEGIES
 
 Sections = Mapping[str, Mapping[str, str]]
 
@@ -58,12 +62,64 @@ def _text(value: str) -> str:
 
 
 def _ready(value: str) -> Ready:
-    if value == "heartbeat":
-        return Ready()
-    kind, _, seconds = value.partition(":")
-    if kind == "settle" and seconds:
-        return Ready("settle", _positive(seconds))
-    raise ValueError("neither 'heartbeat' nor 'settle:SECONDS'")
+    """Return what ``ready`` means: KIND, KIND:VALUE or URL [TEXT]."""
+    if value in ("heartbeat", "accepting"):
+        return Ready(value)
+    target, _, text = value.partition(" ")
+    kind, _, rest = target.partition(":")
+    if kind == "settle" and rest and not text:
+        return Ready("settle", _positive(rest))
+    if kind == "http":
+        return _http(target, text.strip())
+    if kind == "tcp" and not text:
+        host, _, port = rest.lstrip("/").rpartition(":")
+        return Ready("tcp", target=f"tcp://{_host(host)}:{_port(port)}")
+    if kind in ("unix", "file") and not text:
+        return Ready(kind, target=f"{kind}:{_path(rest)}")
+    raise ValueError(
+        "none of 'heartbeat', 'accepting', 'settle:SECONDS', 'http://ADDRESS:PORT/PATH [TEXT]', "
+        "'tcp://ADDRESS:PORT', 'unix:PATH' and 'file:PATH'"
+    )
+
+
+def _http(url: str, text: str) -> Ready:
+    parts = urllib.parse.urlsplit(url)
+    if parts.username is not None or parts.fragment:
+        raise ValueError("no user and no fragment, please")
+    host = _host(parts.hostname or "")
+    port = _port(str(parts.port or 80))
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    if not path.isascii() or not path.isprintable():
+        raise ValueError("the path is not plain ASCII")
+    return Ready("http", target=f"http://{host}:{port}{path}", text=text)
+
+
+def _host(value: str) -> str:
+    """A name would have to be looked up, which blocks."""
+    if value == "localhost":
+        return "127.0.0.1"
+    host = ipaddress.ip_address(value.strip("[]"))
+    return f"[{host}]" if host.version == 6 else str(host)
+
+
+def _port(value: str) -> int:
+    if not value.isdigit() or not 0 < int(value) < 65536:
+        raise ValueError(f"{value!r} is no port")
+    return int(value)
+
+
+def _strategy(value: str) -> str:
+    if value != AUTO and value not in STRATEGIES:
+        raise ValueError(f"none of {', '.join(sorted({AUTO, *STRATEGIES}))}")
+    return value
+
+
+def _signal(value: str) -> str:
+    name = value.upper()
+    name = name[3:] if name.startswith("SIG") else name
+    if f"SIG{name}" not in signal.Signals.__members__ or name in ("KILL", "STOP"):
+        raise ValueError("not the name of a signal that can ask for a reload")
+    return name
 
 
 KEYS: dict[str, Callable[[str], Any]] = {
@@ -74,6 +130,9 @@ KEYS: dict[str, Callable[[str], Any]] = {
     "bake": _seconds,
     "check": _text,
     "check_timeout": _positive,
+    "check_before": _text,
+    "strategy": _strategy,
+    "signal": _signal,
     "drain_timeout": _positive,
     "promote_timeout": _positive,
     "relay_sighup": _boolean,

@@ -177,10 +177,16 @@ class Reload:
             Phase.SPAWNING: f"spawning: asked the master (pid {self.old_pid}) for a successor",
             Phase.BOOTING: f"booting: the successor (pid {self.new_pid}) starts its workers",
             Phase.CHECKING: "checking: the check command runs",
+            Phase.REPLACING: f"replacing: pid {self.old_pid} replaces its workers",
             Phase.BAKING: "baking: both generations serve, the new one is watched",
-            Phase.DRAINING: f"draining: the old generation (pid {self.old_pid}) ends gracefully",
+            Phase.DRAINING: f"draining: {self._elders()} gracefully",
             Phase.PROMOTING: f"promoting: pid {self.new_pid} becomes a master like any other",
         }.get(phase, phase.value)
+
+    def _elders(self) -> str:
+        if self.new_pid == self.old_pid:
+            return "the old workers end"
+        return f"the old generation (pid {self.old_pid}) ends"
 
     def _note(self, result: Any) -> None:
         """Keep what a wait tells of its progress; log it when it has changed."""

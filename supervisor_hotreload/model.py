@@ -13,6 +13,7 @@ class Phase(enum.Enum):
     QUEUED = "queued"
     SPAWNING = "spawning"
     BOOTING = "booting"
+    REPLACING = "replacing"
     CHECKING = "checking"
     BAKING = "baking"
     DRAINING = "draining"
@@ -60,6 +61,8 @@ class Fault(enum.IntEnum):
     OLD_EXITED = 717
     NOT_ATTEMPTED = 718
     INTERNAL = 719
+    TRIAL_FAILED = 720
+    SERVER_EXITED = 721
 
 
 ROLLBACKS = frozenset({Fault.CANCELLED, Fault.CHECK_FAILED, Fault.BAKE_FAILED})
@@ -91,13 +94,24 @@ class Cancelled(Failure):
 
 @dataclass(frozen=True)
 class Ready:
-    """How to tell that a generation is ready: ``heartbeat`` or ``settle:SECONDS``."""
+    """How to tell that a generation is ready.
+
+    :param kind: ``heartbeat`` (what the family itself can prove best),
+        ``accepting``, ``settle``, ``http``, ``tcp``, ``unix`` or ``file``.
+    :param seconds: of ``settle``.
+    :param target: an address or a path.
+    :param text: what the body of an answer has to contain.
+    """
 
     kind: str = "heartbeat"
     seconds: float = 0.0
+    target: str = ""
+    text: str = ""
 
     def __str__(self) -> str:
-        return f"settle:{self.seconds:g}" if self.kind == "settle" else self.kind
+        if self.kind == "settle":
+            return f"settle:{self.seconds:g}"
+        return f"{self.target} {self.text}".strip() or self.kind
 
 
 @dataclass(frozen=True)
@@ -111,6 +125,9 @@ class Policy:
     bake: float = 0.0
     check: Optional[str] = None
     check_timeout: float = 30.0
+    check_before: Optional[str] = None
+    strategy: str = "auto"
+    signal: str = "HUP"
     drain_timeout: Optional[float] = None
     promote_timeout: float = 10.0
     relay_sighup: bool = True

@@ -19,7 +19,7 @@ RECALL = 2.0
 """Seconds to wait for a successor that may come after all, before giving up on it."""
 
 ATTEMPTS = 3
-"""gunicorn loses a USR2 that comes before its promotion: ask again."""
+"""A request that comes before the master is promoted is lost: ask again."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,25 @@ class Server(Protocol):
         """Return truthy when *new* is a master like any other."""
 
 
+class InPlace(Protocol):
+    """What a family knows about a reload that keeps its master: it replaces its own workers."""
+
+    @property
+    def master(self) -> Any:
+        """The process whose pid stays."""
+
+    def renew(self) -> None:
+        """Ask the master to replace its workers."""
+
+    def renewed(self) -> Any:
+        """Return truthy when every intended worker is a new one that accepts."""
+
+    def drained(self) -> Any:
+        """Return truthy when no old worker is left."""
+
+
 class Check(Protocol):
-    """A command of the operator's that has the last word before adoption."""
+    """A command that has the last word before something that cannot be undone."""
 
     def __call__(self, new: Any) -> bool: ...
 
@@ -142,6 +159,32 @@ def resume(
         yield Wait(Phase.PROMOTING, lambda: server.promoted(new), policy.promote_timeout)
 
 
+def in_place(
+    server: InPlace, policy: Policy, commit: Callable[[], None], check: Optional[Check] = None
+) -> Steps:
+    """Let a server replace its own workers; nothing leads back from its first step.
+
+    :param commit: called right before that.
+    :param check: asked when the new workers serve; it can tell, not undo.
+    :raises Failure: when the new workers do not serve; what does is to be observed.
+    """
+    commit()
+    server.renew()
+    yield Wait(Phase.REPLACING, server.renewed, policy.ready_timeout, Fault.NOT_READY)
+    if check is not None:
+        yield from ask(check, server.master, policy.check_timeout)
+    yield Wait(Phase.DRAINING, server.drained, policy.drain_timeout)
+
+
+def tried(trial: Check, policy: Policy, steps: Steps) -> Steps:
+    """Go through *steps* only if *trial* agrees, before anything is touched.
+
+    :raises Failure: TRIAL_FAILED.
+    """
+    yield from ask(trial, None, policy.check_timeout, Fault.TRIAL_FAILED)
+    yield from steps
+
+
 def spawn(server: Server, timeout: float) -> Generator[Wait, Any, Any]:
     """Ask for a successor until there is one."""
     for attempt in range(ATTEMPTS):
@@ -156,10 +199,10 @@ def spawn(server: Server, timeout: float) -> Generator[Wait, Any, Any]:
     raise AssertionError("unreachable")
 
 
-def ask(check: Check, new: Any, timeout: float) -> Steps:
-    """Let the operator's command decide."""
+def ask(check: Check, new: Any, timeout: float, fault: Fault = Fault.CHECK_FAILED) -> Steps:
+    """Let a command decide."""
     try:
-        yield Wait(Phase.CHECKING, lambda: check(new), timeout, Fault.CHECK_FAILED)
+        yield Wait(Phase.CHECKING, lambda: check(new), timeout, fault)
     finally:
         check.close()
 

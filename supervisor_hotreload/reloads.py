@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import os
+import shlex
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Optional
 
-from supervisor_hotreload import protocol
+from supervisor_hotreload import protocol, servers
 from supervisor_hotreload.adoption import CheckCommand, SettingsFile, Supervised, Tracked
 from supervisor_hotreload.config import DEFAULTS, BadSetting, Settings
 from supervisor_hotreload.driver import Driver, Reload
 from supervisor_hotreload.identity import Process
-from supervisor_hotreload.model import Failure, Fault, Outcome, Policy, Ready
-from supervisor_hotreload.servers import gunicorn
-from supervisor_hotreload.servers.gunicorn import Generation, Gunicorn
+from supervisor_hotreload.model import Failure, Fault, Outcome, Policy
+from supervisor_hotreload.protocol import Steps
+from supervisor_hotreload.servers import AUTO, Found
 from supervisor_hotreload.world import World
 
 LINGER = 1.0
 """Seconds that the tick goes on after a reload, so that its answer leaves at once."""
-
-GUESS = Ready("settle", 10.0)
-"""How to tell readiness where the heartbeat cannot be read and nothing else is set."""
 
 
 class Keeper:
@@ -43,6 +40,10 @@ class Keeper:
             f"adopted: pid {new.pid} is the program's own now, generation "
             f"{self._tracked.generation}"
         )
+
+    def commit(self) -> None:
+        """Know that nothing leads back from now on; the tracked process stays."""
+        self._reload.adopted = True
 
 
 @dataclass
@@ -142,16 +143,16 @@ class Reloads:
         except BadSetting as error:
             raise Failure(Fault.BAD_SETTING, str(error)) from None
         if policy.pidfile is None:
-            told = gunicorn.options(tracked.command).get("pid")
-            if told:
-                policy = replace(policy, pidfile=os.path.join(tracked.directory, told))
+            family = servers.named(tracked.program)
+            if family is not None:
+                policy = replace(policy, pidfile=family.pidfile(tracked.program))
         return policy
 
     def serving(self, tracked: Tracked) -> str:
         """Return a sentence that says what serves now."""
         if tracked.pid and tracked.current() is not None:
-            old = self._survey(tracked)
-            workers = f", {old.workers} workers" if old is not None else ""
+            found = self._survey(tracked)
+            workers = f", {found.old.workers} workers" if found is not None else ""
             return f"generation {tracked.generation} (pid {tracked.pid}{workers}) serves"
         return f"nothing serves, {tracked.name} is {tracked.state}"
 
@@ -165,8 +166,8 @@ class Reloads:
         if not self.policy(tracked).relay_sighup:
             return False
         if self._survey(tracked) is None:
-            if gunicorn.names_gunicorn(tracked.command):
-                raise self._too_early(tracked)  # a HUP would end a gunicorn that still boots
+            if servers.named(tracked.program) is not None:
+                raise self._too_early(tracked)  # a HUP may end a server that still boots
             return False
         if self.driver.active(tracked.name) is not None:
             self._again.add(tracked.name)
@@ -188,15 +189,15 @@ class Reloads:
 
     def orphan_taken(self, tracked: Tracked) -> None:
         """Go on with the reload in whose middle the earlier supervisord was killed."""
-        old = self._survey(tracked)
-        if old is None:
+        found = self._survey(tracked)
+        if found is None:
             return
-        tracked.remember(old.master)
+        tracked.remember(found.old.master)
         for successor in tracked.successors()[:1]:
             reload = self._new(tracked)
             self.driver.add(reload)
             reload.say(f"the successor ({successor}) lives too, the reload goes on")
-            self._run(tracked, reload, old, self.policy(tracked), successor)
+            self._run(tracked, reload, found, self.policy(tracked), successor)
 
     # -- the loop
 
@@ -234,50 +235,99 @@ class Reloads:
         policy = self._admit(tracked)
         if bake is not None:
             policy = replace(policy, bake=bake)
-        old = self._survey(tracked)
-        if old is None and gunicorn.names_gunicorn(tracked.command):
+        found = self._survey(tracked)
+        if found is None and servers.named(tracked.program) is not None:
             raise self._too_early(tracked)
-        if old is None:
+        if found is None:
+            known = ", ".join(f.name for f in servers.FAMILIES if not f.only_if_asked_for)
             raise Failure(
                 Fault.NOT_RELOADABLE,
-                f"{tracked.name} (pid {tracked.pid}) is not a gunicorn with workers: no process "
-                f"under it shares a heartbeat file with a child of its own",
+                f"{tracked.name} (pid {tracked.pid}) is no server with workers that hotreload "
+                f"knows ({known}); if it reloads itself on a signal, set strategy = signal in "
+                f"[hotreload:{tracked.name}]",
             )
-        self._must_be_alone(tracked, old)
-        if not old.readable and policy.ready.kind == "heartbeat":
-            policy = replace(policy, ready=GUESS)
-            reload.say(
-                f"warning: the heartbeat of pid {old.master.pid} cannot be read "
-                f"(/proc/{old.master.pid}/fd: permission denied); ready = {GUESS} is used "
-                f"instead, which is a guess"
-            )
-        self._run(tracked, reload, old, policy, None)
+        self._must_be_alone(tracked, found.old)
+        family, program = found.family, tracked.program
+        policy = replace(policy, strategy=self._strategy(tracked, found, policy))
+        family.admit(self.world, found.old, program, policy.strategy)
+        ready, why = family.readiness(found.old, policy)
+        policy = replace(policy, ready=ready)
+        for line in (why, *family.warnings(program)):
+            if line:
+                reload.say(line)
+        self._run(tracked, reload, found, policy, None)
+
+    def _strategy(self, tracked: Tracked, found: Found, policy: Policy) -> str:
+        """Return the strategy of one reload: asked for, or what the family finds best."""
+        if policy.strategy == AUTO:
+            return found.family.strategy(self.world, found.old, tracked.program)
+        return policy.strategy
 
     def _run(
         self,
         tracked: Tracked,
         reload: Reload,
-        old: Generation,
+        found: Found,
         policy: Policy,
         successor: Optional[Process],
     ) -> None:
         """Let the protocol run, from its beginning or from a *successor* that exists."""
+        old = found.old
         reload.old_pid = old.master.pid
         tracked.remember(old.master)
         end_capture = self.supervised.capture(tracked, reload.output.append)
         reload.when_ended(self._close(tracked, end_capture))
+        self.supervised.tick.turn_on()
+        self._idle_since = None
+        reload.begin(self._steps(tracked, reload, found, policy, successor))
+
+    def _steps(
+        self,
+        tracked: Tracked,
+        reload: Reload,
+        found: Found,
+        policy: Policy,
+        successor: Optional[Process],
+    ) -> Steps:
+        """Return the protocol of the reload's strategy."""
+        old, family = found.old, found.family
         check = None
         if policy.check is not None:
             check = CheckCommand(tracked.process, tracked.name, policy.check, old.master)
-        server = Gunicorn(self.world, old, policy, tracked.command)
-        self.supervised.tick.turn_on()
-        self._idle_since = None
+        server = family.server(self.world, old, policy, tracked.program)
         keeper = Keeper(reload, tracked)
-        if successor is None:
-            reload.begin(protocol.reload(server, policy, keeper, check))
-        else:
+        if successor is not None:
             server.expect(successor)
-            reload.begin(protocol.resume(server, policy, keeper, successor, check))
+            return protocol.resume(server, policy, keeper, successor, check)
+        strategy = family.strategies.get(policy.strategy)
+        if strategy is not None and strategy.in_place:
+            steps = protocol.in_place(server, policy, keeper.commit, check)
+            reload.new_pid = old.master.pid
+        else:
+            steps = protocol.reload(server, policy, keeper, check)
+        trial = self._trial(tracked, found, policy)
+        return steps if trial is None else protocol.tried(trial, policy, steps)
+
+    def _trial(self, tracked: Tracked, found: Found, policy: Policy) -> Optional[CheckCommand]:
+        """Return the command that tries the release before anything is touched."""
+        command, told = policy.check_before, None
+        strategy = found.family.strategies.get(policy.strategy)
+        if command == "default" or (command is None and strategy is not None and strategy.tried):
+            told = found.family.trial(self.world, found.old, tracked.program)
+            if told is None:
+                return None
+            command = shlex.join(told.words)
+        if command is None or command == "none":
+            return None
+        return CheckCommand(
+            tracked.process,
+            tracked.name,
+            command,
+            found.old.master,
+            title=f"check_before ({told.title if told is not None else command})",
+            fault=Fault.TRIAL_FAILED,
+            user=told.user if told is not None else None,
+        )
 
     def _admit(self, tracked: Tracked) -> Policy:
         """Refuse what cannot be reloaded now, else return its settings."""
@@ -292,13 +342,11 @@ class Reloads:
         return self.policy(tracked)
 
     def _too_early(self, tracked: Tracked) -> Failure:
-        return Failure(
-            Fault.STILL_STARTING,
-            f"{tracked.name} (pid {tracked.pid}) has no gunicorn workers yet: no process under it "
-            f"shares a heartbeat file with a child of its own",
-        )
+        family = servers.named(tracked.program)
+        lacking = family.lacks(tracked.program) if family is not None else "workers yet"
+        return Failure(Fault.STILL_STARTING, f"{tracked.name} (pid {tracked.pid}) has no {lacking}")
 
-    def _must_be_alone(self, tracked: Tracked, old: Generation) -> None:
+    def _must_be_alone(self, tracked: Tracked, old: Any) -> None:
         elders = tracked.living_elders()
         if elders:
             raise Failure(
@@ -316,21 +364,26 @@ class Reloads:
         for successor in tracked.successors():
             raise Failure(
                 Fault.FOREIGN_SUCCESSOR,
-                f"{tracked.name} has a successor already ({successor}), somebody sent USR2 to "
-                f"{old.master}: end one of them first",
+                f"{tracked.name} has a successor already ({successor}), somebody asked "
+                f"{old.master} for it: end one of them first",
             )
 
-    def _survey(self, tracked: Tracked) -> Optional[Generation]:
+    def _survey(self, tracked: Tracked) -> Optional[Found]:
         current = tracked.current()
         if current is None:
             return None
-        right = gunicorn.names_gunicorn(tracked.command)
-        return gunicorn.survey(self.world, current, right)
+        try:
+            strategy = self.policy(tracked).strategy
+        except Failure:
+            strategy = AUTO  # a setting is bad: the reload is refused, what serves is told
+        return servers.family_of(self.world, current, tracked.program, strategy)
 
     def _close(self, tracked: Tracked, end_capture: Callable[[], None]) -> Callable[[Reload], None]:
         def close(reload: Reload) -> None:
             end_capture()
             tracked.successor = None
+            if reload.outcome is Outcome.SUCCEEDED and reload.new_pid == reload.old_pid:
+                tracked.generation += 1  # the same master, with new workers
             reload.serving = self.serving(tracked)
             if tracked.name in self._again:
                 self._again.discard(tracked.name)

@@ -1,6 +1,6 @@
 """Who may inherit a program: its successor, never an orphaned worker.
 
-Trust in this order: kinship, the heartbeats, the pidfile. A process that a
+Trust in this order: kinship, what its family proves, the pidfile. A process that a
 pidfile names and that is no kin is nobody's heir.
 """
 
@@ -11,15 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Callable, Optional
 
-from supervisor_hotreload.identity import (
-    Process,
-    Unreadable,
-    ancestors,
-    children,
-    environment,
-)
-from supervisor_hotreload.probes import shares
-from supervisor_hotreload.servers.gunicorn import resembles
+from supervisor_hotreload import servers
+from supervisor_hotreload.identity import Process, ancestors, children
 from supervisor_hotreload.world import World
 
 
@@ -66,10 +59,12 @@ def find_heir(
     named = _named(world, pidfile)
     kin = [child for child in orphans(world, dead) if not taken(child.pid)]
     for child in kin:
-        if has_own_workers(world, child) and execed(world, child, dead):
+        if child in dead.images and servers.leads(world, child):
+            return Heir(child, "the master that it stood before")
+        if servers.leads(world, child) and execed(world, child, dead):
             return Heir(child, "an orphan of the old master with workers of its own")
     for child in kin:
-        if execed(world, child, dead) and reexeced_from(world, child, dead):
+        if execed(world, child, dead) and servers.reexeced(world, child, dead.images):
             return Heir(child, "an orphan of the old master, still booting")
     for child in kin:
         if child.pid in named and execed(world, child, dead):
@@ -84,20 +79,13 @@ def successors(world: World, living: Lineage) -> list[Process]:
         for master in living.images
         for child in world.children(master)
         if execed(world, child, living)
-        and (has_own_workers(world, child) or reexeced_from(world, child, living))
+        and (servers.leads(world, child) or servers.reexeced(world, child, living.images))
     ]
 
 
 def workers_left(world: World, dead: Lineage) -> list[Process]:
-    """Return the workers that a dead master has left: they still hold its heartbeats and port."""
-    return [child for child in orphans(world, dead) if _has_heartbeat(world, child)]
-
-
-def _has_heartbeat(world: World, process: Process) -> bool:
-    try:
-        return bool(world.heartbeats(process))
-    except Unreadable:
-        return False
+    """Return the workers that a dead master has left: they still hold its port."""
+    return [child for child in orphans(world, dead) if servers.works(world, child)]
 
 
 def orphans(world: World, dead: Lineage) -> list[Process]:
@@ -126,22 +114,6 @@ def execed(world: World, process: Process, dead: Lineage) -> bool:
     if status is None:
         return False
     return not status.image or status.image not in dead.images.values()
-
-
-def has_own_workers(world: World, process: Process) -> bool:
-    """Tell whether *process* shares a heartbeat file with a child of its own."""
-    try:
-        beats = world.heartbeats(process)
-    except Unreadable:
-        return False
-    return bool(beats) and any(shares(world, beats, child) for child in world.children(process))
-
-
-def reexeced_from(world: World, process: Process, dead: Lineage) -> bool:
-    """Tell whether *process* was started by the USR2 of a dead master (arbiter.reexec)."""
-    parent = environment(process.pid).get("GUNICORN_PID", "")
-    masters = {str(master.pid) for master in dead.images}
-    return parent in masters and resembles(world.arguments(process), [])
 
 
 def _named(world: World, pidfile: Optional[str]) -> set[int]:

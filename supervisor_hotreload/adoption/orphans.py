@@ -12,10 +12,10 @@ import time
 from collections.abc import Iterator
 from typing import Any, Optional
 
+from supervisor_hotreload import servers
 from supervisor_hotreload.adoption.tracked import Tracked
 from supervisor_hotreload.identity import (
     Process,
-    Unreadable,
     ancestors,
     arguments,
     children,
@@ -23,7 +23,6 @@ from supervisor_hotreload.identity import (
     lookup,
     owner,
 )
-from supervisor_hotreload.servers import gunicorn
 from supervisor_hotreload.world import World
 
 
@@ -95,13 +94,11 @@ def _doubt(world: World, tracked: Tracked, process: Process) -> Optional[str]:
     name = os.path.basename(tracked.process.config.command.split()[0])
     if not any(name in word for word in words):
         return f"does not run {name}"
-    if gunicorn.survey(world, process, gunicorn.names_gunicorn(tracked.command)) is not None:
+    if servers.family_of(world, process, tracked.program) is not None:
         return None
-    try:
-        boots = gunicorn.names_gunicorn(tracked.command) and not world.heartbeats(process)
-    except Unreadable:
-        boots = False
-    return None if boots else "is not a gunicorn with workers"
+    family = servers.named(tracked.program)
+    boots = family is not None and family.boots(world, process)
+    return None if boots else "is no server with workers that hotreload knows"
 
 
 def started_at(process: Process) -> float:

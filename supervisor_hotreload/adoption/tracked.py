@@ -20,6 +20,7 @@ from supervisor_hotreload.adoption.kinship import Lineage, find_heir, successors
 from supervisor_hotreload.adoption.watching import UNKNOWN_STATUS, Watch
 from supervisor_hotreload.identity import Process
 from supervisor_hotreload.model import Failure
+from supervisor_hotreload.servers import Program
 from supervisor_hotreload.world import World
 
 HOLD = 5.0
@@ -115,12 +116,16 @@ class Tracked:
         return str(self.process.group.config.name)
 
     @property
-    def command(self) -> str:
-        """Return the configured command, after the arguments that gunicorn takes from the
-        environment (GUNICORN_CMD_ARGS), which give way to it."""
+    def program(self) -> Program:
+        """Return the program as it is configured."""
         config = self.process.config
-        more = (config.environment or {}).get("GUNICORN_CMD_ARGS", "")
-        return f"{more} {config.command}".strip()
+        return Program(
+            name=self.name,
+            command=str(config.command),
+            directory=self.directory,
+            environment=dict(config.environment or {}),
+            stopsignal=signal.Signals(config.stopsignal).name[3:],
+        )
 
     @property
     def directory(self) -> str:

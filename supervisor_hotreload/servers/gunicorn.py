@@ -9,13 +9,23 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Callable, Optional
 
-from supervisor_hotreload.identity import Process, Unreadable
-from supervisor_hotreload.model import Failure, Fault, Policy, Progress, Readiness
+from supervisor_hotreload.identity import Process, Unreadable, environment
+from supervisor_hotreload.model import Failure, Fault, Policy, Progress, Readiness, Ready
 from supervisor_hotreload.probes import Heartbeat, Settle, Watch, shares
+from supervisor_hotreload.servers import family
+from supervisor_hotreload.servers.family import (
+    DEPTH,
+    GUESS,
+    Family,
+    Program,
+    Rung,
+    Strategy,
+    Trial,
+)
 from supervisor_hotreload.world import World
 
 DRAIN_CEILING = 3600.0
@@ -43,32 +53,11 @@ SWITCHES = 3
 BLIND = 2.0
 """Seconds after which it is promoted for sure: its loop looks every second."""
 
-DEPTH = 3
-"""How many shells or wrappers deep the master may sit under the supervised pid."""
-
-
-@dataclass(frozen=True)
-class Rung:
-    """One rung of a ladder of signals: what to send, then how long to wait."""
-
-    send: Callable[[], None]
-    patience: float
-
 
 @dataclass
-class Generation:
-    """A master with its workers as they were at one moment.
+class Generation(family.Generation):
+    """A master with its workers as they were at one moment; the heartbeats tell them."""
 
-    :param tracked: the supervised process; a shell may stand before the master.
-    :param image: tells an exec from a fork, 0 where it cannot be seen.
-    :param readable: False where the kernel hides the master's descriptors.
-    """
-
-    tracked: Process
-    master: Process
-    image: int
-    readable: bool
-    children: frozenset[Process]
     beats: frozenset[tuple[int, int]] = field(default_factory=frozenset)
 
     @property
@@ -412,3 +401,84 @@ def options(command: str) -> dict[str, str]:
         elif word[:2] in SHORT:
             found[SHORT[word[:2]]] = word[2:].lstrip("=") or value
     return found
+
+
+class GunicornFamily(Family):
+    """Recognised by the heartbeat files that a master shares with its workers."""
+
+    name = "gunicorn"
+    strategies = {  # noqa: RUF012 - a table, never changed
+        "reexec": Strategy(
+            in_place=False, tried=False, what="a second master beside the first (USR2)"
+        )
+    }
+
+    def names(self, program: Program) -> bool:
+        return names_gunicorn(program.command)
+
+    def survey(self, world: World, tracked: Process, program: Program) -> Optional[Generation]:
+        return survey(world, tracked, self.names(program))
+
+    def lacks(self, program: Program) -> str:
+        return (
+            "gunicorn workers yet: no process under it shares a heartbeat file with a child of its "
+            "own"
+        )
+
+    def pidfile(self, program: Program) -> Optional[str]:
+        told = options(configured(program)).get("pid")
+        return os.path.join(program.directory, told) if told else None
+
+    def readiness(self, old: Generation, policy: Policy) -> tuple[Ready, str]:
+        if old.readable or policy.ready.kind != "heartbeat":
+            return policy.ready, ""
+        return GUESS, (
+            f"warning: the heartbeat of pid {old.master.pid} cannot be read "
+            f"(/proc/{old.master.pid}/fd: permission denied); ready = {GUESS} is used "
+            f"instead, which is a guess"
+        )
+
+    def trial(self, world: World, old: Generation, program: Program) -> Optional[Trial]:
+        words = program.words
+        if not words or any(word in ("-c", "-ec") for word in words[:2]):
+            return None  # a shell: its words are not gunicorn's
+        return Trial((*words, "--check-config"), "gunicorn --check-config")
+
+    def server(self, world: World, old: Generation, policy: Policy, program: Program) -> Gunicorn:
+        return Gunicorn(world, old, policy, configured(program))
+
+    def leads(self, world: World, process: Process) -> bool:
+        """It shares a heartbeat file with a child of its own."""
+        try:
+            beats = world.heartbeats(process)
+        except Unreadable:
+            return False
+        return bool(beats) and any(shares(world, beats, child) for child in world.children(process))
+
+    def reexeced(self, world: World, process: Process, masters: Iterable[Process]) -> bool:
+        """gunicorn tells a successor its parent's pid (arbiter.reexec)."""
+        parent = environment(process.pid).get("GUNICORN_PID", "")
+        known = {str(master.pid) for master in masters}
+        return parent in known and resembles(world.arguments(process), [])
+
+    def works(self, world: World, process: Process) -> bool:
+        try:
+            return bool(world.heartbeats(process))
+        except Unreadable:
+            return False
+
+    def boots(self, world: World, process: Process) -> bool:
+        try:
+            return not world.heartbeats(process)
+        except Unreadable:
+            return False
+
+
+def configured(program: Program) -> str:
+    """Return a program's command, after the arguments that gunicorn takes from the
+    environment (GUNICORN_CMD_ARGS), which give way to it."""
+    more = program.environment.get("GUNICORN_CMD_ARGS", "")
+    return f"{more} {program.command}".strip()
+
+
+FAMILY = GunicornFamily()

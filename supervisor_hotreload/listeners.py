@@ -1,0 +1,135 @@
+"""Who listens and who accepts, seen from outside (Linux's /proc; elsewhere nothing is seen)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Optional
+
+from supervisor_hotreload.identity import LINUX, Process, Unreadable
+from supervisor_hotreload.world import World
+
+LISTEN = "0A"
+"""A TCP socket's state (/proc/net/tcp)."""
+
+ACCEPTS_CONNECTIONS = 0x10000
+"""A unix socket's flag (/proc/net/unix, __SO_ACCEPTCON)."""
+
+
+@dataclass(frozen=True)
+class Sockets:
+    """The listening sockets of one process at one moment.
+
+    :param held: their inodes.
+    :param accepted: those in one of its epoll sets: it accepts from them, from
+        that moment on and never earlier.
+    """
+
+    held: frozenset[int] = field(default_factory=frozenset)
+    accepted: frozenset[int] = field(default_factory=frozenset)
+
+
+def listening(pid: int) -> dict[int, str]:
+    """Return the listening sockets where *pid* lives: inode to address.
+
+    :return: 'ADDRESS:PORT' as /proc/net/tcp writes it in hexadecimal digits, or
+        the path of a unix socket.
+    """
+    found: dict[int, str] = {}
+    for kind in ("tcp", "tcp6"):
+        for line in _lines(f"/proc/{pid}/net/{kind}"):
+            fields = line.split()
+            if fields[3] != LISTEN:
+                break  # they come first, there may be very many others
+            found[int(fields[9])] = fields[1]
+    for line in _lines(f"/proc/{pid}/net/unix"):
+        fields = line.split(maxsplit=7)
+        if int(fields[3], 16) & ACCEPTS_CONNECTIONS:
+            found[int(fields[6])] = fields[7].rstrip("\n") if len(fields) == 8 else ""
+    return found
+
+
+def sockets(process: Process, known: Optional[dict[int, str]] = None) -> Sockets:
+    """Return which sockets *process* listens on, and from which it accepts.
+
+    :param known: what :func:`listening` has returned, so that it is asked once
+        for many processes.
+    :raises Unreadable: when the kernel hides the descriptors.
+    """
+    links = descriptors(process.pid)
+    known = listening(process.pid) if known is None else known
+    held: dict[str, int] = {}
+    for descriptor, link in links.items():
+        if link.startswith("socket:[") and int(link[8:-1]) in known:
+            held[descriptor] = int(link[8:-1])
+    accepted: set[int] = set()
+    for descriptor, link in links.items():
+        if held and link == "anon_inode:[eventpoll]":
+            watched = _watched(process.pid, descriptor)
+            accepted.update(inode for key, inode in held.items() if key in watched)
+    return Sockets(frozenset(held.values()), frozenset(accepted))
+
+
+def accepting(world: World, processes: list[Process]) -> list[Process]:
+    """Return those of *processes* that accept connections.
+
+    :raises Unreadable: when the kernel hides the descriptors of a living one.
+    """
+    if not processes:
+        return []
+    known = listening(processes[0].pid)
+    return [p for p in processes if sockets(p, known).accepted and world.alive(p)]
+
+
+def shared(world: World, process: Process) -> bool:
+    """Tell whether *process* shares a listening socket with a child of its own."""
+    try:
+        own = sockets(process).held
+        return bool(own) and any(own & sockets(child).held for child in world.children(process))
+    except Unreadable:
+        return False
+
+
+def descriptors(pid: int) -> dict[str, str]:
+    """Return what the descriptors of *pid* are links to.
+
+    :raises Unreadable: when the kernel hides them.
+    """
+    folder = f"/proc/{pid}/fd"
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, ProcessLookupError):
+        if LINUX:
+            return {}
+        raise Unreadable(f"{folder}: this system has none") from None
+    except PermissionError:
+        raise Unreadable(f"{folder}: permission denied") from None
+    links: dict[str, str] = {}
+    for name in names:
+        try:
+            links[name] = os.readlink(f"{folder}/{name}")
+        except OSError:
+            continue  # closed between two looks
+    return links
+
+
+def _watched(pid: int, descriptor: str) -> set[str]:
+    """Return the descriptors in the epoll set *descriptor* of *pid* (proc(5), fdinfo)."""
+    words = (line.split() for line in _text(f"/proc/{pid}/fdinfo/{descriptor}"))
+    return {found[1] for found in words if found[:1] == ["tfd:"]}
+
+
+def _lines(path: str) -> Iterator[str]:
+    """Yield the lines of a table of the kernel, without its heading."""
+    lines = _text(path)
+    next(lines, None)
+    return lines
+
+
+def _text(path: str) -> Iterator[str]:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            yield from file
+    except OSError:
+        return
