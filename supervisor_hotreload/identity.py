@@ -176,6 +176,8 @@ def heartbeats(pid: int) -> dict[tuple[int, int], Beat]:
             if not os.path.basename(os.readlink(path)).startswith("wgunicorn-"):
                 continue
             seen = os.stat(path)
+        except PermissionError:  # a root without CAP_SYS_PTRACE may list but not look
+            raise Unreadable(f"{path}: permission denied") from None
         except OSError:
             continue  # closed between two looks
         if not mode.S_ISREG(seen.st_mode):

@@ -251,6 +251,7 @@ class Reloads:
                 f"(/proc/{old.master.pid}/fd: permission denied); ready = {GUESS} is used "
                 f"instead, which is a guess"
             )
+        self._look_at_pidfile(reload, old, policy)
         self._run(tracked, reload, old, policy, None)
 
     def _run(
@@ -297,6 +298,21 @@ class Reloads:
             f"{tracked.name} (pid {tracked.pid}) has no gunicorn workers yet: no process under it "
             f"shares a heartbeat file with a child of its own",
         )
+
+    def _look_at_pidfile(self, reload: Reload, old: Generation, policy: Policy) -> None:
+        """Say what is wrong with the pidfile; it is a hint, and never believed alone."""
+        if policy.pidfile is None:
+            return
+        try:
+            named = self.world.read_pid(policy.pidfile)
+        except ValueError as error:
+            reload.say(f"warning: {error}; going by kinship")
+            return
+        if named != old.master.pid:
+            reload.say(
+                f"warning: pidfile {policy.pidfile}: names pid {named}, which is not the master "
+                f"({old.master}); going by kinship"
+            )
 
     def _must_be_alone(self, tracked: Tracked, old: Generation) -> None:
         elders = tracked.living_elders()

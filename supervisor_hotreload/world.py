@@ -22,6 +22,9 @@ class World:
         """Return the monotonic clock, in seconds."""
         return time.monotonic()
 
+    def own_pid(self) -> int:
+        return os.getpid()
+
     def status(self, pid: int) -> Optional[Status]:
         return identity.status(pid)
 
@@ -35,6 +38,18 @@ class World:
         """Return the living children of *process*; none once it is gone."""
         found = identity.children(process.pid)
         return found if self.alive(process) else []
+
+    def orphanage(self) -> list[Process]:
+        """Return our children, and those of our ancestors: the kernel hands orphans to them."""
+        own = self.own_pid()
+        return [
+            child
+            for parent in (own, *identity.ancestors(own))
+            for child in identity.children(parent)
+        ]
+
+    def environment(self, process: Process) -> dict[str, str]:
+        return identity.environment(process.pid)
 
     def heartbeats(self, process: Process) -> dict[tuple[int, int], Beat]:
         return identity.heartbeats(process.pid)
@@ -92,7 +107,7 @@ class World:
             raise ValueError(f"pidfile {path}: {error.strerror}") from None
         digits = text.strip()
         if not digits.isdigit() or len(text) >= 32:
-            raise ValueError(f"pidfile {path}: not a pid: {text[:16]!r}")
+            raise ValueError(f"pidfile {path}: what it holds is not a pid")
         pid = int(digits)
         if not 1 < pid < 1 << 31:
             raise ValueError(f"pidfile {path}: {pid} cannot be the pid of a server")

@@ -6,18 +6,11 @@ pidfile names and that is no kin is nobody's heir.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Callable, Optional
 
-from supervisor_hotreload.identity import (
-    Process,
-    Unreadable,
-    ancestors,
-    children,
-    environment,
-)
+from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.probes import shares
 from supervisor_hotreload.servers.gunicorn import resembles
 from supervisor_hotreload.world import World
@@ -104,16 +97,11 @@ def orphans(world: World, dead: Lineage) -> list[Process]:
     """Return what the program's process group has left: children of us, or of our ancestors
     where this system has no subreaper."""
     found = []
-    own = os.getpid()
-    for parent in (own, *ancestors(own)):
-        for child in children(parent):
-            status = world.status(child.pid)
-            if (
-                status is not None
-                and status.group == dead.group
-                and child.start >= dead.tracked.start
-            ):
-                found.append(child)
+    for child in world.orphanage():
+        status = world.status(child.pid)
+        ours = status is not None and status.group == dead.group
+        if ours and child.start >= dead.tracked.start:
+            found.append(child)
     return found
 
 
@@ -139,7 +127,7 @@ def has_own_workers(world: World, process: Process) -> bool:
 
 def reexeced_from(world: World, process: Process, dead: Lineage) -> bool:
     """Tell whether *process* was started by the USR2 of a dead master (arbiter.reexec)."""
-    parent = environment(process.pid).get("GUNICORN_PID", "")
+    parent = world.environment(process).get("GUNICORN_PID", "")
     masters = {str(master.pid) for master in dead.images}
     return parent in masters and resembles(world.arguments(process), [])
 

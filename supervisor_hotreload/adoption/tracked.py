@@ -95,7 +95,7 @@ class Tracked:
     def watched(self) -> bool:
         """Tell whether the tracked process is no child of supervisord's."""
         status = self._world.status(self.pid) if self.pid else None
-        return status is not None and status.parent != os.getpid()
+        return status is not None and status.parent != self._world.own_pid()
 
     @property
     def running(self) -> bool:
@@ -171,7 +171,7 @@ class Tracked:
             return
         self.note()
         old, status = self._lineage, self._world.status(self.pid)
-        if status is not None and status.parent == os.getpid():
+        if status is not None and status.parent == self._world.own_pid():
             self._options.pidhistory[self.pid] = Retired(self)
         self.successor = None
         self.generation += 1
@@ -222,7 +222,11 @@ class Tracked:
         """The watched *process* has ended: tell supervisord as its own reap() would."""
         self._watch = None
         status = self._world.status(process.pid)
-        if status is not None and status.process == process and status.parent == os.getpid():
+        if (
+            status is not None
+            and status.process == process
+            and status.parent == self._world.own_pid()
+        ):
             return  # it is a child after all, supervisord reaps it with its real status
         if self.pid != process.pid:
             return
