@@ -66,10 +66,13 @@ class Reloads:
 
     :param supervisord: supervisor's Supervisor.
     :param defaults: the keys of [rpcinterface:hotreload].
+    :param world: the real one unless it is a fake one.
     """
 
-    def __init__(self, supervisord: Any, defaults: dict[str, str]) -> None:
-        self.world = World()
+    def __init__(
+        self, supervisord: Any, defaults: dict[str, str], world: Optional[World] = None
+    ) -> None:
+        self.world = World() if world is None else world
         self.driver = Driver()
         self._file = SettingsFile(supervisord.options, DEFAULTS, defaults)
         self.supervised = Supervised(

@@ -48,6 +48,24 @@ class World:
             for child in identity.children(parent)
         ]
 
+    def strays(self) -> list[Process]:
+        """Return the processes older than we that lost their parent: children of our ancestors.
+
+        Not every process of the host is looked at. We and our ancestors are none of them.
+        """
+        own = self.own_pid()
+        line = identity.ancestors(own)
+        me = identity.lookup(own)
+        return [
+            child
+            for parent in line
+            for child in identity.children(parent)
+            if child.pid not in (own, *line) and me is not None and child.start <= me.start
+        ]
+
+    def owner(self, process: Process) -> Optional[int]:
+        return identity.owner(process.pid)
+
     def environment(self, process: Process) -> dict[str, str]:
         return identity.environment(process.pid)
 

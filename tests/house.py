@@ -192,7 +192,7 @@ class House:
     def _is_complete(self) -> bool:
         """Tell whether every worker of every gunicorn here has been forked."""
         wanted = [int(number) for number in re.findall(r"--workers (\d+)", self._sections)]
-        return len(self.family()) >= sum(wanted) + len(wanted)
+        return len({*self.family(), *self.application()}) >= sum(wanted) + len(wanted)
 
     @property
     def alive(self) -> bool:
