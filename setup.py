@@ -10,6 +10,8 @@ version = re.search(
     re.MULTILINE,
 ).group(1)
 
+DEMO = ["gunicorn>=20.1"]
+
 setup(
     name="supervisor_hotreload",
     version=version,
@@ -22,15 +24,16 @@ setup(
     python_requires=">=3.9",
     install_requires=["supervisor>=4.2.5", "psutil>=5.9"],
     extras_require={
+        "demo": DEMO,
         "test": [
+            *DEMO,
             "pytest>=7",
             "hypothesis>=6.100",
-            "gunicorn>=20.1",
             "ruff>=0.9",
             "mypy>=1.14",
         ],
     },
-    entry_points={"console_scripts": []},
+    entry_points={"console_scripts": ["hotreload-demo = supervisor_hotreload.demo:main"]},
     classifiers=[
         "Development Status :: 4 - Beta",
         "Environment :: No Input/Output (Daemon)",
