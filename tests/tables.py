@@ -43,7 +43,7 @@ def environment(
     if not stamp.exists() or stamp.read_text() != wanted:
         shutil.rmtree(folder, ignore_errors=True)
         subprocess.run([python, "-m", "venv", folder], check=True, env=_outside())
-        _pip(inside, "install", *requirements, "psutil>=5.9")
+        _pip(inside, "install", "--only-binary=gevent,greenlet", *requirements, "psutil>=5.9")
         stamp.write_text(wanted)
     _pip(inside, "install", "--no-deps", "--force-reinstall", str(product))
     return inside
