@@ -45,13 +45,20 @@ def app(environ, start_response):
 """
 
 CONFIG = """\
-# Tells when a worker has imported the app, and when it is told to end.
+# Tells when a worker has imported the app, and when a master or worker is told to end.
 import os, signal, time
 
 def note(event):
     line = f"{event} {os.getpid()} {time.monotonic()}\\n"
     with open(%r, "a") as events:
         events.write(line)
+
+def when_ready(master):
+    handle_term = master.handle_term
+    def term(*number):
+        note("term")
+        handle_term(*number)
+    master.handle_term = term
 
 def post_worker_init(worker):
     note("ready")
@@ -71,7 +78,7 @@ class Patient(Load):
 
 @dataclass(frozen=True)
 class Event:
-    """What a worker has noted, at a monotonic time."""
+    """What a master or worker has noted, at a monotonic time."""
 
     what: str
     pid: int
@@ -112,7 +119,7 @@ class Round:
     :param quiet: the longest wait of a fast client without a reload.
     :param longest: that during it.
     :param total: from the command's start until v2 answers and v1's processes are gone.
-    :param drain: from the first TERM to an old worker until they are gone.
+    :param drain: from the first TERM to an old process until they are gone.
     """
 
     fast: int
@@ -138,7 +145,7 @@ def ready(made: House) -> set[int]:
 def command(made: House, port: int) -> str:
     return (
         f"{made.bin}/gunicorn --workers {WORKERS} --bind 127.0.0.1:{port} "
-        f"-c {made.root}/hooks.py app:app"
+        f"-c {made.root}/hooks.py --chdir {made.root}/current app:app"  # HUP follows that alone
     )
 
 
@@ -181,14 +188,16 @@ def run(way: Way, python: pathlib.Path) -> Round:
                 stdout=subprocess.DEVNULL,
             )
             try:
-                wait_until(lambda: gone(old) and load.releases["v2"], 60, "v1 is gone, v2 answers")
+                ended = wait_until(lambda: gone(old), 60, "v1 is gone")
+                wait_until(lambda: load.releases["v2"], 60, "v2 answers")
                 total = time.monotonic() - began
                 assert asking.wait(60) == 0, f"supervisorctl {' '.join(way.trigger)} fails"
             finally:
                 asking.kill()
                 asking.wait()
             time.sleep(1)  # what still went wrong would show now
-        told = [e.at for e in events(made) if e.what == "term" and e.pid in workers]
+        pids = {process.pid for process in old}
+        told = [e.at for e in events(made) if e.what == "term" and e.pid in pids]
         fast = sum(text.startswith("/:") for text in load.dropped)
         return Round(
             fast,
@@ -196,12 +205,13 @@ def run(way: Way, python: pathlib.Path) -> Round:
             quiet,
             load.longest,
             total,
-            began + total - min(told),
+            ended - min(told),
         )
 
 
-def gone(processes: list[psutil.Process]) -> bool:
-    return not any(map(lives, processes))
+def gone(processes: list[psutil.Process]) -> float:
+    """Return the time when none of *processes* lives, 0 while one does."""
+    return 0.0 if any(map(lives, processes)) else time.monotonic()
 
 
 def lives(process: psutil.Process) -> bool:
@@ -289,7 +299,7 @@ from v1 to v2. {count} rounds; each round runs every way once, one after the oth
 *dropped*: requests without a complete 200 in all rounds, fast + slow ones. The rest are medians.
 *without*, *during*: the longest wait of a fast client without and during the reload. *total*:
 from the start of supervisorctl until v2 answers and every old process is gone. *drain*: from the
-first TERM to an old worker until every old process is gone. *overhead* = total - (boot + drain),
+first TERM to an old process until every one of them is gone. *overhead* = total - (boot + drain),
 with boot = {booted:.2f} s: the same gunicorn started alone beside the loaded one, until its last
 worker has imported the app. Where boot and drain overlap, it is negative. A supervisorctl that
 asks for nothing but a pid takes {asked:.2f} s of it.
