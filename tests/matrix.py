@@ -113,8 +113,8 @@ def impossible(cell: Cell) -> Optional[str]:
     """Return why *cell* cannot exist."""
     if cell.worker == "asgi" and cell.gunicorn in GUNICORNS[:4]:
         return "the asgi worker came with gunicorn 25"
-    if cell.python == "3.9" and cell.gunicorn == "25.3.0":
-        return "gunicorn 25.3.0 needs Python 3.10"
+    if cell.python == "3.9" and cell.gunicorn in GUNICORNS[4:]:
+        return "gunicorn newer than 23.0.0 needs Python 3.10"
     return None
 
 
@@ -222,7 +222,8 @@ def run(cell: Cell, python: pathlib.Path) -> Result:
                 done = made.ctl("hotreload", "myapp")
                 seconds = max(seconds, time.monotonic() - began)
                 if done.returncode != 0:
-                    complaint = done.stdout.strip().splitlines()[-1]
+                    print(f"{cell}: {done.stdout}{done.stderr}{made.log()}", file=sys.stderr)
+                    complaint = (done.stdout.strip() or "no answer").splitlines()[-1][:60]
                     break
                 wait_until(lambda name=release: load.releases[name], what=f"{release} answers")
             longest = load.longest
@@ -280,7 +281,8 @@ def measure(
         try:
             result = run(cell, python)
         except AssertionError as error:
-            result = Result(0, 0, 0, 0, 0, str(error).strip().splitlines()[-1])
+            print(f"{cell}: {error}", file=sys.stderr)
+            result = Result(0, 0, 0, 0, 0, str(error).strip().splitlines()[0][:60])
         rows.append(row(cell, gunicorn, result))
         good = good and not result.complaint and (not result.dropped or bool(leaky(cell)))
         print("  ".join(rows[-1]), flush=True)

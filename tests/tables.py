@@ -22,7 +22,8 @@ class CannotInstall(Exception):
 
 def wheel() -> pathlib.Path:
     """Build the product once and return its wheel: what users install is what is measured."""
-    shutil.rmtree(WHEELS, ignore_errors=True)
+    for stale in (WHEELS, REPO / "build"):
+        shutil.rmtree(stale, ignore_errors=True)
     _pip(pathlib.Path(sys.executable), "wheel", "--no-deps", "--wheel-dir", str(WHEELS), str(REPO))
     return next(WHEELS.glob("supervisor_hotreload-*.whl"))
 
