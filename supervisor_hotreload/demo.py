@@ -245,8 +245,8 @@ class Stage:
     """
 
     def __init__(self, tools: str) -> None:
-        self.root = _directory()
         self.port = _free_port()
+        self.root = _directory()
         self._tools = tools
         self._supervisord: Optional[subprocess.Popen[bytes]] = None
 
@@ -375,10 +375,9 @@ class Stage:
 def _directory() -> pathlib.Path:
     """Make a temporary directory in which a unix socket has a path that is short enough."""
     room = 100 - len("/hotreload-demo-12345678/supervisor.sock.1234567")
-    where = tempfile.gettempdir()
-    return pathlib.Path(
-        tempfile.mkdtemp(prefix="hotreload-demo-", dir=where if len(where) < room else "/tmp")
-    ).resolve()
+    where = os.path.realpath(tempfile.gettempdir())
+    short = where if len(where) < room else os.path.realpath("/tmp")
+    return pathlib.Path(tempfile.mkdtemp(prefix="hotreload-demo-", dir=short))
 
 
 def _free_port() -> int:
@@ -522,16 +521,27 @@ def reload(stage: Stage, interrupts: Interrupts, clients: Clients, broken: bool)
     say(f"dropped   {len(clients.dropped)} of {total:,} requests")
     for text, count in Counter(clients.dropped).most_common(5):
         say(f"          {count} times {text}")
-    return verdict(exit_status, clients, stage.serves(), before.master != after.master)
+    wrong = []
+    if sys.platform.startswith("linux") and after.parent != stage.pid:
+        wrong.append(f"the parent of pid {after.master} is not supervisord")
+    replaced = before.master != after.master
+    return wrong + verdict(exit_status, clients, stage.serves(), replaced)
 
 
 def verdict(exit_status: int, clients: Clients, serving: str, replaced: bool) -> list[str]:
-    """Return what did not go as promised."""
+    """Return what did not go as promised.
+
+    :param exit_status: that of ``supervisorctl hotreload``.
+    :param serving: the release that answers at the end.
+    :param replaced: there is a new master.
+    """
     wrong = []
     if exit_status != 0:
         wrong.append(f"the reload failed; {serving or 'nothing'} serves")
-    elif serving != "v2" or not replaced:
+    elif serving != "v2":
         wrong.append(f"the reload succeeded, but {serving or 'nothing'} serves")
+    elif not replaced:
+        wrong.append("the reload succeeded, but the master is the old one")
     if clients.dropped:
         wrong.append(f"{len(clients.dropped)} requests were dropped")
     if not clients.answers:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import os
 import pathlib
 import re
 import shutil
@@ -157,8 +158,9 @@ def _position(cell: Cell) -> tuple[int, ...]:
 def interpreters() -> dict[str, pathlib.Path]:
     """Return the Pythons of this machine: pyenv's first, then those of PATH."""
     found: dict[str, pathlib.Path] = {}
+    pyenv = pathlib.Path(os.environ.get("PYENV_ROOT", pathlib.Path.home() / ".pyenv"))
     for version in PYTHONS:
-        homes = sorted(pathlib.Path("/root/.pyenv/versions").glob(f"{version}.*/bin/python"))
+        homes = sorted(pyenv.glob(f"versions/{version}.*/bin/python"))
         on_path = shutil.which(f"python{version}")
         candidates = [*homes, *([pathlib.Path(on_path)] if on_path else [])]
         with contextlib.suppress(StopIteration):
