@@ -10,6 +10,8 @@ version = re.search(
     re.MULTILINE,
 ).group(1)
 
+DEMO = ["gunicorn>=20.1"]
+
 setup(
     name="supervisor_hotreload",
     version=version,
@@ -26,10 +28,12 @@ setup(
             "pyramid>=2.0",
             "setuptools<82; python_version < '3.10'",  # Pyramid 2.0 imports pkg_resources
         ],
+        "demo": DEMO,
         "test": [
-            "pytest>=7",
+            *DEMO,
+            "pytest>=7.4",
+            "pytest-xdist>=3.3",
             "hypothesis>=6.100",
-            "gunicorn>=20.1",
             "ruff>=0.9",
             "mypy>=1.14",
             # the servers and frameworks of tests/forks
@@ -45,7 +49,7 @@ setup(
             "setuptools<82; python_version < '3.10'",  # Pyramid 2.0 imports pkg_resources
         ],
     },
-    entry_points={"console_scripts": []},
+    entry_points={"console_scripts": ["hotreload-demo = supervisor_hotreload.demo:main"]},
     classifiers=[
         "Development Status :: 4 - Beta",
         "Environment :: No Input/Output (Daemon)",

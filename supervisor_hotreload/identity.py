@@ -176,6 +176,8 @@ def heartbeats(pid: int) -> dict[tuple[int, int], Beat]:
             if not os.path.basename(os.readlink(path)).startswith("wgunicorn-"):
                 continue
             seen = os.stat(path)
+        except PermissionError:  # a root without CAP_SYS_PTRACE may list but not look
+            raise Unreadable(f"{path}: permission denied") from None
         except OSError:
             continue  # closed between two looks
         if not mode.S_ISREG(seen.st_mode):
@@ -208,6 +210,29 @@ def arguments(pid: int) -> list[str]:
     except OSError:
         return []
     return [_text(item) for item in raw.split(b"\0") if item]
+
+
+def executable(pid: int) -> str:
+    """Return the name of the file that *pid* executes, empty when hidden."""
+    try:
+        name = os.path.basename(os.readlink(f"/proc/{pid}/exe"))
+    except OSError:
+        return ""
+    return name[: -len(" (deleted)")] if name.endswith(" (deleted)") else name
+
+
+def directory(pid: int) -> str:
+    """Return the working directory of *pid*, empty when hidden."""
+    try:
+        return os.readlink(f"/proc/{pid}/cwd")
+    except OSError:
+        return ""
+
+
+def catches(pid: int, number: int) -> Optional[bool]:
+    """Tell whether *pid* has a handler for the signal (proc(5), SigCgt); None when unknown."""
+    mask = _status_field(pid, b"SigCgt:")
+    return None if mask is None else bool(int(mask, 16) >> (number - 1) & 1)
 
 
 def _text(raw: bytes) -> str:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
-from typing import Optional
 
-from supervisor_hotreload.identity import LINUX, Process, Unreadable
-from supervisor_hotreload.world import World
+from supervisor_hotreload.identity import LINUX, Unreadable
 
 LISTEN = "0A"
 """A TCP socket's state (/proc/net/tcp)."""
@@ -50,15 +48,12 @@ def listening(pid: int) -> dict[int, str]:
     return found
 
 
-def sockets(process: Process, known: Optional[dict[int, str]] = None) -> Sockets:
-    """Return which sockets *process* listens on, and from which it accepts.
+def sockets(pid: int, known: Container[int]) -> Sockets:
+    """Return which of *known*, that :func:`listening` has told, *pid* holds and accepts from.
 
-    :param known: what :func:`listening` has returned, so that it is asked once
-        for many processes.
     :raises Unreadable: when the kernel hides the descriptors.
     """
-    links = descriptors(process.pid)
-    known = listening(process.pid) if known is None else known
+    links = descriptors(pid)
     held: dict[str, int] = {}
     for descriptor, link in links.items():
         if link.startswith("socket:[") and int(link[8:-1]) in known:
@@ -66,29 +61,9 @@ def sockets(process: Process, known: Optional[dict[int, str]] = None) -> Sockets
     accepted: set[int] = set()
     for descriptor, link in links.items():
         if held and link == "anon_inode:[eventpoll]":
-            watched = _watched(process.pid, descriptor)
+            watched = _watched(pid, descriptor)
             accepted.update(inode for key, inode in held.items() if key in watched)
     return Sockets(frozenset(held.values()), frozenset(accepted))
-
-
-def accepting(world: World, processes: list[Process]) -> list[Process]:
-    """Return those of *processes* that accept connections.
-
-    :raises Unreadable: when the kernel hides the descriptors of a living one.
-    """
-    if not processes:
-        return []
-    known = listening(processes[0].pid)
-    return [p for p in processes if sockets(p, known).accepted and world.alive(p)]
-
-
-def shared(world: World, process: Process) -> bool:
-    """Tell whether *process* shares a listening socket with a child of its own."""
-    try:
-        own = sockets(process).held
-        return bool(own) and any(own & sockets(child).held for child in world.children(process))
-    except Unreadable:
-        return False
 
 
 def descriptors(pid: int) -> dict[str, str]:

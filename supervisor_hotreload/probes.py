@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container
-from typing import Optional, Union
+from typing import Callable, Optional, Union
 
 from supervisor_hotreload.identity import Beat, Process, Unreadable
 from supervisor_hotreload.model import Progress, Readiness
@@ -28,6 +28,28 @@ def shares(world: World, beats: Container[tuple[int, int]], child: Process) -> b
         return any(key in beats for key in world.heartbeats(child))
     except Unreadable:
         return True
+
+
+def accepting(world: World, processes: list[Process]) -> list[Process]:
+    """Return those of *processes* that accept connections.
+
+    :raises Unreadable: when the kernel hides the descriptors of a living one.
+    """
+    if not processes:
+        return []
+    known = world.listening(processes[0])
+    return [p for p in processes if world.sockets(p, known).accepted and world.alive(p)]
+
+
+def shared(world: World, process: Process) -> bool:
+    """Tell whether *process* shares a listening socket with a child of its own."""
+    try:
+        known = world.listening(process)
+        own = world.sockets(process, known).held
+        children = world.children(process)
+        return bool(own) and any(own & world.sockets(child, known).held for child in children)
+    except Unreadable:
+        return False
 
 
 class Heartbeat:
@@ -82,6 +104,93 @@ class Settle:
             return Readiness(len(workers))
         total = max(self._expected, len(workers))
         return Progress(f"{len(workers)}/{total} workers started", len(workers), total)
+
+
+class Accepting:
+    """Ready when as many new children of a master accept as the old generation had.
+
+    A process that accepts has the listening socket in its epoll set, not a
+    moment earlier. Fewer are enough when every one that holds the socket
+    accepts and that has been so for a while: some servers start fewer.
+
+    :param before: the children that there were before the reload.
+    """
+
+    def __init__(self, world: World, expected: int, before: Container[Process]) -> None:
+        self._world = world
+        self._expected = max(expected, 1)
+        self._before = before
+        self._set: frozenset[Process] = frozenset()
+        self._since = 0.0
+
+    def __call__(self, master: Process) -> Verdict:
+        """Return Readiness, or how many new workers of *master* accept.
+
+        :raises Unreadable: when the kernel hides their descriptors.
+        """
+        world = self._world
+        new = [child for child in world.children(master) if child not in self._before]
+        known = world.listening(master)
+        held = {child: world.sockets(child, known) for child in new}
+        ready = frozenset(child for child in new if held[child].accepted)
+        waiting = [child for child in new if held[child].held and child not in ready]
+        now = world.now()
+        if ready != self._set:
+            self._set, self._since = ready, now
+        steady = not waiting and not self._left(master) and now - self._since >= STEADY
+        if len(ready) >= self._expected or (ready and steady):
+            return Readiness(len(ready))
+        total = max(self._expected, len(ready))
+        return Progress(f"worker {len(ready)} of {total} accepts", len(ready), total)
+
+    def _left(self, master: Process) -> bool:
+        """Tell whether an old worker accepts still."""
+        old = [child for child in self._world.children(master) if child in self._before]
+        return bool(accepting(self._world, old))
+
+
+class Renewed:
+    """Ready when the new children of a master have been the same for some seconds: a guess.
+
+    :param before: the children that there were before the reload.
+    """
+
+    def __init__(
+        self, world: World, expected: int, before: Container[Process], seconds: float
+    ) -> None:
+        self._world = world
+        self._expected = max(expected, 1)
+        self._before = before
+        self._seconds = seconds
+        self._workers: list[Process] = []
+        self._since = world.now()
+
+    def __call__(self, master: Process) -> Verdict:
+        children = self._world.children(master)
+        new = [child for child in children if child not in self._before]
+        now = self._world.now()
+        if new != self._workers:
+            self._workers, self._since = new, now
+        if len(new) >= self._expected and now - self._since >= self._seconds:
+            return Readiness(len(new))
+        total = max(self._expected, len(new))
+        return Progress(f"{len(new)} of {total} new workers started", len(new), total)
+
+
+class Then:
+    """Ready when *first* has been and *second* is: an address is shared by generations."""
+
+    def __init__(self, first: Callable[[Process], Verdict], second: Callable[[Process], Verdict]):
+        self._first = first
+        self._second = second
+        self._verdict: Verdict = Progress("")
+
+    def __call__(self, master: Process) -> Verdict:
+        if not self._verdict:
+            self._verdict = self._first(master)
+            if not self._verdict:
+                return self._verdict
+        return self._verdict if (asked := self._second(master)) else asked
 
 
 class Watch:

@@ -67,10 +67,13 @@ class Reloads:
 
     :param supervisord: supervisor's Supervisor.
     :param defaults: the keys of [rpcinterface:hotreload].
+    :param world: the real one unless it is a fake one.
     """
 
-    def __init__(self, supervisord: Any, defaults: dict[str, str]) -> None:
-        self.world = World()
+    def __init__(
+        self, supervisord: Any, defaults: dict[str, str], world: Optional[World] = None
+    ) -> None:
+        self.world = World() if world is None else world
         self.driver = Driver()
         self._file = SettingsFile(supervisord.options, DEFAULTS, defaults)
         self.supervised = Supervised(
@@ -249,12 +252,13 @@ class Reloads:
         self._must_be_alone(tracked, found.old)
         family, program = found.family, tracked.program
         policy = replace(policy, strategy=self._strategy(tracked, found, policy))
-        family.admit(self.world, found.old, program, policy.strategy)
+        family.admit(self.world, found.old, policy, program)
         ready, why = family.readiness(found.old, policy)
         policy = replace(policy, ready=ready)
         for line in (why, *family.warnings(program)):
             if line:
                 reload.say(line)
+        self._look_at_pidfile(reload, found.old, policy)
         self._run(tracked, reload, found, policy, None)
 
     def _strategy(self, tracked: Tracked, found: Found, policy: Policy) -> str:
@@ -345,6 +349,21 @@ class Reloads:
         family = servers.named(tracked.program)
         lacking = family.lacks(tracked.program) if family is not None else "workers yet"
         return Failure(Fault.STILL_STARTING, f"{tracked.name} (pid {tracked.pid}) has no {lacking}")
+
+    def _look_at_pidfile(self, reload: Reload, old: Any, policy: Policy) -> None:
+        """Say what is wrong with the pidfile; it is a hint, and never believed alone."""
+        if policy.pidfile is None:
+            return
+        try:
+            named = self.world.read_pid(policy.pidfile)
+        except ValueError as error:
+            reload.say(f"warning: {error}; going by kinship")
+            return
+        if named != old.master.pid:
+            reload.say(
+                f"warning: pidfile {policy.pidfile}: names pid {named}, which is not the master "
+                f"({old.master}); going by kinship"
+            )
 
     def _must_be_alone(self, tracked: Tracked, old: Any) -> None:
         elders = tracked.living_elders()

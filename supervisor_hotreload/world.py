@@ -9,10 +9,12 @@ import os
 import signal
 import stat
 import time
+from collections.abc import Container
 from typing import Optional
 
-from supervisor_hotreload import identity
+from supervisor_hotreload import identity, listeners
 from supervisor_hotreload.identity import Beat, Process, Status
+from supervisor_hotreload.listeners import Sockets
 
 
 class World:
@@ -21,6 +23,9 @@ class World:
     def now(self) -> float:
         """Return the monotonic clock, in seconds."""
         return time.monotonic()
+
+    def own_pid(self) -> int:
+        return os.getpid()
 
     def status(self, pid: int) -> Optional[Status]:
         return identity.status(pid)
@@ -36,8 +41,58 @@ class World:
         found = identity.children(process.pid)
         return found if self.alive(process) else []
 
+    def orphanage(self) -> list[Process]:
+        """Return our children, and those of our ancestors: the kernel hands orphans to them."""
+        own = self.own_pid()
+        return [
+            child
+            for parent in (own, *identity.ancestors(own))
+            for child in identity.children(parent)
+        ]
+
+    def strays(self) -> list[Process]:
+        """Return the processes older than we that lost their parent: children of our ancestors.
+
+        Not every process of the host is looked at. We and our ancestors are none of them.
+        """
+        own = self.own_pid()
+        line = identity.ancestors(own)
+        me = identity.lookup(own)
+        return [
+            child
+            for parent in line
+            for child in identity.children(parent)
+            if child.pid not in (own, *line) and me is not None and child.start <= me.start
+        ]
+
+    def owner(self, process: Process) -> Optional[int]:
+        return identity.owner(process.pid)
+
+    def environment(self, process: Process) -> dict[str, str]:
+        return identity.environment(process.pid)
+
     def heartbeats(self, process: Process) -> dict[tuple[int, int], Beat]:
         return identity.heartbeats(process.pid)
+
+    def listening(self, process: Process) -> dict[int, str]:
+        return listeners.listening(process.pid)
+
+    def sockets(self, process: Process, known: Container[int]) -> Sockets:
+        return listeners.sockets(process.pid, known)
+
+    def descriptors(self, process: Process) -> dict[str, str]:
+        return listeners.descriptors(process.pid)
+
+    def program(self, process: Process) -> str:
+        """Return the name of the file that *process* executes, '' when hidden."""
+        return identity.executable(process.pid)
+
+    def directory(self, process: Process) -> str:
+        return identity.directory(process.pid)
+
+    def catches(self, process: Process, name: str) -> Optional[bool]:
+        """Tell whether *process* has a handler for the signal *name* ('HUP')."""
+        return identity.catches(process.pid, signal.Signals[f"SIG{name}"])
 
     def arguments(self, process: Process) -> list[str]:
         return identity.arguments(process.pid)
@@ -92,7 +147,7 @@ class World:
             raise ValueError(f"pidfile {path}: {error.strerror}") from None
         digits = text.strip()
         if not digits.isdigit() or len(text) >= 32:
-            raise ValueError(f"pidfile {path}: not a pid: {text[:16]!r}")
+            raise ValueError(f"pidfile {path}: what it holds is not a pid")
         pid = int(digits)
         if not 1 < pid < 1 << 31:
             raise ValueError(f"pidfile {path}: {pid} cannot be the pid of a server")

@@ -93,6 +93,7 @@ class House:
         self._gunicorn = pathlib.Path(sys.executable).parent / "gunicorn"
         self.port = free_port()
         self.environment = dict(os.environ, PYTHONDONTWRITEBYTECODE="1", HOME=str(root))
+        self.wrapper: list[str] = []
         self.environment["PYTHONPATH"] = str(pathlib.Path(__file__).parent.parent)
         self._process: Optional[subprocess.Popen[bytes]] = None
         self._pids: set[psutil.Process] = set()
@@ -176,7 +177,8 @@ class House:
     def start(self, running: str = "myapp") -> None:
         """Start supervisord and wait until *running* is RUNNING and gunicorn has workers."""
         configuration = str(self.root / "supervisord.conf")
-        command = [self.python, "-m", "supervisor.supervisord", "-n", "-c", configuration]
+        command = [*self.wrapper, self.python]
+        command += ["-m", "supervisor.supervisord", "-n", "-c", configuration]
         with open(self.root / "console.log", "ab") as console:
             self._process = subprocess.Popen(
                 command, cwd=self.root, env=self.environment, stdout=console, stderr=console
@@ -190,7 +192,7 @@ class House:
     def _is_complete(self) -> bool:
         """Tell whether every worker of every gunicorn here has been forked."""
         wanted = [int(number) for number in re.findall(r"--workers (\d+)", self._sections)]
-        return len(self.family()) >= sum(wanted) + len(wanted)
+        return len({*self.family(), *self.application()}) >= sum(wanted) + len(wanted)
 
     @property
     def alive(self) -> bool:

@@ -1,8 +1,9 @@
 """An rpcinterface plugin for tests: breaks hotreload from inside a real supervisord.
 
 ``break`` names a method of servers.gunicorn.Gunicorn, or of Keeper, that is to
-raise; ``times`` notes the processor time of every step of a reload in the file it
-names; ``polls`` counts the turns of supervisord's loop there.
+raise; ``times`` names a file for the processor time of every step of a reload;
+``polls`` counts the turns of supervisord's loop; ``setClock`` lets the system
+clock jump as supervisord sees it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,12 @@ class SaboteurRPCInterface:
     def getTurns(self) -> int:
         """@return int result  how often supervisord has polled"""
         return self.turns
+
+    def setClock(self, seconds: int) -> bool:
+        """@return boolean result  the system clock is *seconds* off from now on"""
+        real = time.clock_gettime
+        time.time = lambda: real(time.CLOCK_REALTIME) + seconds
+        return True
 
 
 def make_saboteur_rpcinterface(supervisord: Any, **config: str) -> SaboteurRPCInterface:

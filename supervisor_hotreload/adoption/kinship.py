@@ -6,13 +6,12 @@ pidfile names and that is no kin is nobody's heir.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Callable, Optional
 
 from supervisor_hotreload import servers
-from supervisor_hotreload.identity import Process, ancestors, children
+from supervisor_hotreload.identity import Process
 from supervisor_hotreload.world import World
 
 
@@ -92,16 +91,11 @@ def orphans(world: World, dead: Lineage) -> list[Process]:
     """Return what the program's process group has left: children of us, or of our ancestors
     where this system has no subreaper."""
     found = []
-    own = os.getpid()
-    for parent in (own, *ancestors(own)):
-        for child in children(parent):
-            status = world.status(child.pid)
-            if (
-                status is not None
-                and status.group == dead.group
-                and child.start >= dead.tracked.start
-            ):
-                found.append(child)
+    for child in world.orphanage():
+        status = world.status(child.pid)
+        ours = status is not None and status.group == dead.group
+        if ours and child.start >= dead.tracked.start:
+            found.append(child)
     return found
 
 

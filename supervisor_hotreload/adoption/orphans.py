@@ -9,20 +9,11 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Iterator
 from typing import Any, Optional
 
 from supervisor_hotreload import servers
 from supervisor_hotreload.adoption.tracked import Tracked
-from supervisor_hotreload.identity import (
-    Process,
-    ancestors,
-    arguments,
-    children,
-    environment,
-    lookup,
-    owner,
-)
+from supervisor_hotreload.identity import Process
 from supervisor_hotreload.world import World
 
 
@@ -33,8 +24,8 @@ def find(world: World, tracked: Tracked, pidfile: Optional[str]) -> Optional[Pro
     """
     verdicts = [
         (process, _doubt(world, tracked, process))
-        for process in strays()
-        if _was_given_to(tracked, process) or _named(world, process, pidfile)
+        for process in world.strays()
+        if _was_given_to(world, tracked, process) or _named(world, process, pidfile)
     ]
     sure = [process for process, doubt in verdicts if doubt is None]
     if len(sure) == 1:
@@ -48,22 +39,9 @@ def find(world: World, tracked: Tracked, pidfile: Optional[str]) -> Optional[Pro
     return None
 
 
-def strays() -> Iterator[Process]:
-    """Yield the processes that lost their parent: they are children of our ancestors.
-
-    Not every process of the host is looked at. We and ours are none of them.
-    """
-    own = {os.getpid(), *ancestors(os.getpid())}
-    me = lookup(os.getpid())
-    for parent in own - {os.getpid()}:
-        for child in children(parent):
-            if child.pid not in own and me is not None and child.start <= me.start:
-                yield child
-
-
-def _was_given_to(tracked: Tracked, process: Process) -> bool:
+def _was_given_to(world: World, tracked: Tracked, process: Process) -> bool:
     """Tell whether supervisord has given *process* the names of the program (Subprocess.spawn)."""
-    given = environment(process.pid)
+    given = world.environment(process)
     config = tracked.process.config
     expected = {
         "SUPERVISOR_ENABLED": "1",
@@ -88,9 +66,9 @@ def _doubt(world: World, tracked: Tracked, process: Process) -> Optional[str]:
     """Return why *process* is not taken for the program, None when it is."""
     config = tracked.process.config
     user = os.getuid() if config.uid is None else config.uid
-    if owner(process.pid) != user:
+    if world.owner(process) != user:
         return f"does not run as user id {user}"
-    words = arguments(process.pid)
+    words = world.arguments(process)
     name = os.path.basename(tracked.process.config.command.split()[0])
     if not any(name in word for word in words):
         return f"does not run {name}"

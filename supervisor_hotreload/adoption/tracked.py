@@ -1,9 +1,10 @@
 """One supervised process, whose generations follow one another.
 
-Four methods are changed on the one Subprocess instance, none on the class:
+Five methods are changed on the one Subprocess instance, none on the class:
 ``finish`` finds an heir before supervisord declares the program dead,
-``kill`` ends both generations, ``signal`` may turn HUP into a reload, and
-``transition`` waits until a port is free before it spawns.
+``kill`` ends both generations, ``signal`` may turn HUP into a reload,
+``transition`` waits until a port is free before it spawns, and ``spawn`` ends
+what an operator's start would find in its way.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class Tracked:
     def watched(self) -> bool:
         """Tell whether the tracked process is no child of supervisord's."""
         status = self._world.status(self.pid) if self.pid else None
-        return status is not None and status.parent != os.getpid()
+        return status is not None and status.parent != self._world.own_pid()
 
     @property
     def running(self) -> bool:
@@ -176,8 +177,10 @@ class Tracked:
             return
         self.note()
         old, status = self._lineage, self._world.status(self.pid)
-        if status is not None and status.parent == os.getpid():
+        if status is not None and status.parent == self._world.own_pid():
             self._options.pidhistory[self.pid] = Retired(self)
+        elif status is not None:
+            del self._options.pidhistory[self.pid]  # nobody will reap it here
         self.successor = None
         self.generation += 1
         if old is not None:
@@ -227,7 +230,11 @@ class Tracked:
         """The watched *process* has ended: tell supervisord as its own reap() would."""
         self._watch = None
         status = self._world.status(process.pid)
-        if status is not None and status.process == process and status.parent == os.getpid():
+        if (
+            status is not None
+            and status.process == process
+            and status.parent == self._world.own_pid()
+        ):
             return  # it is a child after all, supervisord reaps it with its real status
         if self.pid != process.pid:
             return
@@ -239,12 +246,12 @@ class Tracked:
         how = f"exit status {code}" if code >= 0 else f"terminated by signal {-code}"
         self.logger.info(f"hotreload: {self.name}: the old generation (pid {pid}) ended ({how})")
 
-    # -- the four seams
+    # -- the five seams
 
     def _hook(self) -> None:
         process = self.process
         finish, kill = process.finish, process.kill
-        send, transition = process.signal, process.transition
+        send, transition, spawn = process.signal, process.transition, process.spawn
 
         def hooked_finish(pid: int, sts: int) -> None:
             if not self._guarded(lambda: self._inherit(pid), False):
@@ -271,7 +278,11 @@ class Tracked:
             if not self._guarded(self._holds, False):
                 transition()
 
-        process.finish, process.kill = hooked_finish, hooked_kill
+        def hooked_spawn() -> Any:
+            self._guarded(lambda: self._end_all(self.living_elders(), signal.SIGKILL), None)
+            return spawn()
+
+        process.finish, process.kill, process.spawn = hooked_finish, hooked_kill, hooked_spawn
         process.signal, process.transition = hooked_signal, hooked_transition
 
     def _guarded(self, function: Callable[[], Any], otherwise: Any) -> Any:

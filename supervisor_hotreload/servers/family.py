@@ -7,12 +7,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
 
-from supervisor_hotreload.identity import Process
-from supervisor_hotreload.model import Policy, Ready
+from supervisor_hotreload.endpoints import Endpoint
+from supervisor_hotreload.identity import Process, Unreadable
+from supervisor_hotreload.model import Failure, Fault, Policy, Progress, Ready
+from supervisor_hotreload.probes import STEADY, Accepting, Renewed, Then, Verdict, accepting
 from supervisor_hotreload.world import World
 
 GUESS = Ready("settle", 10.0)
 """How to tell readiness where nothing better can be seen, and nothing else is set."""
+
+ACCEPTING = Ready("accepting")
 
 DEPTH = 3
 """How many shells or wrappers deep the master may sit under the supervised pid."""
@@ -133,7 +137,7 @@ class Family:
         """Return what is wrong with the way a program is configured."""
         return ()
 
-    def admit(self, world: World, old: Any, program: Program, strategy: str) -> None:
+    def admit(self, world: World, old: Any, policy: Policy, program: Program) -> None:
         """Refuse what cannot be reloaded now.
 
         :raises Failure: with the cure.
@@ -141,7 +145,17 @@ class Family:
 
     def readiness(self, old: Any, policy: Policy) -> tuple[Ready, str]:
         """Return how readiness is told, and why so when that is worth a line."""
-        return policy.ready, ""
+        if policy.ready.kind != "heartbeat":
+            return policy.ready, f"ready = {policy.ready}, as it is set"
+        if not old.readable:
+            return GUESS, (
+                f"warning: the descriptors below pid {old.master.pid} cannot be read (permission "
+                f"denied); ready = {GUESS} is used instead, which is a guess"
+            )
+        return ACCEPTING, (
+            f"ready = {ACCEPTING}: a worker counts from the moment when the listening socket is in "
+            f"its epoll set; there are {old.workers}"
+        )
 
     def trial(self, world: World, old: Any, program: Program) -> Optional[Trial]:
         """Return the default ``check_before``, None where the family has none."""
@@ -170,29 +184,94 @@ class Family:
         return True
 
 
-def topmost(
-    world: World, tracked: Process, fits: Callable[[Process, list[Process]], bool]
-) -> Optional[Generation]:
-    """Return the generation of the topmost process under *tracked* that *fits*.
+@dataclass
+class Crew(Generation):
+    """A generation whose workers are told by what they accept from.
 
-    :param fits: called with a process and its children.
+    :param accepting: the children that do; all children where that cannot be seen.
     """
+
+    accepting: frozenset[Process] = frozenset()
+
+    @property
+    def workers(self) -> int:
+        return len(self.accepting)
+
+
+def crew(
+    world: World, tracked: Process, fits: Callable[[Process], bool] = lambda process: True
+) -> Optional[Crew]:
+    """Return the generation of the topmost process under *tracked* that *fits* and has
+    children that accept connections.
+
+    Where nothing can be seen, the topmost one that fits and has children.
+    """
+    hidden: Optional[Crew] = None
     level = [tracked]
     for _ in range(DEPTH):
         below: list[Process] = []
         for process in level:
             children = world.children(process)
-            if children and fits(process, children):
-                return generation(world, tracked, process, children)
             below.extend(children)
+            if not children or not fits(process):
+                continue
+            status = world.status(process.pid)
+            image = status.image if status is not None else 0
+            try:
+                ready = frozenset(accepting(world, children))
+            except Unreadable:
+                everyone = frozenset(children)
+                hidden = hidden or Crew(tracked, process, image, False, everyone, everyone)
+                continue
+            if ready:
+                return Crew(tracked, process, image, True, frozenset(children), ready)
         level = below
-    return None
+    return hidden
 
 
-def generation(
-    world: World, tracked: Process, master: Process, children: Iterable[Process]
-) -> Generation:
-    """Return the generation of *master* with *children*, of those that can be read."""
-    status = world.status(master.pid)
-    image = status.image if status is not None else 0
-    return Generation(tracked, master, image, True, frozenset(children))
+def probe(world: World, ready: Ready, old: Crew) -> Callable[[Process], Verdict]:
+    """Return what tells when the workers that replace those of *old* are ready."""
+    if ready.kind == "settle":
+        return Renewed(world, old.workers, old.children, ready.seconds)
+    told: Callable[[Process], Verdict] = Accepting(world, old.workers, old.children)
+    if not old.readable:
+        told = Renewed(world, old.workers, old.children, STEADY)
+    if ready.kind in ("heartbeat", "accepting"):
+        return told
+    return Then(told, Endpoint(world, ready))
+
+
+class Renewal:
+    """One reload in place (protocol.InPlace): a signal, then other workers.
+
+    :param ask: asks the master to replace its workers.
+    """
+
+    def __init__(self, world: World, old: Crew, policy: Policy, ask: Callable[[], object]) -> None:
+        self._world = world
+        self._old = old
+        self._ask = ask
+        self._probe = probe(world, policy.ready, old)
+
+    @property
+    def master(self) -> Process:
+        return self._old.master
+
+    def renew(self) -> None:
+        self._ask()
+
+    def renewed(self) -> Verdict:
+        self._must_live()
+        return self._probe(self.master)
+
+    def drained(self) -> object:
+        self._must_live()
+        left = sum(self._world.alive(worker) for worker in self._old.accepting)
+        return not left or Progress(f"{left} old worker{'' if left == 1 else 's'} left", 0, left)
+
+    def _must_live(self) -> None:
+        if not self._world.alive(self.master):
+            raise Failure(
+                Fault.SERVER_EXITED,
+                f"the server ({self.master}) exited while it replaced its workers",
+            )

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Callable, Optional
 
-from supervisor_hotreload.identity import Process, Unreadable, environment
+from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.model import Failure, Fault, Policy, Progress, Readiness, Ready
 from supervisor_hotreload.probes import Heartbeat, Settle, Watch, shares
 from supervisor_hotreload.servers import family
@@ -457,7 +457,7 @@ class GunicornFamily(Family):
 
     def reexeced(self, world: World, process: Process, masters: Iterable[Process]) -> bool:
         """gunicorn tells a successor its parent's pid (arbiter.reexec)."""
-        parent = environment(process.pid).get("GUNICORN_PID", "")
+        parent = world.environment(process).get("GUNICORN_PID", "")
         known = {str(master.pid) for master in masters}
         return parent in known and resembles(world.arguments(process), [])
 
