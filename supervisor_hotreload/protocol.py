@@ -18,6 +18,9 @@ from supervisor_hotreload.model import Fault, Overdue, Phase, Policy
 RECALL = 2.0
 """Seconds to wait for a successor that may come after all, before giving up on it."""
 
+DRAIN_CEILING = 3600.0
+"""Seconds after which old workers of a server that renews itself are left to it."""
+
 ATTEMPTS = 3
 """A request that comes before the master is promoted is lost: ask again."""
 
@@ -173,7 +176,8 @@ def in_place(
     yield Wait(Phase.REPLACING, server.renewed, policy.ready_timeout, Fault.NOT_READY)
     if check is not None:
         yield from ask(check, server.master, policy.check_timeout)
-    yield Wait(Phase.DRAINING, server.drained, policy.drain_timeout)
+    with suppress(Overdue):  # they end when they have finished; the new ones serve
+        yield Wait(Phase.DRAINING, server.drained, policy.drain_timeout or DRAIN_CEILING)
 
 
 def tried(trial: Check, policy: Policy, steps: Steps) -> Steps:

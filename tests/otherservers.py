@@ -41,3 +41,47 @@ def start(house: House, address: Address, children: int) -> None:
     house.start()
     wait_for_answer(address)
     wait_until(lambda: len(house.family()) > children, what=lambda: house.story("lacks workers"))
+
+
+NGINX = """\
+daemon off;
+worker_processes 2;
+pid {root}/nginx.pid;
+error_log {root}/error.log notice;
+events {{ worker_connections 128; }}
+http {{
+    access_log off;
+    client_body_temp_path {root}/tmp; proxy_temp_path {root}/tmp;
+    fastcgi_temp_path {root}/tmp; uwsgi_temp_path {root}/tmp; scgi_temp_path {root}/tmp;
+    server {{
+        listen {listen};
+        location / {{ return 200 "{release} served"; }}
+        location /slow1 {{ root {root}/files; limit_rate 20k; }}
+    }}
+}}
+"""
+
+
+def configure_nginx(house: House, release: str = "v1", listen: str = "", text: str = "") -> None:
+    """Write nginx.conf; every answer begins with *release*, one of /slow1 takes 1 s.
+
+    :param text: the whole file instead.
+    """
+    files = house.root / "files"
+    files.mkdir(exist_ok=True)
+    (files / "slow1").write_text("slow " + "x" * 40000)
+    for path in (house.root, files, files / "slow1"):
+        path.chmod(0o755)
+    listen = listen or f"127.0.0.1:{house.port}"
+    written = text or NGINX.format(root=house.root, listen=listen, release=release)
+    (house.root / "nginx.conf").write_text(written)
+
+
+def nginx(house: House, orphan: bool = False) -> str:
+    """Return the command of an nginx.
+
+    :param orphan: started by the stub that can leave.
+    """
+    binary = program("nginx", "apt-get install nginx-light")
+    stub = f"{house.python} -m supervisor_hotreload.orphan " if orphan else ""
+    return f"{stub}{binary} -c {house.root}/nginx.conf -p {house.root}"

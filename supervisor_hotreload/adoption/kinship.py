@@ -52,14 +52,15 @@ def find_heir(
     :param taken: tells whether supervisord tracks a pid already.
     :param pidfile: where the program writes its pid, if that is known.
     """
+    for master in dead.images:
+        if master != dead.tracked and world.alive(master) and not taken(master.pid):
+            return Heir(master, "the master that it stood before")
     for process in seen:
         if world.alive(process):
             return Heir(process, "a child of the old master, seen while it lived")
     named = _named(world, pidfile)
     kin = [child for child in orphans(world, dead) if not taken(child.pid)]
     for child in kin:
-        if child in dead.images and servers.leads(world, child):
-            return Heir(child, "the master that it stood before")
         if servers.leads(world, child) and execed(world, child, dead):
             return Heir(child, "an orphan of the old master with workers of its own")
     for child in kin:

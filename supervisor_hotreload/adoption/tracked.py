@@ -181,8 +181,9 @@ class Tracked:
             self._options.pidhistory[self.pid] = Retired(self)
         elif status is not None:
             del self._options.pidhistory[self.pid]  # nobody will reap it here
-        self.successor = None
-        self.generation += 1
+        if old is None or new not in old.images:  # else only what stood before it is gone
+            self.successor = None
+            self.generation += 1
         if old is not None:
             self.elders.extend({old.tracked, *old.images})
         self._take(new, old.group if old is not None else 0, old is not None and old.made)

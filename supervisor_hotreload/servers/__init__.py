@@ -10,12 +10,17 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from supervisor_hotreload.identity import Process
-from supervisor_hotreload.servers import gunicorn, uwsgi
+from supervisor_hotreload.servers import generic, gunicorn, nginx, uwsgi
 from supervisor_hotreload.servers.family import Family, Program, Strategy
 from supervisor_hotreload.servers.gunicorn import Gunicorn
 from supervisor_hotreload.world import World
 
-FAMILIES: tuple[Family, ...] = (gunicorn.FAMILY, uwsgi.FAMILY)
+FAMILIES: tuple[Family, ...] = (
+    gunicorn.FAMILY,
+    uwsgi.FAMILY,
+    nginx.FAMILY,
+    generic.FAMILY,
+)
 """A family that is recognised by proof comes before one that believes what it is told."""
 
 STRATEGIES = frozenset(name for family in FAMILIES for name in family.strategies)

@@ -1,0 +1,57 @@
+"""Servers that reload themselves on a signal and keep their pid: granian, uvicorn with
+workers, hypercorn, HAProxy in master-worker mode.
+
+Nothing is believed of them but what the kernel shows: that the master handles
+the signal, and that other children than before accept.
+"""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from supervisor_hotreload.identity import Process
+from supervisor_hotreload.model import Failure, Fault, Policy
+from supervisor_hotreload.servers.family import Crew, Family, Program, Renewal, Strategy, crew
+from supervisor_hotreload.world import World
+
+
+class GenericFamily(Family):
+    """Whatever has children that accept; asked only where ``strategy = signal``."""
+
+    name = "signal"
+    only_if_asked_for = True
+    strategies = {  # noqa: RUF012 - a table, never changed
+        "signal": Strategy(True, False, "a signal, on which it replaces its workers itself")
+    }
+
+    def survey(self, world: World, tracked: Process, program: Program) -> Optional[Crew]:
+        return crew(world, tracked) or _childless(world, tracked)
+
+    def admit(self, world: World, old: Crew, policy: Policy, program: Program) -> None:
+        """Refuse what the signal would end, and what cannot be seen to have been done."""
+        if world.catches(old.master, policy.signal) is False:
+            raise Failure(
+                Fault.NOT_RELOADABLE,
+                f"{program.name}: {old.master} does not handle {policy.signal}, it would be ended "
+                f"or nothing would happen; nothing was sent (a server may do so only with workers)",
+            )
+        if not old.accepting and policy.ready.kind in ("heartbeat", "accepting"):
+            raise Failure(
+                Fault.STILL_STARTING,
+                f"{program.name}: no child of {old.master} has a listening socket in its epoll "
+                f"set: it may still start; if it uses no epoll, set another ready",
+            )
+
+    def server(self, world: World, old: Crew, policy: Policy, program: Program) -> Renewal:
+        return Renewal(world, old, policy, lambda: world.signal(old.master, policy.signal))
+
+
+def _childless(world: World, tracked: Process) -> Crew:
+    """Return the generation of a server none of whose children is seen to accept."""
+    status = world.status(tracked.pid)
+    image = status.image if status is not None else 0
+    children = frozenset(world.children(tracked))
+    return Crew(tracked, tracked, image, True, children, frozenset())
+
+
+FAMILY = GenericFamily()

@@ -1,0 +1,212 @@
+"""nginx: its configuration and its binary are replaced without dropping a request."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import psutil
+import pytest
+
+from tests.house import House, wait_until
+from tests.load import Address, Load, get
+from tests.otherservers import configure_nginx, nginx, start
+
+STOP = "stopsignal = QUIT"
+UPGRADE = "strategy = upgrade"
+
+
+def workers(house: House) -> set[int]:
+    return {p.pid for p in house.family() if p.cmdline()[:1] == ["nginx: worker process"]}
+
+
+def nginx_masters(house: House) -> set[int]:
+    return {p.pid for p in house.family() if p.cmdline()[0].startswith("nginx: master process")}
+
+
+@pytest.mark.parametrize("socket", ["tcp", "unix"])
+def test_its_configuration_is_read_again(house: House, socket: str) -> None:
+    path = house.root / "nginx.sock"
+    address: Address = house.port if socket == "tcp" else path
+    listen = "" if socket == "tcp" else f"unix:{path}"
+    configure_nginx(house, "v1", listen)
+    house.configure(command=nginx(house), program=STOP)
+    start(house, address, 2)
+    pid, before = house.info()["pid"], workers(house)
+    with Load(address) as load:
+        for release in ("v2", "v3"):
+            configure_nginx(house, release, listen)
+            load.wait_in_flight()
+            house.reload()
+            assert {get(address).split()[0].decode() for _ in range(4)} == {release}
+    assert load.dropped == []
+    assert load.longest < 0.5
+    assert house.info()["pid"] == pid
+    assert not before & workers(house)
+
+
+def test_a_broken_configuration_changes_nothing(house: House) -> None:
+    configure_nginx(house)
+    house.configure(command=nginx(house), program=STOP)
+    start(house, house.port, 2)
+    before = workers(house)
+    configure_nginx(house, text="events {} http { nonsense; }")
+    done = house.ctl("hotreload", "myapp")
+    assert done.returncode != 0
+    assert 'unknown directive "nonsense"' in done.stdout
+    assert "check_before (nginx -t)" in done.stdout
+    assert "2 workers) serves" in done.stdout
+    assert workers(house) == before
+    assert get(house.port).startswith(b"v1 ")
+
+
+def test_its_binary_is_upgraded_again_and_again(house: House) -> None:
+    configure_nginx(house)
+    house.configure(command=nginx(house, orphan=True), program=STOP, settings=UPGRADE)
+    start(house, house.port, 3)
+    stub = house.info()["pid"]
+    seen = {stub}
+    with Load(house.port) as load:
+        for number, release in enumerate(("v2", "v3", "v4"), start=2):
+            configure_nginx(house, release)
+            load.wait_in_flight()
+            house.reload()
+            assert {get(house.port).split()[0].decode() for _ in range(4)} == {release}
+            pid = house.info()["pid"]
+            assert pid not in seen
+            seen.add(pid)
+            assert nginx_masters(house) == {pid}
+            assert psutil.Process(pid).ppid() == house.pid
+            assert house.reload_info()["generation"] == number
+    assert load.dropped == []
+    assert load.longest < 0.5
+    assert not psutil.pid_exists(stub)
+    assert (house.root / "nginx.pid").read_text().strip() == str(house.info()["pid"])
+    assert not (house.root / "nginx.pid.oldbin").exists()
+    assert "spawned" not in house.log().split("entered RUNNING", 1)[1]
+    house.ctl("restart", "myapp")
+    wait_until(lambda: len(workers(house)) == 2)
+    house.reload()
+    assert house.ctl("stop", "myapp").stdout == "myapp: stopped\n"
+    assert house.family() == []
+
+
+def test_started_directly_an_upgrade_is_refused_with_the_cure(house: House) -> None:
+    configure_nginx(house)
+    house.configure(command=nginx(house), program=STOP, settings=UPGRADE)
+    start(house, house.port, 2)
+    masters, before = nginx_masters(house), workers(house)
+    with Load(house.port, slow=0) as load:
+        done = house.ctl("hotreload", "myapp")
+    assert done.returncode != 0
+    assert "command = hotreload-orphan " in done.stdout
+    assert "nothing was sent" in done.stdout
+    assert load.dropped == []
+    assert nginx_masters(house) == masters
+    assert workers(house) == before
+    assert "signal" not in (house.root / "error.log").read_text()
+
+
+def test_a_shell_that_is_not_the_stub_is_refused(house: House) -> None:
+    script = house.root / "serve.sh"
+    script.write_text(f"#!/bin/sh\n{nginx(house)}\necho gone\n")
+    script.chmod(0o755)
+    configure_nginx(house)
+    house.configure(command=f"{script} nginx", program=STOP, settings=UPGRADE)
+    start(house, house.port, 3)
+    done = house.ctl("hotreload", "myapp")
+    assert "command = hotreload-orphan " in done.stdout
+    assert get(house.port).startswith(b"v1 ")
+
+
+def test_an_upgrade_is_tried_before(house: House) -> None:
+    configure_nginx(house)
+    house.configure(command=nginx(house, orphan=True), program=STOP, settings=UPGRADE)
+    start(house, house.port, 3)
+    stub = house.info()["pid"]
+    configure_nginx(house, text="nonsense;")
+    assert 'unknown directive "nonsense"' in house.ctl("hotreload", "myapp").stdout
+    assert house.info()["pid"] == stub
+
+
+def test_a_successor_that_cannot_start_is_survived(house: House) -> None:
+    configure_nginx(house)
+    house.configure(
+        command=nginx(house, orphan=True),
+        program=STOP,
+        settings=f"{UPGRADE}\ncheck_before = none\nready_timeout = 3",
+    )
+    start(house, house.port, 3)
+    configure_nginx(house, text="nonsense;")
+    with Load(house.port, slow=0) as load:
+        done = house.ctl("hotreload", "myapp")
+        assert done.returncode != 0
+        assert get(house.port).startswith(b"v1 ")
+    assert load.dropped == []
+    assert "generation 1" in done.stdout.splitlines()[-1]
+    configure_nginx(house, "v2")
+    house.reload()
+    assert get(house.port).startswith(b"v2 ")
+
+
+@pytest.mark.parametrize("how", ["cancel", "check"])
+def test_an_upgrade_is_rolled_back(house: House, how: str) -> None:
+    configure_nginx(house)
+    settings = f"{UPGRADE}\nbake = 60" if how == "cancel" else f"{UPGRADE}\ncheck = /bin/false"
+    house.configure(command=nginx(house, orphan=True), program=STOP, settings=settings)
+    start(house, house.port, 3)
+    configure_nginx(house, "v2")
+    with Load(house.port, slow=1) as load:
+        client = house.client("hotreload", "myapp")
+        if how == "cancel":
+            house.wait_for_phase("baking")
+            house.ctl("hotreload", "--cancel", "myapp")
+        assert client.wait(60) != 0
+        assert house.wait_for_outcome()["outcome"] == "rolled back"
+        assert {get(house.port).split()[0] for _ in range(4)} == {b"v1"}
+    assert load.dropped == []
+    assert nginx_masters(house) == {house.info()["pid"]}
+    wait_until(lambda: (house.root / "nginx.pid").exists())
+
+
+def test_stop_in_the_middle_of_an_upgrade_ends_both(house: House) -> None:
+    configure_nginx(house)
+    house.configure(
+        command=nginx(house, orphan=True), program=STOP, settings=f"{UPGRADE}\nbake = 60"
+    )
+    start(house, house.port, 3)
+    client = house.client("hotreload", "myapp")
+    house.wait_for_phase("baking")
+    assert house.ctl("stop", "myapp").stdout == "myapp: stopped\n"
+    client.wait(30)
+    wait_until(lambda: not house.family())
+
+
+@pytest.mark.parametrize("name", ["TERM", "QUIT", "KILL"])
+def test_the_stub_ends_as_nginx_does(house: House, name: str) -> None:
+    configure_nginx(house)
+    house.configure(
+        command=nginx(house, orphan=True), program=f"stopsignal = {name}\nautorestart = false"
+    )
+    start(house, house.port, 3)
+    assert house.ctl("stop", "myapp").stdout == "myapp: stopped\n"
+    wait_until(lambda: not house.family(), what=lambda: house.story("nginx is to be gone"))
+
+
+def test_the_stub_tells_the_exit_status(house: House) -> None:
+    configure_nginx(house, text="nonsense;")
+    house.configure(
+        command=nginx(house, orphan=True), program="startretries = 0\nexitcodes = 1\nstartsecs = 0"
+    )
+    house.start(running="")
+    wait_until(lambda: "exit status 1; expected" in house.log(), what=house.log)
+
+
+def test_workers_of_a_killed_master_do_not_hold_the_port(house: House) -> None:
+    configure_nginx(house)
+    house.configure(command=nginx(house), program=STOP)
+    start(house, house.port, 2)
+    before = workers(house)
+    os.kill(house.info()["pid"], signal.SIGKILL)
+    wait_until(lambda: workers(house) and not before & workers(house), what=house.log)
+    assert get(house.port).startswith(b"v1 ")
