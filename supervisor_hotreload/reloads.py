@@ -255,7 +255,7 @@ class Reloads:
         family.admit(self.world, found.old, policy, program)
         ready, why = family.readiness(found.old, policy)
         policy = replace(policy, ready=ready)
-        for line in (why, *family.warnings(program)):
+        for line in (why, *family.warnings(self.world, found.old, program)):
             if line:
                 reload.say(line)
         self._look_at_pidfile(reload, found.old, policy)
@@ -404,6 +404,9 @@ class Reloads:
             if reload.outcome is Outcome.SUCCEEDED and reload.new_pid == reload.old_pid:
                 tracked.generation += 1  # the same master, with new workers
             reload.serving = self.serving(tracked)
+            if reload.outcome is Outcome.FAILED and reload.new_pid == reload.old_pid != 0:
+                mixed = reload.adopted and tracked.running
+                reload.serving += "; its workers may be of either release" if mixed else ""
             if tracked.name in self._again:
                 self._again.discard(tracked.name)
                 self._follow_up(tracked)

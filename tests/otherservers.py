@@ -85,3 +85,38 @@ def nginx(house: House, orphan: bool = False) -> str:
     binary = program("nginx", "apt-get install nginx-light")
     stub = f"{house.python} -m supervisor_hotreload.orphan " if orphan else ""
     return f"{stub}{binary} -c {house.root}/nginx.conf -p {house.root}"
+
+
+ASGI = """\
+import asyncio, os, time
+time.sleep({boot})
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({{"type": message["type"] + ".complete"}})
+            if message["type"] == "lifespan.shutdown":
+                return
+    if scope["path"].startswith("/slow"):
+        await asyncio.sleep(float(scope["path"][5:] or 1))
+    body = "{release} {{}}".format(os.getpid()).encode()
+    headers = [(b"content-length", str(len(body)).encode())]
+    await send({{"type": "http.response.start", "status": 200, "headers": headers}})
+    await send({{"type": "http.response.body", "body": body}})
+"""
+
+
+def asgi(house: House, name: str) -> str:
+    """Return the command of an ASGI server that serves ``current``.
+
+    granian imports from PYTHONPATH: what it is told itself it resolves only once.
+    """
+    house.environment["PYTHONPATH"] += f":{house.root}/current"
+    binary = program(name, f"pip install {name}")
+    arguments = {
+        "granian": f"--interface asgi --host 127.0.0.1 --port {house.port} --workers 2 app:app",
+        "uvicorn": f"--host 127.0.0.1 --port {house.port} --workers 2 --app-dir "
+        f"{house.root}/current app:app",
+        "hypercorn": f"--bind 127.0.0.1:{house.port} --workers 2 {house.root}/current/app:app",
+    }[name]
+    return f"{house.python} {binary} {arguments}"

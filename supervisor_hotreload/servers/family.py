@@ -133,8 +133,8 @@ class Family:
         """Return the strategy that its configuration allows best."""
         return next(iter(self.strategies))
 
-    def warnings(self, program: Program) -> Iterable[str]:
-        """Return what is wrong with the way a program is configured."""
+    def warnings(self, world: World, old: Any, program: Program) -> Iterable[str]:
+        """Return what is wrong with the way a program is configured, or runs."""
         return ()
 
     def admit(self, world: World, old: Any, policy: Policy, program: Program) -> None:

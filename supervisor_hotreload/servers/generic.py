@@ -7,6 +7,8 @@ the signal, and that other children than before accept.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from typing import Optional
 
 from supervisor_hotreload.identity import Process
@@ -40,6 +42,15 @@ class GenericFamily(Family):
                 Fault.STILL_STARTING,
                 f"{program.name}: no child of {old.master} has a listening socket in its epoll "
                 f"set: it may still start; if it uses no epoll, set another ready",
+            )
+
+    def warnings(self, world: World, old: Crew, program: Program) -> Iterable[str]:
+        cwd = world.directory(old.master)
+        if cwd and cwd != os.path.realpath(program.directory):
+            yield (
+                f"warning: {old.master} runs in {cwd}, not in what {program.directory} is now: what "
+                f"it imports from its working directory is the old code again; let it import by "
+                f"PYTHONPATH={program.directory} with directory = /"
             )
 
     def server(self, world: World, old: Crew, policy: Policy, program: Program) -> Renewal:

@@ -1,9 +1,11 @@
 """nginx: HUP reads the configuration again, USR2 starts a new binary beside the old one.
 
-USR2, WINCH, QUIT are the steps of 'Upgrading Executable on the Fly' (nginx's
-documentation, Controlling nginx). nginx ignores USR2 while its parent is the
-process that started it; a QUIT after that would end the service: so it is
-refused before, and QUIT goes only to a master that has a successor.
+Of 'Upgrading Executable on the Fly' (nginx's documentation, Controlling nginx)
+the step WINCH is left out: with 'daemon off' nginx ignores it until it has been
+upgraded once (ngx_signal_handler: ngx_daemonized), and QUIT lets the workers
+finish as well. nginx ignores USR2 while its parent is the process that started
+it; a QUIT after that would end the service: so it is refused before, and QUIT
+goes only to a master whose successor is adopted.
 """
 
 from __future__ import annotations
@@ -52,7 +54,6 @@ class Upgrade:
         self._new: Optional[Process] = None
         self._watched: Optional[tuple[float, list[Process]]] = None
         self._asked = False
-        self._quit = False
 
     def reexec(self) -> None:
         """Let the stub leave first: nginx obeys only when its parent has changed."""
@@ -121,9 +122,9 @@ class Upgrade:
             raise Failure(Fault.SUCCESSOR_EXITED, f"the successor ({new}) exited")
 
     def retirement(self) -> Iterator[Rung]:
-        """WINCH lets the workers finish; QUIT follows when none is left (see retired)."""
+        """QUIT: the workers finish what they have, then the master ends."""
         old = self._old.master
-        yield self._rung(old, "WINCH", self._policy.drain_timeout or DRAIN_CEILING)
+        yield self._rung(old, "QUIT", self._policy.drain_timeout or DRAIN_CEILING)
         yield self._rung(old, "TERM", QUICK)
         yield Rung(lambda: self._kill(old), QUICK)
 
@@ -146,21 +147,14 @@ class Upgrade:
             self._world.signal(process, "KILL")
 
     def retired(self) -> object:
-        """Return truthy when the old master is gone; tell it to quit when no worker is left."""
+        """Return truthy when the old master is gone, which waits for its workers."""
         if self._new is not None:
             self._must_live(self._new)
         master = self._old.master
-        if not self._world.alive(master):
-            return True
         left = [child for child in self._world.children(master) if child != self._new]
-        if left:
-            return Progress(
-                f"{len(left)} old worker{'' if len(left) == 1 else 's'} left", 0, len(left)
-            )
-        if not self._quit:
-            self._quit = True
-            self._world.signal(master, "QUIT")
-        return False
+        return not self._world.alive(master) or Progress(
+            f"{len(left)} old worker{'' if len(left) == 1 else 's'} left", 0, len(left)
+        )
 
     def dismissed(self, new: Process) -> bool:
         return not self._world.alive(new)

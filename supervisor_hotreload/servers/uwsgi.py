@@ -20,7 +20,7 @@ from typing import Any, Optional
 from supervisor_hotreload.endpoints import Address, Exchange
 from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.model import Failure, Fault, Policy, Progress, Readiness
-from supervisor_hotreload.probes import Verdict
+from supervisor_hotreload.probes import Verdict, accepting
 from supervisor_hotreload.servers.family import (
     Crew,
     Family,
@@ -369,7 +369,7 @@ class UwsgiFamily(Family):
         return any(os.path.basename(word).startswith("uwsgi") for word in program.words[:3])
 
     def survey(self, world: World, tracked: Process, program: Program) -> Optional[Crew]:
-        return crew(world, tracked, lambda process: _is_uwsgi(world, process))
+        return crew(world, tracked, lambda process: _is_master(world, process))
 
     def lacks(self, program: Program) -> str:
         if not _is_on(options(program), "master"):
@@ -393,7 +393,7 @@ class UwsgiFamily(Family):
             found, "touch-chain-reload", program.directory
         )
 
-    def warnings(self, program: Program) -> Iterable[str]:
+    def warnings(self, world: World, old: Crew, program: Program) -> Iterable[str]:
         found = options(program)
         if program.stopsignal == "TERM" and not _is_on(found, "die-on-term"):
             yield (
@@ -490,6 +490,14 @@ def _moved(world: World, old: Crew, program: Program) -> Optional[str]:
     if not cwd or options(program).get("pythonpath"):
         return None
     return cwd if cwd != os.path.realpath(_directory(program)) else None
+
+
+def _is_master(world: World, process: Process) -> bool:
+    """Tell whether *process* may be a master: without one, the first worker forks the others."""
+    try:
+        return _is_uwsgi(world, process) and not accepting(world, [process])
+    except Unreadable:
+        return True
 
 
 def _is_uwsgi(world: World, process: Process) -> bool:

@@ -1,0 +1,216 @@
+"""Servers that replace their workers themselves, and ways to tell that they have."""
+
+from __future__ import annotations
+
+import http.server
+import socketserver
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from supervisor_hotreload.config import BadSetting, Settings
+from supervisor_hotreload.endpoints import Endpoint
+from supervisor_hotreload.identity import lookup
+from supervisor_hotreload.model import Ready
+from supervisor_hotreload.world import World
+from tests.house import House, wait_until
+from tests.load import Load, get
+from tests.otherservers import ASGI, asgi, start
+
+SIGNAL = "strategy = signal"
+
+
+def workers(house: House) -> set[int]:
+    master = house.info()["pid"]
+    return {p.pid for p in house.family() if p.ppid() == master}
+
+
+def serving(house: House) -> str:
+    """Return what an outcome would say that serves: a check that fails touches nothing."""
+    house.settings(f"{SIGNAL}\ncheck_before = /bin/false")
+    printed = house.ctl("hotreload", "myapp").stdout
+    house.settings(SIGNAL)
+    return printed
+
+
+@pytest.mark.parametrize("name", ["granian", "uvicorn", "hypercorn"])
+def test_a_reload_by_hup_blocks_until_the_new_workers_serve(house: House, name: str) -> None:
+    house.release("v1", code=ASGI.format(release="v1", boot=0))
+    house.configure(command=asgi(house, name), program="directory = /", settings=SIGNAL)
+    start(house, house.port, 2)
+    wait_until(lambda: "2 workers" in serving(house), what=lambda: serving(house))
+    pid, before = house.info()["pid"], workers(house)
+    with Load(house.port, slow=0) as load:
+        house.release("v2", code=ASGI.format(release="v2", boot=0.5))
+        done = house.reload()
+        assert {get(house.port).split()[0] for _ in range(6)} == {b"v2"}, done.stdout
+    assert house.info()["pid"] == pid
+    assert before - workers(house)
+    if name == "granian":
+        assert load.dropped == []
+    assert len(load.dropped) < 10  # hypercorn and uvicorn: their own shutdown race
+
+
+def test_without_workers_the_signal_would_end_it(house: House) -> None:
+    house.release("v1", code=ASGI.format(release="v1", boot=0))
+    house.configure(command=asgi(house, "uvicorn").replace("--workers 2", ""), settings=SIGNAL)
+    start(house, house.port, 0)
+    done = house.ctl("hotreload", "myapp")
+    assert done.returncode != 0
+    assert "does not handle HUP" in done.stdout
+    assert get(house.port).startswith(b"v1 ")
+
+
+def test_a_directory_that_has_moved_is_named(house: House) -> None:
+    house.release("v1", code=ASGI.format(release="v1", boot=0))
+    house.configure(command=asgi(house, "granian"), settings=SIGNAL)
+    start(house, house.port, 2)
+    house.release("v2", code=ASGI.format(release="v2", boot=0))
+    assert "is the old code again" in house.ctl("hotreload", "myapp").stdout
+
+
+def test_without_a_strategy_the_cure_is_told(house: House) -> None:
+    house.release("v1", code=ASGI.format(release="v1", boot=0))
+    house.configure(command=asgi(house, "granian"))
+    start(house, house.port, 2)
+    done = house.ctl("hotreload", "myapp")
+    assert done.returncode != 0
+    assert "set strategy = signal in [hotreload:myapp]" in done.stdout
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_an_endpoint_has_the_last_word(house: House, broken: bool) -> None:
+    house.release("v1", code=ASGI.format(release="v1", boot=0))
+    house.configure(
+        command=asgi(house, "granian"),
+        program="directory = /",
+        settings=f"{SIGNAL}\nready = http://127.0.0.1:{house.port}/ v2\nready_timeout = 5",
+    )
+    start(house, house.port, 2)
+    house.release("v2", code=ASGI.format(release="v1" if broken else "v2", boot=0))
+    done = house.ctl("hotreload", "myapp")
+    assert (done.returncode != 0) == broken, done.stdout
+    if broken:
+        assert "'v2' is not in the body" in done.stdout
+
+
+# -- endpoints, alone
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        status, body = {
+            "/good": (200, b"all is well"),
+            "/bad": (503, b"all is well"),
+            "/moved": (302, b"all is well"),
+        }.get(self.path, (200, b"x" * 3_000_000 + b"well"))
+        self.send_response(status)
+        self.send_header("Location", "/good")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Be quiet."""
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *_: object) -> None:
+            """A client that goes away is what is tested."""
+
+    server = Server(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server.server_address[1]
+    server.shutdown()
+    server.server_close()
+    thread.join(5)
+
+
+def told(ready: Ready, looks: int = 400) -> str:
+    """Return 'ready', or what an endpoint says last."""
+    world = World()
+    import os
+    import time
+
+    me = lookup(os.getpid())
+    assert me is not None
+    endpoint = Endpoint(world, ready)
+    text = ""
+    for _ in range(looks):
+        began = time.monotonic()
+        verdict = endpoint(me)
+        assert time.monotonic() - began < 0.1
+        if verdict:
+            return "ready"
+        text = verdict.text
+        if not text.endswith(": asked"):
+            return text
+        time.sleep(0.005)
+    return text
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "expected"),
+    [
+        ("/good", "well", "ready"),
+        ("/good", "", "ready"),
+        ("/good", "badly", "is not in the body"),
+        ("/bad", "", "status 503"),
+        ("/moved", "", "status 302"),
+        ("/huge", "well", "is not in the body"),
+    ],
+)
+def test_http(port: int, path: str, text: str, expected: str) -> None:
+    target = f"http://127.0.0.1:{port}{path}"
+    assert expected in told(Ready("http", target=target, text=text))
+
+
+def test_tcp_and_unix_and_file(port: int, house: House) -> None:
+    assert told(Ready("tcp", target=f"tcp://127.0.0.1:{port}")) == "ready"
+    assert "refused" in told(Ready("tcp", target="tcp://127.0.0.1:1"))
+    assert "No such file" in told(Ready("unix", target=f"unix:{house.root}/none"))
+    mark = house.root / "mark"
+    mark.touch()
+    endpoint = Endpoint(World(), Ready("file", target=f"file:{mark}"))
+    me = lookup(1)
+    assert me is not None
+    assert not endpoint(me)
+    mark.unlink()
+    mark.touch()
+    assert endpoint(me)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("accepting", Ready("accepting")),
+        ("http://localhost:80", Ready("http", target="http://127.0.0.1:80/")),
+        ("http://[::1]:8/x?y=1 ok", Ready("http", target="http://[::1]:8/x?y=1", text="ok")),
+        ("tcp://10.0.0.1:5", Ready("tcp", target="tcp://10.0.0.1:5")),
+        ("unix:/run/x", Ready("unix", target="unix:/run/x")),
+        ("file:/run/x", Ready("file", target="file:/run/x")),
+    ],
+)
+def test_ready_is_read(value: str, expected: Ready) -> None:
+    assert Settings({}, {"a": {"ready": value}}).policy("a", "a").ready == expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["http://example.org/", "http://u:p@127.0.0.1/", "tcp://127.0.0.1", "unix:x", "nonsense"],
+)
+def test_ready_that_cannot_be_is_refused(value: str) -> None:
+    with pytest.raises(BadSetting, match="ready ="):
+        Settings({}, {"a": {"ready": value}}).policy("a", "a")
+
+
+@pytest.mark.parametrize("line", ["signal = KILL", "signal = NONE", "strategy = magic"])
+def test_strategies_and_signals_are_read(line: str) -> None:
+    key, _, value = line.partition(" = ")
+    with pytest.raises(BadSetting, match=key):
+        Settings({}, {"a": {key: value}}).policy("a", "a")
