@@ -6,7 +6,7 @@ READY := $(VENV)/ready
 JOBS ?= 4
 DEMO := $(VENV)/demo
 
-.PHONY: demo test lint matrix bench faults clean
+.PHONY: demo test lint matrix bench servers faults clean
 
 # The first command of the README: no test tools, so that it is there soon.
 $(DEMO): setup.py pyproject.toml
@@ -35,6 +35,9 @@ matrix: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m tests.bench --write docs/bench.rst
+
+servers: $(READY)
+	$(BIN)/python -m tests.servers_table --write docs/servers-table.rst
 
 clean:
 	rm -rf $(VENV) .venvs build dist *.egg-info

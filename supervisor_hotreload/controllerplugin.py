@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 import xmlrpc.client
-from typing import Any, Optional
+from typing import Any, Union
 
 from supervisor.options import make_namespec, split_namespec
 from supervisor.supervisorctl import ControllerPluginBase, LSBInitExitStatuses
@@ -23,11 +23,18 @@ hotreload <name> <name>\tReload multiple processes, one after the other
 hotreload all\t\tReload every program that can be reloaded
 hotreload --bake 30 <name>\tWatch the new generation for 30 seconds, while
 \t\t\tboth serve, before the old one is retired
+hotreload --strategy <s> <name>\tReload in another way than the one that is set,
+\t\t\tsuch as chain or upgrade
+hotreload --brutal <name>\tReload uWSGI without waiting for its workers
 hotreload --cancel <name>\tRoll back the active reload of a program
 
 Exit status 0 when every named program serves its new generation; else the
 old generation serves on, and the reason is printed. Ctrl-C leaves the reload
 running."""
+
+
+Wishes = dict[str, Union[str, float]]
+"""What is asked for instead of the settings, as reloadProcess takes it."""
 
 
 class BadUsage(Exception):
@@ -48,7 +55,7 @@ class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # s
         if not self.ctl.upcheck():
             return
         try:
-            names, bake, cancel = parse(arg)
+            names, wishes, cancel = parse(arg)
         except BadUsage as error:
             self.ctl.output(f"Error: {error}")
             self.ctl.exitstatus = LSBInitExitStatuses.INVALID_ARGS
@@ -59,7 +66,7 @@ class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # s
                 if cancel:
                     self._cancel(name)
                 else:
-                    self._reload(name, bake, names[position + 1 :])
+                    self._reload(name, wishes, names[position + 1 :])
         except KeyboardInterrupt:
             self._fail(LSBInitExitStatuses.GENERIC)
 
@@ -68,15 +75,14 @@ class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # s
 
     # -- inside
 
-    def _reload(self, name: str, bake: Optional[float], rest: list[str]) -> None:
-        options = {} if bake is None else {"bake": bake}
+    def _reload(self, name: str, wishes: Wishes, rest: list[str]) -> None:
         try:
-            for program in self._start(name, options):
+            for program in self._start(name, wishes):
                 self._follow(program, rest)
         except xmlrpc.client.Fault as fault:
             self._report(name, fault)
 
-    def _start(self, name: str, options: dict[str, float]) -> list[str]:
+    def _start(self, name: str, options: Wishes) -> list[str]:
         """Start what *name* means; return the programs that are being reloaded, in order."""
         group, process = split_namespec(name)
         if name == "all":
@@ -145,8 +151,8 @@ class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # s
         self.ctl.exitstatus = status
 
 
-def parse(arg: str) -> tuple[list[str], Optional[float], bool]:
-    """Return the names, the ``--bake`` and whether ``--cancel`` was given.
+def parse(arg: str) -> tuple[list[str], Wishes, bool]:
+    """Return the names, ``--bake`` and ``--strategy``, and whether ``--cancel`` was given.
 
     :raises BadUsage: with what is wrong.
     """
@@ -155,13 +161,17 @@ def parse(arg: str) -> tuple[list[str], Optional[float], bool]:
     except ValueError as error:
         raise BadUsage(str(error)) from None
     names: list[str] = []
-    bake: Optional[float] = None
+    wishes: Wishes = {}
     cancel = False
     while words:
         word = words.pop(0)
         option, equals, value = word.partition("=")
         if option == "--bake":
-            bake = _seconds(value if equals else words.pop(0) if words else "")
+            wishes["bake"] = _seconds(value if equals else words.pop(0) if words else "")
+        elif option == "--strategy":
+            wishes["strategy"] = value if equals else words.pop(0) if words else ""
+        elif word == "--brutal":
+            wishes["strategy"] = "brutal"
         elif word == "--cancel":
             cancel = True
         elif word.startswith("-"):
@@ -170,11 +180,11 @@ def parse(arg: str) -> tuple[list[str], Optional[float], bool]:
             names.append(word)
     if not names:
         raise BadUsage("hotreload requires a process name")
-    if cancel and bake is not None:
-        raise BadUsage("--cancel and --bake do not go together")
+    if cancel and wishes:
+        raise BadUsage(f"--cancel and --{next(iter(wishes))} do not go together")
     if "all" in names:
         names = ["all"]
-    return list(dict.fromkeys(names)), bake, cancel
+    return list(dict.fromkeys(names)), wishes, cancel
 
 
 def _seconds(value: str) -> float:

@@ -86,29 +86,37 @@ class Reloads:
 
     # -- what may be asked
 
-    def start(self, tracked: Tracked, bake: Optional[float] = None) -> Reload:
+    def start(
+        self, tracked: Tracked, bake: Optional[float] = None, strategy: Optional[str] = None
+    ) -> Reload:
         """Start the reload of one program.
 
         :param bake: seconds, instead of the program's setting.
+        :param strategy: instead of the program's setting.
         :raises Failure: when it is refused; nothing was changed.
         """
         reload = self._new(tracked)
         self.driver.add(reload)
         try:
-            self._begin(tracked, reload, bake)
+            self._begin(tracked, reload, bake, strategy)
         except Failure as failure:
             self._refuse(tracked, reload, failure)
             raise
         return reload
 
-    def start_all(self, chosen: Iterable[Tracked], bake: Optional[float] = None) -> Batch:
+    def start_all(
+        self,
+        chosen: Iterable[Tracked],
+        bake: Optional[float] = None,
+        strategy: Optional[str] = None,
+    ) -> Batch:
         """Start the reloads of several programs, one after the other."""
         batch = Batch(deque())
         for tracked in chosen:
             reload = self._new(tracked)
             self.driver.add(reload)
             batch.waiting.append((tracked, reload))
-        self._next(batch, bake)
+        self._next(batch, bake, strategy)
         return batch
 
     def cancel(self, tracked: Tracked) -> Reload:
@@ -234,13 +242,26 @@ class Reloads:
     def _new(self, tracked: Tracked) -> Reload:
         return Reload(tracked.name, self.world.now, self.supervised.logger.info)
 
-    def _begin(self, tracked: Tracked, reload: Reload, bake: Optional[float]) -> None:
+    def _begin(
+        self,
+        tracked: Tracked,
+        reload: Reload,
+        bake: Optional[float],
+        strategy: Optional[str] = None,
+    ) -> None:
         policy = self._admit(tracked)
         if bake is not None:
             policy = replace(policy, bake=bake)
-        found = self._survey(tracked)
+        if strategy is not None:
+            policy = replace(policy, strategy=strategy)
+        found = self._survey(tracked, strategy)
         if found is None and servers.named(tracked.program) is not None:
             raise self._too_early(tracked)
+        if found is None and strategy is not None and self._survey(tracked) is not None:
+            raise Failure(
+                Fault.NOT_RELOADABLE,
+                f"{tracked.name} is no server with workers that has the strategy {strategy}",
+            )
         if found is None:
             known = ", ".join(f.name for f in servers.FAMILIES if not f.only_if_asked_for)
             raise Failure(
@@ -387,12 +408,12 @@ class Reloads:
                 f"{old.master} for it: end one of them first",
             )
 
-    def _survey(self, tracked: Tracked) -> Optional[Found]:
+    def _survey(self, tracked: Tracked, strategy: Optional[str] = None) -> Optional[Found]:
         current = tracked.current()
         if current is None:
             return None
         try:
-            strategy = self.policy(tracked).strategy
+            strategy = strategy or self.policy(tracked).strategy
         except Failure:
             strategy = AUTO  # a setting is bad: the reload is refused, what serves is told
         return servers.family_of(self.world, current, tracked.program, strategy)
@@ -423,16 +444,16 @@ class Reloads:
                 f"{failure.reason}"
             )
 
-    def _next(self, batch: Batch, bake: Optional[float]) -> None:
+    def _next(self, batch: Batch, bake: Optional[float], strategy: Optional[str]) -> None:
         """Begin the next reload of a batch; called again when that one has ended."""
         if not batch.waiting:
             return
         tracked, reload = batch.waiting.popleft()
         batch.results.append((tracked, reload))
-        reload.when_ended(lambda _: self._next(batch, bake))
+        reload.when_ended(lambda _: self._next(batch, bake, strategy))
         try:
             self._must_go_on(batch, tracked)
-            self._begin(tracked, reload, bake)
+            self._begin(tracked, reload, bake, strategy)
         except Failure as failure:
             self._refuse(tracked, reload, failure)
 

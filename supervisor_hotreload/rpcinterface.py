@@ -13,6 +13,7 @@ from supervisor_hotreload.adoption import SeamMissing, Tracked
 from supervisor_hotreload.driver import Reload
 from supervisor_hotreload.model import Failure, Fault, Outcome
 from supervisor_hotreload.reloads import Batch, Reloads
+from supervisor_hotreload.servers import STRATEGIES
 
 API_VERSION = "1.0"
 
@@ -61,14 +62,14 @@ class HotReloadNamespaceRPCInterface:
 
         @param string name  Process name (or ``group:name``, or ``group:*``)
         @param boolean wait  Wait until the new generation is the only one
-        @param struct options  Optional: ``bake`` (double, seconds)
+        @param struct options  Optional: ``bake`` (double, seconds), ``strategy`` (string)
         @return boolean result  Always true unless error; for ``group:*`` as reloadProcessGroup
         """
         group, process = split_namespec(name)
         if process is None:
             return self.reloadProcessGroup(group, wait, options)
         tracked = self._find(name)
-        reload = _or_fault(lambda: self._reloads.start(tracked, _bake(options)))
+        reload = _or_fault(lambda: self._reloads.start(tracked, **_wishes(options)))
         return _until(lambda: reload.done, lambda: _result(reload)) if wait else True
 
     def reloadProcessGroup(self, name: str, wait: bool = True, options: Options = None) -> Answer:
@@ -78,7 +79,7 @@ class HotReloadNamespaceRPCInterface:
 
         @param string name  The group name
         @param boolean wait  Wait until the last one has ended
-        @param struct options  Optional: ``bake`` (double, seconds)
+        @param struct options  Optional: ``bake`` (double, seconds), ``strategy`` (string)
         @return array result  An array of structs with keys string name, string group,
         int status (80 is success, else a fault code), string description
         """
@@ -94,7 +95,7 @@ class HotReloadNamespaceRPCInterface:
         The key ``programs`` of [rpcinterface:hotreload] limits what 'every' means.
 
         @param boolean wait  Wait until the last one has ended
-        @param struct options  Optional: ``bake`` (double, seconds)
+        @param struct options  Optional: ``bake`` (double, seconds), ``strategy`` (string)
         @return array result  An array of structs as of reloadProcessGroup
         """
         only = _or_fault(self._reloads.settings).programs()
@@ -153,7 +154,7 @@ class HotReloadNamespaceRPCInterface:
         chosen = [tracked for tracked in members if self._reloads.reloadable(tracked)]
         if not chosen:
             raise _fault(Fault.NOT_RELOADABLE, f"{name}: no program of it runs and can be reloaded")
-        batch = _or_fault(lambda: self._reloads.start_all(chosen, _bake(options)))
+        batch = _or_fault(lambda: self._reloads.start_all(chosen, **_wishes(options)))
         if not wait:
             return [_row(tracked, Faults.SUCCESS, "queued") for tracked in chosen]
         return _until(lambda: batch.done, lambda: _rows(batch))
@@ -211,17 +212,20 @@ def _story(reload: Reload) -> dict[str, Any]:
     }
 
 
-def _bake(options: Optional[dict[str, Any]]) -> Optional[float]:
-    """Return the ``bake`` of *options*, the only one there is."""
+def _wishes(options: Optional[dict[str, Any]]) -> dict[str, Any]:
+    """Return ``bake`` and ``strategy`` of *options*; there are no others."""
     given = dict(options or {})
-    bake = given.pop("bake", None)
+    bake, strategy = given.pop("bake", None), given.pop("strategy", None)
     if given:
         raise RPCError(Faults.INCORRECT_PARAMETERS, f"unknown options: {', '.join(given)}")
+    if strategy is not None and strategy not in STRATEGIES:
+        known = ", ".join(sorted(STRATEGIES))
+        raise RPCError(Faults.BAD_ARGUMENTS, f"strategy: {strategy!r} is none of {known}")
     if bake is None:
-        return None
+        return {"strategy": strategy}
     if isinstance(bake, bool) or not isinstance(bake, (int, float)) or not 0 <= bake < 86400:
         raise RPCError(Faults.BAD_ARGUMENTS, f"bake: {bake!r} is not a number of seconds")
-    return float(bake)
+    return {"bake": float(bake), "strategy": strategy}
 
 
 def _or_fault(function: Callable[[], Any]) -> Any:

@@ -129,15 +129,36 @@ def test_a_late_check_before_touches_nothing(house: House) -> None:
     assert not [p for p in house.family() if p.name() == "sleep"]
 
 
-def test_brutal(house: House) -> None:
-    house.configure(command=uwsgi(house), program=STOP, settings="strategy = brutal")
+@pytest.mark.parametrize("how", ["settings", "option"])
+def test_brutal(house: House, how: str) -> None:
+    settings = "strategy = brutal" if how == "settings" else ""
+    house.configure(command=uwsgi(house), program=STOP, settings=settings)
     start(house, house.port, 2)
     pid, before = house.info()["pid"], workers(house)
     house.release("v2")
-    house.reload()
+    words = ["hotreload", "myapp"] if how == "settings" else ["hotreload", "--brutal", "myapp"]
+    done = house.ctl(*words)
+    assert done.returncode == 0, done.stdout
     assert house.info()["pid"] == pid
     assert not before & workers(house)
     assert get(house.port).startswith(b"v2 ")
+    assert "brutally" in house.app_log()
+
+
+def test_a_strategy_that_it_has_not_is_refused(house: House) -> None:
+    house.configure(command=uwsgi(house, "--die-on-term"), program=STOP)
+    start(house, house.port, 2)
+    before = workers(house)
+    for option, words in {
+        "--brutal": "with die-on-term that stops it",
+        "--strategy=upgrade": "no server with workers",
+        "--strategy=chain": "needs lazy-apps",
+        "--strategy=magic": "none of",
+    }.items():
+        done = house.ctl("hotreload", option, "myapp")
+        assert done.returncode != 0
+        assert words in done.stdout
+    assert workers(house) == before
 
 
 def test_hup_is_a_reload_with_its_check(house: House) -> None:
@@ -244,5 +265,5 @@ def test_signals_of_the_table_reach_it(house: House) -> None:
     start(house, house.port, 2)
     for name in ("USR1", "TSTP", "TSTP"):
         assert house.ctl("signal", name, "myapp").returncode == 0
-    wait_until(lambda: "PAUSE" in house.app_log() and "RESUME" in house.app_log())
+    wait_until(lambda: "PAUSE" in house.app_log() and "resuming" in house.app_log())
     assert house.info()["statename"] == "RUNNING"

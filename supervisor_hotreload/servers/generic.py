@@ -48,9 +48,9 @@ class GenericFamily(Family):
         cwd = world.directory(old.master)
         if cwd and cwd != os.path.realpath(program.directory):
             yield (
-                f"warning: {old.master} runs in {cwd}, not in what {program.directory} is now: what "
-                f"it imports from its working directory is the old code again; let it import by "
-                f"PYTHONPATH={program.directory} with directory = /"
+                f"warning: {old.master} runs in {cwd}, not in what {program.directory} is now: "
+                f"what it imports from its working directory is the old code again; let it import "
+                f"by PYTHONPATH={program.directory} with directory = /"
             )
 
     def server(self, world: World, old: Crew, policy: Policy, program: Program) -> Renewal:
