@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable, Mapping
 from typing import Callable, Optional, Union
 
 from supervisor_hotreload.identity import Beat, Process, Unreadable
@@ -114,10 +114,21 @@ class Accepting:
     accepts and that has been so for a while: some servers start fewer.
 
     :param before: the children that there were before the reload.
+    :param steady: how many seconds that while is.
+    :param apart: ports, as the kernel writes them, from which others than workers accept.
     """
 
-    def __init__(self, world: World, expected: int, before: Container[Process]) -> None:
+    def __init__(
+        self,
+        world: World,
+        expected: int,
+        before: Container[Process],
+        steady: float,
+        apart: frozenset[str] = frozenset(),
+    ) -> None:
         self._world = world
+        self._steady = steady
+        self._apart = apart
         self._expected = max(expected, 1)
         self._before = before
         self._set: frozenset[Process] = frozenset()
@@ -132,12 +143,14 @@ class Accepting:
         new = [child for child in world.children(master) if child not in self._before]
         known = world.listening(master)
         held = {child: world.sockets(child, known) for child in new}
-        ready = frozenset(child for child in new if held[child].accepted)
-        waiting = [child for child in new if held[child].held and child not in ready]
+        ready = frozenset(
+            child for child in new if counts(held[child].accepted, known, self._apart)
+        )
+        waiting = [c for c in new if counts(held[c].held, known, self._apart) and c not in ready]
         now = world.now()
         if ready != self._set:
             self._set, self._since = ready, now
-        steady = not waiting and not self._left(master) and now - self._since >= STEADY
+        steady = not waiting and not self._left(master) and now - self._since >= self._steady
         if len(ready) >= self._expected or (ready and steady):
             return Readiness(len(ready))
         total = max(self._expected, len(ready))
@@ -145,8 +158,19 @@ class Accepting:
 
     def _left(self, master: Process) -> bool:
         """Tell whether an old worker accepts still."""
+        known = self._world.listening(master)
         old = [child for child in self._world.children(master) if child in self._before]
-        return bool(accepting(self._world, old))
+        seen = (self._world.sockets(child, known).accepted for child in old)
+        return any(counts(sockets, known, self._apart) for sockets in seen)
+
+
+def counts(sockets: Iterable[int], known: Mapping[int, str], apart: Container[str]) -> bool:
+    """Tell whether one of *sockets* is a worker's.
+
+    :param known: their addresses.
+    :param apart: ports, as the kernel writes them, from which others than workers accept.
+    """
+    return any(known[inode].rpartition(":")[2] not in apart for inode in sockets)
 
 
 class Renewed:

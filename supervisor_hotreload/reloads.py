@@ -255,13 +255,13 @@ class Reloads:
         if strategy is not None:
             policy = replace(policy, strategy=strategy)
         found = self._survey(tracked, strategy)
-        if found is None and servers.named(tracked.program) is not None:
-            raise self._too_early(tracked)
-        if found is None and strategy is not None and self._survey(tracked) is not None:
+        if found is None and policy.strategy != AUTO and self._survey(tracked, AUTO) is not None:
             raise Failure(
                 Fault.NOT_RELOADABLE,
-                f"{tracked.name} is no server with workers that has the strategy {strategy}",
+                f"{tracked.name} is no server with workers that has the strategy {policy.strategy}",
             )
+        if found is None and servers.named(tracked.program) is not None:
+            raise self._too_early(tracked)
         if found is None:
             known = ", ".join(f.name for f in servers.FAMILIES if not f.only_if_asked_for)
             raise Failure(

@@ -28,6 +28,9 @@ BOOT = 1.0
 STALL = 0.05
 """Seconds by which a client may wait longer because of a reload that promises no stall."""
 
+WORKERS = 4
+"""Of servers whose worker has one request at a time: one is always busy with a slow one."""
+
 HEADER = ("server", "strategy", "dropped", "longest wait", "without", "broken", "pid", "total")
 
 
@@ -68,13 +71,13 @@ def nginx_release(house: House, name: str) -> None:
 
 
 def of_gunicorn(house: House) -> None:
-    house.configure("--workers 2")
+    house.configure(f"--workers {WORKERS}")
 
 
 def of_uwsgi(more: str, strategy: str) -> Callable[[House], None]:
     def configure(house: House) -> None:
         words = more.format(root=house.root)
-        command = uwsgi(house, f"--stats {house.root}/stats.sock {words}")
+        command = uwsgi(house, f"--stats {house.root}/stats.sock {words}", workers=WORKERS)
         if strategy == "chain":
             moved = f"--pythonpath {house.root}/current"
             command = command.replace(f"--chdir {house.root}/current", moved)
@@ -112,30 +115,33 @@ def of_asgi(name: str) -> Callable[[House], None]:
 
 ROWS = (
     Row("gunicorn", "reexec", of_gunicorn, wsgi_release),
-    Row("uWSGI", "graceful", of_uwsgi("", "graceful"), wsgi_release, stalls=True),
+    Row("uWSGI", "graceful", of_uwsgi("", "graceful"), wsgi_release, stalls=True, children=WORKERS),
     Row(
         "uWSGI lazy-apps",
         "graceful",
         of_uwsgi("--lazy-apps", "graceful"),
         wsgi_release,
         stalls=True,
+        children=WORKERS,
     ),
     Row(
         "uWSGI lazy-apps",
         "chain (fifo)",
         of_uwsgi("--lazy-apps --master-fifo {root}/fifo", "chain"),
         wsgi_release,
+        children=WORKERS,
     ),
     Row(
         "uWSGI lazy-apps",
         "chain (touch)",
         of_uwsgi("--lazy-apps --touch-chain-reload {root}/supervisord.conf", "chain"),
         wsgi_release,
+        children=WORKERS,
     ),
-    Row("uWSGI", "brutal", of_uwsgi("", "brutal"), wsgi_release, drops=True, stalls=True),
+    Row("uWSGI", "brutal", of_uwsgi("", "brutal"), wsgi_release, True, True, children=WORKERS),
     Row("nginx", "graceful", of_nginx("graceful"), nginx_release),
     Row("nginx", "upgrade", of_nginx("upgrade"), nginx_release, children=3),
-    Row("granian", "signal", of_asgi("granian"), asgi_release),
+    Row("granian", "signal", of_asgi("granian"), asgi_release, stalls=True),
     Row("uvicorn", "signal", of_asgi("uvicorn"), asgi_release, drops=True),
     Row("hypercorn", "signal", of_asgi("hypercorn"), asgi_release, drops=True, stalls=True),
 )
@@ -195,7 +201,8 @@ def measure(row: Row) -> tuple[list[str], bool]:
 TEXT = """\
 .. Made by ``make servers``.
 
-{machine}. An import takes {boot:g} s; 2 workers, 3 closed-loop clients and one slow one
+{machine}. An import takes {boot:g} s; gunicorn and uWSGI
+have {workers} workers, the others 2; 3 closed-loop clients and one slow one
 (1 s requests, always in flight). *Longest wait* is a fast client's during the reload,
 *without* the longest of the same clients before it.
 
@@ -222,7 +229,12 @@ def main() -> int:
         rows.append(cells)
         if not good:
             bad.append(name)
-    text = TEXT.format(machine=tables.machine(), boot=BOOT, table=tables.simple_table(HEADER, rows))
+    text = TEXT.format(
+        machine=tables.machine(),
+        boot=BOOT,
+        workers=WORKERS,
+        table=tables.simple_table(HEADER, rows),
+    )
     print(text)
     if told.write is not None:
         told.write.write_text(text)

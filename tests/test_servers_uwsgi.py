@@ -76,6 +76,19 @@ def test_a_chain_reload_replaces_one_worker_after_the_other(house: House, by: st
     assert any("worker 1 of 3" in text or "worker 2 of 3" in text for text in progress), done.stdout
 
 
+@pytest.mark.parametrize("strategy", ["graceful", "chain"])
+def test_a_router_is_no_worker(house: House, strategy: str) -> None:
+    more = f"--lazy-apps --master-fifo {house.root}/fifo --pythonpath {house.root}/current"
+    command = uwsgi(house, more).replace("--http-socket", "--http")
+    house.configure(command=command, program=STOP, settings=f"strategy = {strategy}")
+    start(house, house.port, 3)
+    house.release("v2", boot=0.4)
+    printed = house.reload().stdout
+    assert "there are 2" in printed
+    assert "2/2 workers ready" in printed
+    assert {get(house.port).split()[0] for _ in range(6)} == {b"v2"}
+
+
 @pytest.mark.parametrize("strategy", ["graceful", "chain", "auto"])
 def test_broken_code_is_tried_before_and_changes_nothing(house: House, strategy: str) -> None:
     more = f"--lazy-apps --need-app --master-fifo {house.root}/fifo"

@@ -18,6 +18,10 @@ GUESS = Ready("settle", 10.0)
 
 ACCEPTING = Ready("accepting")
 
+ONE_BY_ONE = 5.0
+"""Seconds until fewer workers than before are all that come, where one follows the
+other: between the end of an old one and the fork of a new one lies a second or more."""
+
 DEPTH = 3
 """How many shells or wrappers deep the master may sit under the supervised pid."""
 
@@ -189,9 +193,11 @@ class Crew(Generation):
     """A generation whose workers are told by what they accept from.
 
     :param accepting: the children that do; all children where that cannot be seen.
+    :param apart: ports, as the kernel writes them, from which others than workers accept.
     """
 
     accepting: frozenset[Process] = frozenset()
+    apart: frozenset[str] = frozenset()
 
     @property
     def workers(self) -> int:
@@ -229,11 +235,16 @@ def crew(
     return hidden
 
 
-def probe(world: World, ready: Ready, old: Crew) -> Callable[[Process], Verdict]:
-    """Return what tells when the workers that replace those of *old* are ready."""
+def probe(
+    world: World, ready: Ready, old: Crew, steady: float = ONE_BY_ONE
+) -> Callable[[Process], Verdict]:
+    """Return what tells when the workers that replace those of *old* are ready.
+
+    :param steady: seconds after which fewer than before are all that come.
+    """
     if ready.kind == "settle":
         return Renewed(world, old.workers, old.children, ready.seconds)
-    told: Callable[[Process], Verdict] = Accepting(world, old.workers, old.children)
+    told: Callable[[Process], Verdict] = Accepting(world, old.workers, old.children, old.apart)
     if not old.readable:
         told = Renewed(world, old.workers, old.children, STEADY)
     if ready.kind in ("heartbeat", "accepting"):
@@ -247,11 +258,18 @@ class Renewal:
     :param ask: asks the master to replace its workers.
     """
 
-    def __init__(self, world: World, old: Crew, policy: Policy, ask: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        world: World,
+        old: Crew,
+        policy: Policy,
+        ask: Callable[[], object],
+        steady: float = ONE_BY_ONE,
+    ) -> None:
         self._world = world
         self._old = old
         self._ask = ask
-        self._probe = probe(world, policy.ready, old)
+        self._probe = probe(world, policy.ready, old, steady)
 
     @property
     def master(self) -> Process:

@@ -16,7 +16,7 @@ from typing import Any, Callable, Optional
 
 from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.model import Failure, Fault, Policy, Progress, Readiness
-from supervisor_hotreload.probes import Verdict, accepting, shared
+from supervisor_hotreload.probes import STEADY, Verdict, accepting, shared
 from supervisor_hotreload.servers.family import (
     Crew,
     Family,
@@ -50,7 +50,7 @@ class Upgrade:
         self._old = old
         self._policy = policy
         self._program = program
-        self._probe: Callable[[Process], Verdict] = probe(world, policy.ready, old)
+        self._probe: Callable[[Process], Verdict] = probe(world, policy.ready, old, STEADY)
         self._new: Optional[Process] = None
         self._watched: Optional[tuple[float, list[Process]]] = None
         self._asked = False
@@ -210,7 +210,7 @@ class NginxFamily(Family):
     def server(self, world: World, old: Crew, policy: Policy, program: Program) -> Any:
         if policy.strategy == "upgrade":
             return Upgrade(world, old, policy, program)
-        return Renewal(world, old, policy, lambda: world.signal(old.master, "HUP"))
+        return Renewal(world, old, policy, lambda: world.signal(old.master, "HUP"), STEADY)
 
     def leads(self, world: World, process: Process) -> bool:
         return _is_nginx(world, process) and shared(world, process)

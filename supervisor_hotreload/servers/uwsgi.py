@@ -15,12 +15,13 @@ import pathlib
 import shlex
 import stat
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, Optional
 
 from supervisor_hotreload.endpoints import Address, Exchange
 from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.model import Failure, Fault, Policy, Progress, Readiness
-from supervisor_hotreload.probes import Verdict, accepting
+from supervisor_hotreload.probes import Verdict, counts
 from supervisor_hotreload.servers.family import (
     Crew,
     Family,
@@ -75,6 +76,9 @@ ALIASES = {
     "chdir2": "chdir",
     "lazy": "lazy-apps",
 }
+
+ROUTERS = ("http", "https", "http-to-https", "fastrouter", "rawrouter", "sslrouter")
+"""Options that start a process which hands requests on to the workers."""
 
 DEPTH = 4
 """How deep configuration files may include one another."""
@@ -369,7 +373,8 @@ class UwsgiFamily(Family):
         return any(os.path.basename(word).startswith("uwsgi") for word in program.words[:3])
 
     def survey(self, world: World, tracked: Process, program: Program) -> Optional[Crew]:
-        return crew(world, tracked, lambda process: _is_master(world, process))
+        found = crew(world, tracked, lambda process: _is_master(world, process))
+        return found if found is None else _without_routers(world, found, options(program))
 
     def lacks(self, program: Program) -> str:
         if not _is_on(options(program), "master"):
@@ -399,6 +404,12 @@ class UwsgiFamily(Family):
             yield (
                 f"warning: {program.name}: 'supervisorctl stop' sends TERM, which makes uWSGI "
                 f"reload instead of stop: set stopsignal = INT (or QUIT), or die-on-term"
+            )
+        if any(name in found for name in ROUTERS):
+            yield (
+                f"warning: {program.name}: uWSGI ends its router (--http) on HUP and TERM, so that "
+                f"its port is closed until the import is over: requests are dropped; use "
+                f"--http-socket, or a chain reload"
             )
         if program.stopsignal == "HUP":
             yield f"warning: {program.name}: stopsignal = HUP makes uWSGI reload instead of stop"
@@ -493,11 +504,34 @@ def _moved(world: World, old: Crew, program: Program) -> Optional[str]:
 
 
 def _is_master(world: World, process: Process) -> bool:
-    """Tell whether *process* may be a master: without one, the first worker forks the others."""
+    """Tell whether *process* may be a master: without one, the first worker forks the others,
+    and accepts from where they do. A master accepts from its stats server only.
+    """
+    if not _is_uwsgi(world, process):
+        return False
     try:
-        return _is_uwsgi(world, process) and not accepting(world, [process])
+        known = world.listening(process)
+        own = world.sockets(process, known).accepted
+        children = world.children(process)
+        return not own or not any(own & world.sockets(c, known).accepted for c in children)
     except Unreadable:
         return True
+
+
+def _without_routers(world: World, old: Crew, found: Options) -> Crew:
+    """Leave out the processes that only hand requests on: a chain reload lets them live."""
+    told = [value.partition(",")[0] for name in ROUTERS for value in found.get(name, [])]
+    ports = [value.rpartition(":")[2] for value in told]
+    apart = frozenset(f"{int(port):04X}" for port in ports if port.isdigit())
+    if not apart or not old.readable:
+        return old
+    known = world.listening(old.master)
+    try:
+        seen = {child: world.sockets(child, known).accepted for child in old.accepting}
+    except Unreadable:
+        return old
+    workers = frozenset(child for child in seen if counts(seen[child], known, apart))
+    return replace(old, accepting=workers, apart=apart) if workers else old
 
 
 def _is_uwsgi(world: World, process: Process) -> bool:
