@@ -29,7 +29,7 @@ def uwsgi(house: House, *arguments: str, workers: int = 2) -> str:
     words = " ".join(arguments)
     return (
         f"{binary} --master --http-socket 127.0.0.1:{house.port} --processes {workers} "
-        f"--chdir {house.root}/current --module app:app {words}"
+        f"--disable-logging --chdir {house.root}/current --module app:app {words}"
     ).strip()
 
 

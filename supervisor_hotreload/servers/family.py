@@ -244,7 +244,9 @@ def probe(
     """
     if ready.kind == "settle":
         return Renewed(world, old.workers, old.children, ready.seconds)
-    told: Callable[[Process], Verdict] = Accepting(world, old.workers, old.children, old.apart)
+    told: Callable[[Process], Verdict] = Accepting(
+        world, old.workers, old.children, steady, old.apart
+    )
     if not old.readable:
         told = Renewed(world, old.workers, old.children, STEADY)
     if ready.kind in ("heartbeat", "accepting"):
