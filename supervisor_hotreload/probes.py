@@ -139,19 +139,21 @@ class Accepting:
 
         :raises Unreadable: when the kernel hides their descriptors.
         """
-        world = self._world
+        world, apart = self._world, self._apart
         new = [child for child in world.children(master) if child not in self._before]
         known = world.listening(master)
-        held = {child: world.sockets(child, known) for child in new}
+        seen = {c: world.sockets(c, known) for c in new if c not in self._set}
         ready = frozenset(
-            child for child in new if counts(held[child].accepted, known, self._apart)
+            c for c in new if c in self._set or counts(seen[c].accepted, known, apart)
         )
-        waiting = [c for c in new if counts(held[c].held, known, self._apart) and c not in ready]
+        waiting = [c for c in seen if counts(seen[c].held, known, apart) and c not in ready]
         now = world.now()
         if ready != self._set:
             self._set, self._since = ready, now
-        steady = not waiting and not self._left(master) and now - self._since >= self._steady
-        if len(ready) >= self._expected or (ready and steady):
+        long = now - self._since >= self._steady
+        if len(ready) >= self._expected or (
+            ready and long and not waiting and not self._left(master)
+        ):
             return Readiness(len(ready))
         total = max(self._expected, len(ready))
         return Progress(f"worker {len(ready)} of {total} accepts", len(ready), total)

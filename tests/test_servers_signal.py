@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import http.server
+import os
+import signal
 import socketserver
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -16,7 +19,7 @@ from supervisor_hotreload.model import Ready
 from supervisor_hotreload.world import World
 from tests.house import House, wait_until
 from tests.load import Load, get
-from tests.otherservers import ASGI, asgi, start
+from tests.otherservers import ASGI, asgi, start, uwsgi
 
 SIGNAL = "strategy = signal"
 
@@ -95,6 +98,58 @@ def test_an_endpoint_has_the_last_word(house: House, broken: bool) -> None:
         assert "'v2' is not in the body" in done.stdout
 
 
+@pytest.mark.parametrize("good", [True, False])
+def test_an_endpoint_after_the_heartbeats(house: House, good: bool) -> None:
+    """The old generation answers too: the text tells the new one."""
+    house.configure(
+        settings=f"ready = http://127.0.0.1:{house.port}/ {'v2' if good else 'v3'}\n"
+        "ready_timeout = 3"
+    )
+    house.start()
+    house.release("v2")
+    done = house.ctl("hotreload", "myapp")
+    assert (done.returncode == 0) == good, done.stdout
+    assert get(house.port).startswith(b"v2 " if good else b"v1 ")
+
+
+def test_accepting_tells_of_a_gunicorn_with_epoll(house: House) -> None:
+    house.configure("--workers 2 --worker-class gthread", settings="ready = accepting")
+    house.start()
+    house.release("v2")
+    house.reload()
+    assert get(house.port).startswith(b"v2 ")
+
+
+def test_gunicorn_is_tried_before_where_that_is_asked_for(house: House) -> None:
+    house.configure(settings="check_before = default")
+    house.start()
+    house.release("broken", code="import no_such_module")
+    done = house.ctl("hotreload", "myapp")
+    assert "check_before (gunicorn --check-config)" in done.stdout
+    assert "no_such_module" in done.stdout
+    assert "spawning" not in done.stdout
+    house.release("v2")
+    house.reload()
+    assert get(house.port).startswith(b"v2 ")
+
+
+def test_what_a_killed_supervisord_has_left_is_adopted(house: House) -> None:
+    house.release("v1")
+    house.configure(command=uwsgi(house), program="stopsignal = INT")
+    start(house, house.port, 2)
+    pid = house.info()["pid"]
+    house.family()
+    os.kill(house.pid, signal.SIGKILL)
+    house.wait_for_exit()
+    (house.root / "supervisor.sock").unlink()
+    house.start()
+    assert house.info()["pid"] == pid
+    house.release("v2")
+    house.reload()
+    assert get(house.port).startswith(b"v2 ")
+    assert house.ctl("stop", "myapp").stdout == "myapp: stopped\n"
+
+
 # -- endpoints, alone
 
 
@@ -134,9 +189,6 @@ def port() -> Iterator[int]:
 def told(ready: Ready, looks: int = 400) -> str:
     """Return 'ready', or what an endpoint says last."""
     world = World()
-    import os
-    import time
-
     me = lookup(os.getpid())
     assert me is not None
     endpoint = Endpoint(world, ready)

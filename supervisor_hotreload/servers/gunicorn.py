@@ -13,9 +13,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Callable, Optional
 
+from supervisor_hotreload.endpoints import Endpoint
 from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.model import Failure, Fault, Policy, Progress, Readiness, Ready
-from supervisor_hotreload.probes import Heartbeat, Settle, Watch, shares
+from supervisor_hotreload.probes import (
+    STEADY,
+    Accepting,
+    Heartbeat,
+    Settle,
+    Then,
+    Watch,
+    shares,
+)
 from supervisor_hotreload.servers import family
 from supervisor_hotreload.servers.family import (
     DEPTH,
@@ -339,7 +348,12 @@ class Gunicorn:
         ready = self._policy.ready
         if ready.kind == "settle":
             return Settle(self._world, self._old.workers, ready.seconds)
-        return Heartbeat(self._world, self._old.workers)
+        if ready.kind == "accepting":
+            return Accepting(self._world, self._old.workers, (), STEADY)
+        beats = Heartbeat(self._world, self._old.workers)
+        if ready.kind == "heartbeat":
+            return beats
+        return Then(beats, Endpoint(self._world, ready))
 
     def _number(self, name: str, default: float) -> float:
         try:
