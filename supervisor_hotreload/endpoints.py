@@ -65,8 +65,10 @@ class Exchange:
                 self._connected = True
         return self._connected
 
-    def listener(self) -> int:
+    def listener(self) -> Optional[int]:
         """Return the pid of the process that listens on a unix socket (SO_PEERCRED)."""
+        if self._socket.family != socket.AF_UNIX:
+            return None
         raw = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         return int.from_bytes(raw[:4], sys.byteorder)
 

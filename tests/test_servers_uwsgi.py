@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import socket
 
 import pytest
 
@@ -271,6 +272,25 @@ def test_only_the_masters_own_fifo_is_written_to(house: House) -> None:
     house.reload()
     assert os.read(reader, 10) == b""
     os.close(reader)
+
+
+def test_a_stats_server_that_is_another_is_not_believed(house: House) -> None:
+    """Whoever may write to its directory answers instead: the kernel's word counts."""
+    stats = house.root / "stats.sock"
+    house.configure(
+        command=uwsgi(house, f"--lazy-apps --master-fifo {house.root}/fifo --stats {stats}"),
+        program=STOP,
+        settings="strategy = chain",
+    )
+    start(house, house.port, 2)
+    wait_until(stats.exists)
+    stats.unlink()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(stats))
+        other.listen()
+        printed = house.reload().stdout
+    assert "the stats server is asked" in printed
+    assert "2/2 workers ready" in printed
 
 
 def test_signals_of_the_table_reach_it(house: House) -> None:

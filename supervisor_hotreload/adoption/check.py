@@ -114,7 +114,10 @@ class CheckCommand:
         uid = self._uid
         if uid is None or os.getuid() != 0:
             return {}
-        user = pwd.getpwuid(uid)
+        try:
+            user = pwd.getpwuid(uid)
+        except KeyError:  # a number only, as in containers: the group of that number
+            return {"user": uid, "group": uid, "extra_groups": []}
         groups = os.getgrouplist(user.pw_name, user.pw_gid)
         return {"user": uid, "group": user.pw_gid, "extra_groups": groups}
 

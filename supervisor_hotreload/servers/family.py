@@ -278,6 +278,7 @@ class Renewal:
         return self._old.master
 
     def renew(self) -> None:
+        self._must_live()
         self._ask()
 
     def renewed(self) -> Verdict:

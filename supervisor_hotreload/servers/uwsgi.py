@@ -92,6 +92,9 @@ STATS = 1 << 22
 STATS_PATIENCE = 3.0
 """Seconds until an answer of the stats server is given up."""
 
+STATS_TRUST = 10.0
+"""Seconds without an answer after which the kernel's word is taken alone."""
+
 STATS_PAUSE = 0.2
 """Seconds between two questions."""
 
@@ -262,10 +265,14 @@ def stats_address(world: World, master: Process, told: Optional[str]) -> Optiona
 
 
 class Stats:
-    """Asks the stats server again and again; every byte of its answers is distrusted."""
+    """Asks the stats server again and again; every byte of its answers is distrusted.
 
-    def __init__(self, world: World, address: Address) -> None:
+    :param master: who has to listen there.
+    """
+
+    def __init__(self, world: World, master: Process, address: Address) -> None:
         self._world = world
+        self._master = master
         self._address = address
         self._exchange: Optional[Exchange] = None
         self._since = 0.0
@@ -279,9 +286,11 @@ class Stats:
                     return None
                 self._since = now
                 self._exchange = Exchange(self._address, limit=STATS)
+                if self._exchange.listener() not in (None, self._master.pid):
+                    raise OSError(0, "somebody else's")
             answer = self._exchange.look()
         except OSError:
-            self.close()  # it refuses while the master execs itself
+            self.close()  # it refuses while the master execs itself, or it is another's
             return None
         if answer is None:
             if now - self._since > STATS_PATIENCE:
@@ -318,6 +327,7 @@ class UwsgiRenewal(Renewal):
         super().__init__(world, old, policy, ask)
         self._stats = stats
         self._agreed: Verdict = Progress("")
+        self._agreed_at = 0.0
 
     def renewed(self) -> Verdict:
         """The kernel says who accepts, the stats server who has an app.
@@ -328,12 +338,15 @@ class UwsgiRenewal(Renewal):
             verdict = super().renewed()
             if not verdict or self._stats is None:
                 return verdict
-            self._agreed = verdict
+            self._agreed, self._agreed_at = verdict, self._world.now()
         self._must_live()
         workers = self._stats.look() if self._stats is not None else None
-        if workers is None:
-            return Progress(f"{self._agreed.text}, the stats server is asked")
-        return self._judge(workers)
+        if workers is not None:
+            self._agreed_at = self._world.now()
+            return self._judge(workers)
+        if self._world.now() - self._agreed_at > STATS_TRUST:
+            return self._agreed
+        return Progress(f"{self._agreed.text}, the stats server is asked")
 
     def _judge(self, workers: list[dict[str, Any]]) -> Verdict:
         old = {process.pid for process in self._old.children}
@@ -464,7 +477,7 @@ class UwsgiFamily(Family):
     def server(self, world: World, old: Crew, policy: Policy, program: Program) -> Renewal:
         found = options(program)
         told = stats_address(world, old.master, _last(found, "stats", program.directory))
-        stats = Stats(world, told) if told is not None else None
+        stats = Stats(world, old.master, told) if told is not None else None
 
         def chain() -> None:
             path = self._chains(world, old, program)
