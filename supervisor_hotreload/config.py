@@ -77,8 +77,8 @@ def _ready(value: str) -> Ready:
     if kind in ("unix", "file") and not text:
         return Ready(kind, target=f"{kind}:{_path(rest)}")
     raise ValueError(
-        "none of 'heartbeat', 'accepting', 'settle:SECONDS', 'http://ADDRESS:PORT/PATH [TEXT]', "
-        "'tcp://ADDRESS:PORT', 'unix:PATH' and 'file:PATH'"
+        "neither 'heartbeat', 'accepting', 'settle:SECONDS', 'http://ADDRESS:PORT/PATH [TEXT]', "
+        "'tcp://ADDRESS:PORT', 'unix:PATH' nor 'file:PATH'"
     )
 
 
