@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import traceback
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
@@ -244,32 +243,32 @@ class Driver:
         past = self._past.get(name)
         return self._active.get(name) or (past[-1] if past else None)
 
-    def past(self, name: str) -> Iterable[Reload]:
-        return tuple(self._past.get(name, ()))
-
     def add(self, reload: Reload) -> None:
         """Take on a reload.
 
         :raises Failure: ALREADY_RELOADING when one of that program is active.
         """
-        if reload.name in self._active:
-            running = self._active[reload.name]
-            raise Failure(
-                Fault.ALREADY_RELOADING,
-                f"{reload.name}: another reload is active ({running.phase.value}, "
-                f"{running.seconds:.0f} s)",
-            )
+        self.must_be_free(reload.name)
         self._active[reload.name] = reload
         reload.when_ended(self._retire)
+
+    def must_be_free(self, name: str) -> None:
+        """Refuse a second reload of one program.
+
+        :raises Failure: ALREADY_RELOADING.
+        """
+        running = self._active.get(name)
+        if running is not None:
+            raise Failure(
+                Fault.ALREADY_RELOADING,
+                f"{name}: another reload is active ({running.phase.value}, "
+                f"{running.seconds:.0f} s)",
+            )
 
     def step(self) -> None:
         """Step every active reload."""
         for reload in list(self._active.values()):
             reload.step()
-
-    def forget(self, name: str) -> None:
-        """Drop the history of a program that has been removed."""
-        self._past.pop(name, None)
 
     def _retire(self, reload: Reload) -> None:
         del self._active[reload.name]

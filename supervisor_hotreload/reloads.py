@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import traceback
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -80,7 +81,6 @@ class Reloads:
         )
         self._again: set[str] = set()
         self._idle_since: Optional[float] = None
-        self._batches: list[Batch] = []
         self._report_bad_settings()
 
     # -- what may be asked
@@ -101,12 +101,15 @@ class Reloads:
         return reload
 
     def start_all(self, chosen: Iterable[Tracked], bake: Optional[float] = None) -> Batch:
-        """Start the reloads of several programs, one after the other."""
-        batch = Batch(deque())
-        for tracked in chosen:
-            reload = self._new(tracked)
+        """Start the reloads of several programs, one after the other.
+
+        :raises Failure: ALREADY_RELOADING when one of them is being reloaded; none is started.
+        """
+        batch = Batch(deque((tracked, self._new(tracked)) for tracked in chosen))
+        for _, reload in batch.waiting:
+            self.driver.must_be_free(reload.name)
+        for _, reload in batch.waiting:
             self.driver.add(reload)
-            batch.waiting.append((tracked, reload))
         self._next(batch, bake)
         return batch
 
@@ -234,6 +237,18 @@ class Reloads:
         return Reload(tracked.name, self.world.now, self.supervised.logger.info)
 
     def _begin(self, tracked: Tracked, reload: Reload, bake: Optional[float]) -> None:
+        """Begin *reload*, or raise a Failure and nothing else: no reload may be left half begun."""
+        try:
+            self._look_and_run(tracked, reload, bake)
+        except Failure:
+            raise
+        except Exception as error:
+            self.supervised.logger.critical(f"hotreload: {tracked.name}: {traceback.format_exc()}")
+            raise Failure(
+                Fault.INTERNAL, f"an error inside hotreload: {type(error).__name__}: {error}"
+            ) from error
+
+    def _look_and_run(self, tracked: Tracked, reload: Reload, bake: Optional[float]) -> None:
         policy = self._admit(tracked)
         if bake is not None:
             policy = replace(policy, bake=bake)
