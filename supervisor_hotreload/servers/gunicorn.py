@@ -144,9 +144,15 @@ class Crew:
         self._seen = {w for w in self._seen if w != self.outsider and self._world.alive(w)}
         return sorted(self._seen, key=lambda worker: worker.start)
 
-    def end_if_orphaned(self) -> None:
-        """Without a master nobody tells workers to stop: TERM at once, KILL after the grace."""
+    def urge(self) -> None:
+        """See to it that it ends: what is stopped by a signal hears no other.
+
+        Without a master nobody tells workers to stop: TERM at once, KILL after the grace.
+        """
+        status = self._world.status(self._master.pid)
         if self._world.alive(self._master):
+            if status is not None and status.state in "Tt":
+                self._world.signal(self._master, "CONT")
             return
         now = self._world.now()
         if self._orphaned_at is None:
@@ -299,7 +305,7 @@ class Gunicorn:
             self._must_live(self._new)
         left = self._crew(self._old.master).look()
         if self._world.alive(self._old.master) or left:
-            self._crew(self._old.master).end_if_orphaned()
+            self._crew(self._old.master).urge()
             return Progress(
                 f"{len(left)} old worker{'' if len(left) == 1 else 's'} left", 0, len(left)
             )
@@ -308,7 +314,7 @@ class Gunicorn:
     def dismissed(self, new: Process) -> bool:
         """Return True when the successor and its workers are gone."""
         left = self._crew(new).look()
-        self._crew(new).end_if_orphaned()
+        self._crew(new).urge()
         return not self._world.alive(new) and not left
 
     def promoted(self, new: Process) -> bool:
