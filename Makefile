@@ -36,5 +36,9 @@ matrix: $(READY)
 bench: $(READY)
 	$(BIN)/python -m tests.bench --write docs/bench.rst
 
+faults: $(READY)
+	$(BIN)/python -m tests.faults --write docs/faults.rst
+	HOTRELOAD_SCHEDULES=10000 $(BIN)/python -m pytest -q tests/test_invariant.py
+
 clean:
 	rm -rf $(VENV) .venvs build dist *.egg-info

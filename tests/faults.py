@@ -136,7 +136,7 @@ def _walk(house: House, cell: Cell) -> None:
         if cell.fault != "shutdown":
             settle(house, cell)
     cell.dropped, cell.answered = len(load.dropped), load.answered
-    if cell.dropped and cell.fault not in NEEDED:
+    if cell.dropped and cell.fault not in NEEDED and reason(cell) is None:
         cell.wrong.append(f"dropped {cell.dropped}: {load.dropped[0]}")
     conclude(house, cell)
 
@@ -156,7 +156,7 @@ def prepare(house: House, cell: Cell) -> None:
     )
     house.configure(
         "--workers 2",
-        f"--config {house.root}/conf.py --pid {run}/app.pid --timeout 3",
+        f"--config {house.root}/conf.py --pid {run}/app.pid",
         settings="bake = 3" if cell.phase == "baking" else "bake = 0",
         defaults="ready_timeout = 8",
         program="autorestart = true\nstopwaitsecs = 4",
@@ -254,11 +254,17 @@ def main() -> int:
     print(text)
     if chosen.write:
         chosen.write.write_text(text)
-    return 0 if all(c.perfect or reason(c) for c in cells) else 1
+    return 0 if all(cell.perfect for cell in cells) else 1
 
 
-REASONS: dict[tuple[str, str], str] = {}
-"""Cells that are not perfect, and why they cannot be."""
+ONLY_ONE = "it was the only generation that accepts, the old one had been told to stop"
+
+REASONS: dict[tuple[str, str], str] = {
+    ("draining", "kill new"): ONLY_ONE,
+    ("promoting", "kill new"): ONLY_ONE,
+    ("spawning", "fork"): "a gunicorn master whose fork fails on USR2 ends (arbiter.reexec)",
+}
+"""Cells in which requests are dropped, and why that cannot be helped."""
 
 
 def reason(cell: Cell) -> Optional[str]:
@@ -274,8 +280,7 @@ def render(cells: list[Cell]) -> str:
 
 
 def row(cell: Cell) -> tuple[str, ...]:
-    remark = "; ".join(cell.wrong) or (NEEDED.get(cell.fault, "") if cell.dropped else "") or "-"
-    because = reason(cell)
+    why = (reason(cell) or NEEDED.get(cell.fault, "")) if cell.dropped else ""
     return (
         cell.fault,
         cell.phase,
@@ -284,7 +289,7 @@ def row(cell: Cell) -> tuple[str, ...]:
         str(cell.tracked),
         str(cell.generations),
         f"{cell.dropped} of {cell.answered + cell.dropped}",
-        f"{remark} ({because})" if because else remark,
+        "; ".join(cell.wrong) or why or "-",
     )
 
 

@@ -81,6 +81,16 @@ def successors(world: World, living: Lineage) -> list[Process]:
     ]
 
 
+def workers_of(world: World, living: Lineage) -> list[Process]:
+    """Return the workers of the masters of a living generation."""
+    return [
+        child
+        for master in living.images
+        for child in world.children(master)
+        if _has_heartbeat(world, child)
+    ]
+
+
 def workers_left(world: World, dead: Lineage) -> list[Process]:
     """Return the workers that a dead master has left: they still hold its heartbeats and port."""
     return [child for child in orphans(world, dead) if _has_heartbeat(world, child)]

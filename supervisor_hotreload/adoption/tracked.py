@@ -17,7 +17,13 @@ from typing import Any, Callable, Optional, Protocol
 from supervisor.options import make_namespec
 from supervisor.states import ProcessStates, getProcessStateDescription
 
-from supervisor_hotreload.adoption.kinship import Lineage, find_heir, successors, workers_left
+from supervisor_hotreload.adoption.kinship import (
+    Lineage,
+    find_heir,
+    successors,
+    workers_left,
+    workers_of,
+)
 from supervisor_hotreload.adoption.watching import UNKNOWN_STATUS, Watch
 from supervisor_hotreload.identity import Process
 from supervisor_hotreload.model import Failure
@@ -144,16 +150,25 @@ class Tracked:
 
     def note(self) -> None:
         """Remember what tells the running generation from its successors."""
-        process = self.current()
-        if process is None:
-            return
-        status = self._world.status(process.pid)
+        status = self._world.status(self.pid) if self.pid else None
         if status is None:
             return
+        process = status.process
         if self._lineage is None or self._lineage.tracked != process:
-            self.generation = 1
             made = status.group == process.pid
-            self._lineage = Lineage(process, status.group, made, {process: status.image})
+            self._begin(Lineage(process, status.group, made, {process: status.image}))
+        elif not self._lineage.images.get(process):
+            self._lineage.images[process] = status.image
+
+    def _note_spawn(self) -> None:
+        """Remember a process that supervisord has just forked, before it has exec'd."""
+        process = self._world.lookup(self.pid) if self.pid else None
+        if process is not None:
+            self._begin(Lineage(process, process.pid, True, {process: 0}))
+
+    def _begin(self, lineage: Lineage) -> None:
+        self.generation = 1
+        self._lineage = lineage
 
     def remember(self, master: Process) -> None:
         """Remember the master of the running generation, which a shell may stand before."""
@@ -254,7 +269,7 @@ class Tracked:
                 self._guarded(self._clear_up, None)
 
         def hooked_kill(sig: int) -> Any:
-            others = self._guarded(self._others, [])
+            others = self._guarded(lambda: self._others(sig), [])
             result = kill(sig)
             if self.process.state == ProcessStates.STOPPING:
                 self._guarded(lambda: self._desk.stopped(self, "stopped by an operator"), None)
@@ -275,7 +290,9 @@ class Tracked:
 
         def hooked_spawn() -> Any:
             self._guarded(lambda: self._end_all(self.living_elders(), signal.SIGKILL), None)
-            return spawn()
+            pid = spawn()
+            self._guarded(self._note_spawn, None)
+            return pid
 
         process.finish, process.kill, process.spawn = hooked_finish, hooked_kill, hooked_spawn
         process.signal, process.transition = hooked_signal, hooked_transition
@@ -293,7 +310,7 @@ class Tracked:
     def _inherit(self, pid: int) -> bool:
         """The tracked process *pid* was reaped: adopt its heir if there is one."""
         if self._lineage is None or self._lineage.tracked.pid != pid:
-            return False  # it never got as far as RUNNING
+            return False
         ending = bool(self.process.killing)
         seen = [self.successor] if self.successor is not None else []
         if ending:  # STOPPED has to wait for them all
@@ -336,11 +353,16 @@ class Tracked:
     def _taken(self, pid: int) -> bool:
         return self._options.pidhistory.get(pid) is self.process
 
-    def _others(self) -> list[Process]:
-        """Return every living generation of the program but the tracked one."""
+    def _others(self, sig: int) -> list[Process]:
+        """Return every living generation of the program but the tracked one.
+
+        SIGKILL lets a master tell its workers nothing: they count as others then.
+        """
         others = self.living_elders() + self.successors()
         if self.successor is not None and self.successor not in others:
             others.append(self.successor)
+        if sig == signal.SIGKILL and self._lineage is not None:
+            others += workers_of(self._world, self._lineage)
         return others
 
     def _end_all(self, masters: list[Process], sig: int) -> None:
