@@ -16,6 +16,10 @@ import psutil
 LINUX = sys.platform.startswith("linux")
 
 
+READINGS = 4
+"""How often a list of children is read at most until two readings agree."""
+
+
 class Process(NamedTuple):
     """One process for good: a pid that is used again has another start time.
 
@@ -111,25 +115,40 @@ def children(pid: int) -> list[Process]:
     """Return the living children of *pid*, oldest first.
 
     gunicorn forks its workers from the main thread, others need not: the
-    children of all threads count.
+    children of all threads count. The kernel's list can miss one while a
+    sibling of it exits (proc(5)), so it is read until two readings agree.
     """
-    pids: list[int] = []
-    if LINUX:
-        try:
-            tasks = os.listdir(f"/proc/{pid}/task")
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            return []
-        for task in tasks:
-            try:
-                with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
-                    pids.extend(map(int, file.read().split()))
-            except (FileNotFoundError, ProcessLookupError):
-                if os.path.exists(f"/proc/{pid}/task/{task}"):
-                    return _portable_children(pid)  # a kernel without CONFIG_PROC_CHILDREN
-    else:
+    if not LINUX:
         return _portable_children(pid)
+    pids: set[int] = set()
+    before: Optional[set[int]] = None
+    for _ in range(READINGS):
+        seen = _children_of_threads(pid)
+        if seen is None:
+            return _portable_children(pid)  # a kernel without CONFIG_PROC_CHILDREN
+        pids |= seen
+        if seen == before:
+            break
+        before = seen
     found = (lookup(child) for child in pids)
     return sorted((child for child in found if child is not None), key=lambda c: c.start)
+
+
+def _children_of_threads(pid: int) -> Optional[set[int]]:
+    """Return one reading of the children of *pid*, None where the kernel has no such list."""
+    pids: set[int] = set()
+    try:
+        tasks = os.listdir(f"/proc/{pid}/task")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return pids
+    for task in tasks:
+        try:
+            with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
+                pids.update(map(int, file.read().split()))
+        except (FileNotFoundError, ProcessLookupError):
+            if os.path.exists(f"/proc/{pid}/task/{task}"):
+                return None
+    return pids
 
 
 def _portable_children(pid: int) -> list[Process]:

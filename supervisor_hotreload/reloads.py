@@ -195,7 +195,8 @@ class Reloads:
     def orphan_taken(self, tracked: Tracked) -> None:
         """Go on with the reload in whose middle the earlier supervisord was killed."""
         old = self._survey(tracked)
-        if old is None:
+        if old is None:  # it has drained already: what is left to do is to adopt its heir
+            tracked.successor = next(iter(tracked.successors()), None)
             return
         tracked.remember(old.master)
         for successor in tracked.successors()[:1]:

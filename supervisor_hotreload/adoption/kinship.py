@@ -93,7 +93,11 @@ def workers_of(world: World, living: Lineage) -> list[Process]:
 
 def workers_left(world: World, dead: Lineage) -> list[Process]:
     """Return the workers that a dead master has left: they still hold its heartbeats and port."""
-    return [child for child in orphans(world, dead) if _has_heartbeat(world, child)]
+    return [
+        child
+        for child in orphans(world, dead)
+        if _has_heartbeat(world, child) and not has_own_workers(world, child)
+    ]
 
 
 def _has_heartbeat(world: World, process: Process) -> bool:
