@@ -177,6 +177,7 @@ class Gunicorn:
         self._probe = self._make_probe()
         self._new: Optional[Process] = None
         self._crews: dict[Process, Crew] = {}
+        self._crew(old.master).look()
         self._watch: Optional[Watch] = None
         self._asleep: Optional[int] = None
         self._orphaned_at: Optional[float] = None
@@ -213,12 +214,14 @@ class Gunicorn:
 
     def ready(self, new: Process) -> object:
         self._must_live(new)
-        self._crew(new).look()
+        for master in (self._old.master, new):  # whoever dies, its workers are known
+            self._crew(master).look()
         return self._probe(new)
 
     def baked(self, new: Process, seconds: float) -> object:
         self._must_live(new)
-        self._crew(new).look()
+        for master in (self._old.master, new):  # whoever dies, its workers are known
+            self._crew(master).look()
         if not self._old.readable:
             verdict = self._probe(new)
             if not verdict:
