@@ -147,8 +147,8 @@ class Supervised:
             self._desk.orphan_taken(tracked)
         except LookupError as doubt:
             self.logger.warn(f"hotreload: {tracked.name}: not adopted: {doubt}")
-        except Failure as failure:
-            self.logger.warn(f"hotreload: {tracked.name}: not looked for: {failure.reason}")
+        except Failure:
+            self.logger.warn(f"hotreload: {tracked.name}: not looked for: a setting of it is bad")
         except Exception:  # noqa: BLE001 - it would end supervisord
             self.logger.critical(f"hotreload: {tracked.name}: {traceback.format_exc()}")
 
