@@ -9,7 +9,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Optional
 
 from supervisor_hotreload import protocol
-from supervisor_hotreload.adoption import CheckCommand, SettingsFile, Supervised, Tracked
+from supervisor_hotreload.adoption import (
+    Announcer,
+    CheckCommand,
+    Exits,
+    SettingsFile,
+    Supervised,
+    Tracked,
+)
 from supervisor_hotreload.config import DEFAULTS, BadSetting, Settings
 from supervisor_hotreload.driver import Driver, Reload
 from supervisor_hotreload.identity import Process
@@ -73,6 +80,8 @@ class Reloads:
         self.driver = Driver()
         self.supervised = Supervised(supervisord, self.world, self, self.step)
         self._file = SettingsFile(supervisord.options, DEFAULTS, defaults)
+        self.announcer = Announcer(self.supervised.logger)
+        self.exits = Exits()
         self._again: set[str] = set()
         self._idle_since: Optional[float] = None
         self._batches: list[Batch] = []
@@ -223,6 +232,7 @@ class Reloads:
                 f"instead, which is a guess"
             )
         reload.old_pid = old.master.pid
+        self.announcer.announce(tracked, reload)
         tracked.remember(old.master)
         end_capture = self.supervised.capture(tracked, reload.output.append)
         reload.when_ended(self._close(tracked, end_capture))

@@ -8,6 +8,7 @@ from typing import Any, Callable, Optional
 from supervisor import events
 from supervisor.states import SupervisorStates
 
+from supervisor_hotreload.adoption.events import channel, make_room
 from supervisor_hotreload.adoption.seams import missing
 from supervisor_hotreload.adoption.subreaper import become_subreaper
 from supervisor_hotreload.adoption.tick import Tick
@@ -86,7 +87,13 @@ class Supervised:
         process = self.supervisord.process_groups[group].processes[name]
         return self._tracked[id(process)]
 
+    def pools(self) -> list[Any]:
+        """Return the event listener pools (supervisor's EventListenerPool)."""
+        groups = self.supervisord.process_groups.values()
+        return [group for group in groups if hasattr(group, "event_buffer")]
+
     def _take_on(self, group: Any) -> None:
+        make_room(group)
         if hasattr(group, "event_buffer"):
             return  # an event listener pool: supervisord talks to these over pipes
         for process in group.processes.values():
@@ -147,6 +154,8 @@ class Supervised:
                 directory = os.path.abspath(tracked.directory)
                 if os.path.isdir(directory) and os.path.samefile(directory, os.curdir):
                     env["PWD"] = directory
+            if tracked is not None:
+                env.update(channel(tracked.process.config))
             execve(filename, argv, env)
 
         options.execve = hooked_execve
