@@ -30,7 +30,11 @@ setup(
             "mypy>=1.14",
         ],
     },
-    entry_points={"console_scripts": []},
+    entry_points={
+        "console_scripts": [
+            "hotreload-listener = supervisor_hotreload.listener.command:main",
+        ],
+    },
     classifiers=[
         "Development Status :: 4 - Beta",
         "Environment :: No Input/Output (Daemon)",

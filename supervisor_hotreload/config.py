@@ -66,22 +66,33 @@ def _ready(value: str) -> Ready:
     raise ValueError("neither 'heartbeat' nor 'settle:SECONDS'")
 
 
-def _with_unit(units: Mapping[str, float], value: str) -> float:
+TIMES = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+SIZES = {"KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
+
+
+def _with_unit(
+    units: Mapping[str, float], value: str, parse: Callable[[str], float] = _positive
+) -> float:
     """Return the number that *value* is, with or without one of *units*."""
     digits = value.rstrip("".join(units))
     unit = value[len(digits) :]
     if unit and unit not in units:
         raise ValueError(f"unknown unit {unit} (there are: {', '.join(units)})")
-    number = _positive(digits.strip())
+    number = parse(digits.strip())
     return number * units[unit] if unit else number
 
 
 def _duration(value: str) -> float:
-    return _with_unit({"s": 1, "m": 60, "h": 3600, "d": 86400}, value.lower())
+    return _with_unit(TIMES, value.lower())
+
+
+def _pause(value: str) -> float:
+    return _with_unit(TIMES, value.lower(), _seconds)
 
 
 def _size(value: str) -> float:
-    return _with_unit({"KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}, value.upper())
+    return _with_unit(SIZES, value.upper())
 
 
 def _list(value: str) -> tuple[str, ...]:
@@ -114,7 +125,7 @@ def _condition(value: str) -> Condition:
 TRIGGERS: dict[str, Callable[[str], Any]] = {
     "touch": _paths,
     "watch": _paths,
-    "settle": _seconds,
+    "settle": _pause,
     "after": _list,
     "on": _conditions,
     "max_memory": _size,

@@ -61,6 +61,8 @@ class Fault(enum.IntEnum):
     NOT_ATTEMPTED = 718
     INTERNAL = 719
 
+    NO_LISTENER = 730
+
 
 ROLLBACKS = frozenset({Fault.CANCELLED, Fault.CHECK_FAILED, Fault.BAKE_FAILED})
 

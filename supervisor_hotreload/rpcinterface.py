@@ -9,7 +9,7 @@ from supervisor.http import NOT_DONE_YET
 from supervisor.options import split_namespec
 from supervisor.xmlrpc import Faults, RPCError
 
-from supervisor_hotreload.adoption import SeamMissing, Tracked
+from supervisor_hotreload.adoption import SeamMissing, Tracked, ask_listener
 from supervisor_hotreload.driver import Reload
 from supervisor_hotreload.model import Failure, Fault, Outcome
 from supervisor_hotreload.reloads import Batch, Reloads
@@ -154,6 +154,24 @@ class HotReloadNamespaceRPCInterface:
         array programs (structs with the settings, the age in seconds and the latest reload)
         """
         return self._triggers.read(revision)
+
+    def requestReload(self, name: str) -> bool:
+        """Ask the event listener to reload a program, as ``request_reload()`` of an app does
+
+        Unlike reloadProcess it is limited by ``min_interval``, and one that is asked for
+        during a reload is remembered.
+
+        @param string name  The name of the process (or ``group:name``)
+        @return boolean result  Always true unless error
+        """
+        tracked = self._find(name)
+        if not ask_listener(tracked.name, self._reloads.supervised.pools()):
+            raise _fault(
+                Fault.NO_LISTENER,
+                f"{name}: no event listener takes requests: add [eventlistener:hotreload] with "
+                f"command = hotreload-listener and REMOTE_COMMUNICATION among its events",
+            )
+        return True
 
     def noteTrigger(self, name: str, trigger: str, wait: float, failure: str) -> bool:
         """Take note of what the event listener is about to do, for getReloadInfo

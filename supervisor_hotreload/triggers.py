@@ -98,6 +98,7 @@ class TriggerTable:
             "group": tracked.group,
             "process": process,
             "statename": tracked.state,
+            "pid": tracked.pid,
             "age": identity.age(current) if current is not None else 0.0,
             "likely": gunicorn.names_gunicorn(tracked.command) and self._listed(tracked),
             "triggers": _changed(triggers),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from supervisor_hotreload.adoption.check import CheckCommand
-from supervisor_hotreload.adoption.events import Announcer, Exits, unheard
+from supervisor_hotreload.adoption.events import Announcer, Exits, ask_listener, unheard
 from supervisor_hotreload.adoption.settings import SettingsFile
 from supervisor_hotreload.adoption.supervised import SeamMissing, Supervised, printable
 from supervisor_hotreload.adoption.tracked import Desk, Tracked
@@ -17,6 +17,7 @@ __all__ = [
     "SettingsFile",
     "Supervised",
     "Tracked",
+    "ask_listener",
     "printable",
     "unheard",
 ]

@@ -194,6 +194,16 @@ def unheard(name: str, pools: Iterable[Any]) -> Optional[str]:
     return f"{name} is missing in 'events' of [eventlistener:{ours[0].config.name}]"
 
 
+def ask_listener(name: str, pools: Iterable[Any]) -> bool:
+    """Send our listener the request to reload *name*; False when there is none."""
+    event = events.RemoteCommunicationEvent("hotreload", name)
+    ours = (pool.config.pool_events for pool in pools if _is_ours(pool))
+    if not any(isinstance(event, tuple(heard)) for heard in ours):
+        return False
+    events.notify(event)
+    return True
+
+
 def channel(config: Any) -> dict[str, str]:
     """Return what tells a program where supervisord listens to it, if it does.
 
