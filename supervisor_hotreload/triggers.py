@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from supervisor_hotreload import identity
@@ -19,40 +19,55 @@ from supervisor_hotreload.servers import gunicorn
 DEFAULT = Triggers()
 
 
+@dataclass(frozen=True)
+class Fixed:
+    """What the configuration tells of one program.
+
+    :param struct: that, as XML-RPC has it.
+    :param after: the programs it waits for, by the name in the setting.
+    """
+
+    struct: dict[str, Any]
+    after: dict[str, list[str]]
+
+
 class TriggerTable:
     """The triggers of every program of one supervisord.
+
+    Only what has changed is handed out: it is asked for every few seconds.
 
     :param reloads: where reloads are asked for.
     """
 
     def __init__(self, reloads: Reloads) -> None:
         self.reloads = reloads
-        self._settings = Settings()
         self._remarks: dict[str, Remark] = {}
-        self._known: Any = None
+        self._settings = Settings()
+        self._trouble = ""
+        self._errors: list[str] = []
+        self._fixed: dict[str, Fixed] = {}
+        self._marks: dict[str, Any] = {}
+        self._changed: dict[str, int] = {}
         self._number = 0
 
     def read(self, revision: str) -> dict[str, Any]:
-        """Return the table; without its programs when it still is *revision*."""
-        trouble = self._refresh()
+        """Return what has changed since *revision*; everything where that is not known."""
         members = [t for group in self.reloads.supervised.groups().values() for t in group]
-        known = (self._settings, trouble, [self._mark(tracked) for tracked in members])
-        if known != self._known:
-            self._known = known
-            self._number += 1
-        now = f"{self.reloads.announcer.instance}.{self._number}"
+        self._update(members)
+        instance = self.reloads.announcer.instance
+        now = f"{instance}.{self._number}"
         if now == revision:
             return {"revision": now}
-        errors = [trouble] if trouble else []
-        rows = [self._row(tracked, members, errors) for tracked in members]
-        errors += self._settings.errors()
+        known, _, number = revision.partition(".")
+        since = int(number) if known == instance and number.isdigit() else 0
         return {
             "revision": now,
-            "instance": self.reloads.announcer.instance,
+            "instance": instance,
             "state_file": self._state_file(),
             "sighup": self._settings.sighup(),
-            "errors": list(dict.fromkeys(errors)),
-            "programs": rows,
+            "errors": self._errors,
+            "names": [tracked.name for tracked in members],
+            "programs": [self._row(t) for t in members if self._changed[t.name] > since],
         }
 
     def note(self, tracked: Tracked, trigger: str, wait: float, failure: str) -> None:
@@ -66,24 +81,35 @@ class TriggerTable:
         """Return what the listener has said of a program, as part of a reload info."""
         return self._remarks.get(tracked.name, Remark()).shown()
 
-    def _refresh(self) -> str:
-        """Read the settings; where they cannot be read, the last ones hold."""
+    # -- what the configuration tells
+
+    def _update(self, members: list[Tracked]) -> None:
+        """Find out what has changed since it was last asked."""
+        before, trouble = self._settings, self._trouble
         try:
-            self._settings = self.reloads.settings()
+            self._settings, self._trouble = self.reloads.settings(), ""
         except Failure as failure:
-            return failure.reason
-        return ""
+            self._trouble = failure.reason  # the last settings hold
+        same = self._settings is before and self._trouble == trouble
+        if not same or self._fixed.keys() != {tracked.name for tracked in members}:
+            self._number += 1
+            self._fix(members)
+        for tracked in members:
+            mark = self._mark(tracked)
+            if self._marks.get(tracked.name) != mark:
+                self._number += 1
+                self._marks[tracked.name] = mark
+                self._changed[tracked.name] = self._number
 
-    def _mark(self, tracked: Tracked) -> Any:
-        """Return what changes when the row of a program does."""
-        name = tracked.name
-        latest = self.reloads.announcer.latest(name)
-        outcome = latest.outcome if latest is not None else None
-        exits = self.reloads.exits.of(name)[0]
-        serial = self.reloads.announcer.serial(name)
-        return (name, tracked.pid, tracked.state, serial, outcome, exits)
+    def _fix(self, members: list[Tracked]) -> None:
+        errors = [self._trouble] if self._trouble else []
+        self._fixed = {
+            tracked.name: self._fixed_of(tracked, members, errors) for tracked in members
+        }
+        self._errors = list(dict.fromkeys(errors + self._settings.errors()))
+        self._marks.clear()
 
-    def _row(self, tracked: Tracked, members: list[Tracked], errors: list[str]) -> dict[str, Any]:
+    def _fixed_of(self, tracked: Tracked, members: list[Tracked], errors: list[str]) -> Fixed:
         process = str(tracked.process.config.name)
         triggers, bad = self._settings.triggers(tracked.group, process)
         where = f"[{PREFIX}{tracked.name}]"
@@ -92,38 +118,54 @@ class TriggerTable:
             why = unheard(condition.event, self.reloads.supervised.pools())
             if why is not None:
                 errors.append(f"{where} on = {condition.event}: {why}")
-        current = tracked.current()
-        return {
+        after = {name: _meant(name, members) for name in triggers.after}
+        errors += [f"{where} after = {name}: no such program" for name in after if not after[name]]
+        only = self._settings.programs()
+        listed = only is None or tracked.group in only or tracked.name in only
+        struct = {
             "name": tracked.name,
             "group": tracked.group,
             "process": process,
+            "likely": listed and gunicorn.names_gunicorn(tracked.command),
+            "triggers": _told(triggers),
+        }
+        return Fixed(struct, after)
+
+    # -- how things are
+
+    def _mark(self, tracked: Tracked) -> Any:
+        """Return what changes when the row of a program does."""
+        name = tracked.name
+        latest = self.reloads.announcer.latest(name)
+        exits = [told["count"] for told in self._exits(name)]
+        return (
+            tracked.pid,
+            tracked.process.state,
+            self.reloads.announcer.serial(name),
+            latest.outcome if latest is not None else None,
+            exits,
+        )
+
+    def _row(self, tracked: Tracked) -> dict[str, Any]:
+        current = tracked.current()
+        return {
+            **self._fixed[tracked.name].struct,
             "statename": tracked.state,
             "pid": tracked.pid,
             "age": identity.age(current) if current is not None else 0.0,
-            "likely": gunicorn.names_gunicorn(tracked.command) and self._listed(tracked),
-            "triggers": _changed(triggers),
-            "after": [self._exits(spec, members, where, errors) for spec in triggers.after],
+            "after": self._exits(tracked.name),
             **self._latest(tracked),
         }
 
-    def _listed(self, tracked: Tracked) -> bool:
-        only = self._settings.programs()
-        return only is None or tracked.group in only or tracked.name in only
-
-    def _exits(
-        self, spec: str, members: list[Tracked], where: str, errors: list[str]
-    ) -> dict[str, Any]:
-        """Return how often the program that *spec* means has exited as expected."""
-        meant = [t for t in members if matches(spec, t.group, t.process.config.name)]
-        if not meant:
-            errors.append(f"{where} after = {spec}: no such program")
-        found = [self.reloads.exits.of(tracked.name) for tracked in meant]
-        ended = [seconds for count, seconds in found if count]
-        return {
-            "name": spec,
-            "count": sum(count for count, _ in found),
-            "ago": min(ended, default=0.0),
-        }
+    def _exits(self, name: str) -> list[dict[str, Any]]:
+        """Return how often the programs that *name* waits for have exited as expected."""
+        rows = []
+        for spec, meant in self._fixed[name].after.items():
+            found = [self.reloads.exits.of(other) for other in meant]
+            ended = [seconds for count, seconds in found if count]
+            count = sum(count for count, _ in found)
+            rows.append({"name": spec, "count": count, "ago": min(ended, default=0.0)})
+        return rows
 
     def _latest(self, tracked: Tracked) -> dict[str, Any]:
         latest = self.reloads.announcer.latest(tracked.name)
@@ -150,10 +192,15 @@ class TriggerTable:
         return os.path.splitext(pidfile)[0] + ".hotreload.json"
 
 
-def _changed(triggers: Triggers) -> dict[str, Any]:
+def _meant(name: str, members: list[Tracked]) -> list[str]:
+    return [t.name for t in members if matches(name, t.group, str(t.process.config.name))]
+
+
+def _told(triggers: Triggers) -> dict[str, Any]:
     """Return the triggers that are not the default, as XML-RPC has them."""
-    default = asdict(DEFAULT)
-    found = {key: value for key, value in asdict(triggers).items() if value != default[key]}
+    found = {
+        name: value for name, value in vars(triggers).items() if value != getattr(DEFAULT, name)
+    }
     if triggers.on:
         found["on"] = [{"event": c.event, "tokens": dict(c.tokens)} for c in triggers.on]
     return found

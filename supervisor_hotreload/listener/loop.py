@@ -25,6 +25,9 @@ from supervisor_hotreload.rpcclient import NoAnswer, Server
 LOOK = 1.0
 """Seconds between two looks at every path."""
 
+CLOSELY = 30
+"""How many looks are cheap until one is close."""
+
 WEIGH = 10.0
 """Seconds between two looks at the memory."""
 
@@ -63,6 +66,7 @@ class Listener:
         self._hup = False
         self._complaint = ""
         self._refreshed = 0.0
+        self._looks = 0
         self._look_at = self._weigh_at = self._refresh_at = 0.0
 
     def run(self) -> None:
@@ -150,8 +154,10 @@ class Listener:
             self._on_hup(now)
         if now >= self._look_at:
             self._look_at = now + LOOK
+            closely = self._looks % CLOSELY == 0
+            self._looks += 1
             for program in self._roster.programs.values():
-                self._roster.dirty |= self._watcher.look(program, now)
+                self._roster.dirty |= self._watcher.look(program, now, closely)
             self._notifier.look(now)
         if now >= self._weigh_at:
             self._weigh_at = now + WEIGH

@@ -64,7 +64,36 @@ def changed(path: str) -> float:
         return math.inf
 
 
-KINDS: dict[str, Callable[[str], Look]] = {"touch": touched, "watch": pointed}
+LOOKS: dict[str, Callable[[str], Look]] = {"touch": touched, "watch": pointed}
+
+
+def glance_at_file(path: str) -> object:
+    """Return what is another whenever touched() may see something new; it is cheap."""
+    try:
+        seen = os.stat(path)
+    except (OSError, ValueError) as error:
+        return getattr(error, "errno", None)
+    return seen.st_mtime_ns, seen.st_ino, seen.st_mode
+
+
+def glance_at_link(path: str) -> object:
+    """Return what is another whenever pointed() may see something new; it is cheap."""
+    try:
+        seen = os.stat(path)
+        link = os.lstat(path)
+    except (OSError, ValueError) as error:
+        return getattr(error, "errno", None)
+    # a symlink cannot be changed, only replaced
+    return (
+        seen.st_ino,
+        seen.st_dev,
+        seen.st_mode,
+        link.st_ino,
+        link.st_ctime_ns if (stat.S_ISLNK(link.st_mode)) else 0,
+    )
+
+
+GLANCES: dict[str, Callable[[str], object]] = {"touch": glance_at_file, "watch": glance_at_link}
 
 
 def _target(path: str) -> str:

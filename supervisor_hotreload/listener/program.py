@@ -172,13 +172,10 @@ class Program:
         self.due = self.attempt = None
         self.retry = now + backoff(1, self.min_interval)
 
-    def every(self, host: str) -> float:
-        """Return the seconds that a generation may live, with jitter; 0 for ever."""
-        period = float(self.setting("every", 0.0))
-        if not period:
-            return 0.0
+    def jitter(self, host: str) -> float:
+        """Return the seconds that a generation may live longer than ``every``."""
         share = zlib.crc32(f"{host} {self.name} {self.row['reload']}".encode()) / (1 << 32)
-        return period * (1 + SPREAD * share)
+        return float(self.setting("every", 0.0)) * SPREAD * share
 
     # -- the state file
 

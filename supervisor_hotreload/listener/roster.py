@@ -42,7 +42,7 @@ class Roster:
         """
         answer = self._server.call("hotreload.getTriggers", self._revision)
         self._revision = answer["revision"]
-        if "programs" in answer:
+        if "names" in answer:
             self._take(answer, now)
 
     def _take(self, answer: dict[str, Any], now: float) -> None:
@@ -52,12 +52,12 @@ class Roster:
             if error not in self._errors:
                 self._say(f"bad setting: {error}")
         self._errors = answer["errors"]
-        rows = {row["name"]: row for row in answer["programs"]}
         known = self.programs
-        self.programs = {name: known.get(name) or Program(name) for name in rows}
-        for name, program in self.programs.items():
-            program.row = rows[name]
-            program.born = now - rows[name]["age"] if rows[name]["age"] else 0.0
+        self.programs = {name: known.get(name) or Program(name) for name in answer["names"]}
+        for row in answer["programs"]:
+            program = self.programs[row["name"]]
+            program.row = row
+            program.born = now - row["age"] if row["age"] else 0.0
         self._index()
 
     def _index(self) -> None:

@@ -6,7 +6,7 @@ import os
 import time
 from typing import Callable
 
-from supervisor_hotreload.listener.paths import KINDS, changed
+from supervisor_hotreload.listener.paths import GLANCES, LOOKS, changed
 from supervisor_hotreload.listener.program import Program, backoff
 
 CHECKS = 2
@@ -24,26 +24,31 @@ class Watcher:
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._host = os.uname().nodename
+        self._glances: dict[tuple[str, str, str], object] = {}
         self._known: set[tuple[str, str]] = set()
         self._troubles: dict[tuple[str, str], str] = {}
 
-    def look(self, program: Program, now: float) -> bool:
+    def look(self, program: Program, now: float, closely: bool = False) -> bool:
         """Look at every path of *program* and at its age.
 
+        :param closely: also where nothing seems to be new.
         :return: whether there is anything for the state file.
         """
         news = False
-        for kind in KINDS:
+        for kind, glance in GLANCES.items():
             for path in program.setting(kind, ()):
-                news |= self._look_at(program, kind, path, now)
-        limit = program.every(self._host)
-        if limit and program.born and now - program.born >= limit:
-            news |= program.keep(f"every = {program.setting('every', 0):g} s", now)
+                key, seen = (program.name, kind, path), glance(path)
+                if closely or self._glances.get(key, self) != seen:
+                    self._glances[key] = seen
+                    news |= self._look_at(program, kind, path, now)
+        period = program.setting("every", 0.0)
+        if period and program.born and now - program.born >= period + program.jitter(self._host):
+            news |= program.keep(f"every = {period:g} s", now)
         return news
 
     def _look_at(self, program: Program, kind: str, path: str, now: float) -> bool:
         key = f"{kind} {path}"
-        look = KINDS[kind](path)
+        look = LOOKS[kind](path)
         self._report(program, key, look.trouble)
         first = (program.name, key) not in self._known
         self._known.add((program.name, key))

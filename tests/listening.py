@@ -1,0 +1,108 @@
+"""A house with the event listener, for the tests of unattended reloads."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import sys
+from typing import Any
+
+import psutil
+
+from tests.house import House, wait_until
+
+EVENTS = "PROCESS_STATE,PROCESS_COMMUNICATION,REMOTE_COMMUNICATION,TICK_5"
+
+LISTENER = pathlib.Path(sys.executable).parent / "hotreload-listener"
+
+QUICK = "min_interval = 0.1\nsettle = 0.2\n"
+
+
+class Listening:
+    """One listener in a house.
+
+    :param house: not started yet.
+    """
+
+    def __init__(self, house: House) -> None:
+        self.house = house
+
+    def section(self, events: str = EVENTS, more: str = "", options: str = "") -> str:
+        return (
+            f"[eventlistener:hotreload]\ncommand = {LISTENER} {options}\nevents = {events}\n"
+            f"stderr_logfile = %(here)s/listener.log\n{more}\n"
+        )
+
+    def app(self, name: str, settings: str, program: str = "") -> str:
+        """Return the sections of one more gunicorn, on a unix socket."""
+        command = self.house.gunicorn("--workers 1", bind=f"unix:%(here)s/{name}.sock")
+        return (
+            f"[program:{name}]\ncommand = {command}\ndirectory = %(here)s/current\n"
+            f"stdout_logfile = %(here)s/{name}.log\nredirect_stderr = true\nstopsignal = QUIT\n{program}\n"
+            f"[hotreload:{name}]\n{QUICK}{settings}\n"
+        )
+
+    def start(self, running: str = "myapp") -> None:
+        self.house.start(running)
+        self.wait_for_listener()
+
+    def wait_for_listener(self) -> None:
+        """Wait until the listener has looked at everything once."""
+        wait_until(self._looked, what=f"the listener\n{self.house.log()}\n{self.log()}")
+
+    def _looked(self) -> bool:
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            saved = self.state()
+            return self.house.info("hotreload:hotreload")["statename"] == "RUNNING" and all(
+                program["seen"] is not None for program in saved["programs"].values()
+            )
+        return False
+
+    @property
+    def path(self) -> pathlib.Path:
+        return self.house.root / "supervisord.hotreload.json"
+
+    def state(self) -> Any:
+        return json.loads(self.path.read_text())
+
+    @property
+    def pid(self) -> int:
+        pid: int = self.house.info("hotreload:hotreload")["pid"]
+        return pid
+
+    def kill(self) -> None:
+        """Kill the listener as the system would; supervisord starts another."""
+        os.kill(self.pid, 9)
+
+    def log(self) -> str:
+        path = self.house.root / "listener.log"
+        return path.read_text() if path.exists() else ""
+
+    def story(self) -> str:
+        return f"{self.house.log()}\n{self.log()}"
+
+    def reloads(self, name: str = "myapp") -> int:
+        """Return how many reloads of *name* have been begun."""
+        return self.house.log().count(f"hotreload: {name}: spawning:")
+
+    def info(self, name: str = "myapp") -> Any:
+        return self.house.rpc().hotreload.getReloadInfo(name)
+
+    def wait_for_reload(self, name: str = "myapp", count: int = 1, timeout: float = 20) -> None:
+        """Wait until *name* has been reloaded *count* times, and is not any more."""
+        wait_until(lambda: self.reloads(name) >= count, timeout, f"a reload\n{self.story()}")
+        wait_until(lambda: not self.info(name)["active"], timeout, self.story())
+
+    def succeeded(self, name: str = "myapp", count: int = 1) -> None:
+        """Require that *name* has been reloaded *count* times, the last time well."""
+        self.wait_for_reload(name, count)
+        assert self.info(name)["outcome"] == "succeeded", self.story()
+        assert self.reloads(name) == count, self.story()
+
+    def wait_for_log(self, text: str, timeout: float = 20) -> None:
+        wait_until(lambda: text in self.log(), timeout, f"{text!r}\n{self.story()}")
+
+    def process(self) -> psutil.Process:
+        return psutil.Process(self.pid)
