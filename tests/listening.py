@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 import sys
-from typing import Any
+from typing import Any, Callable
 
 import psutil
 
@@ -40,7 +40,7 @@ class Listening:
         command = self.house.gunicorn("--workers 1", bind=f"unix:%(here)s/{name}.sock")
         return (
             f"[program:{name}]\ncommand = {command}\ndirectory = %(here)s/current\n"
-            f"stdout_logfile = %(here)s/{name}.log\nredirect_stderr = true\nstopsignal = QUIT\n{program}\n"
+            f"stdout_logfile = %(here)s/{name}.log\nredirect_stderr = true\n{program}\n"
             f"[hotreload:{name}]\n{QUICK}{settings}\n"
         )
 
@@ -50,7 +50,7 @@ class Listening:
 
     def wait_for_listener(self) -> None:
         """Wait until the listener has looked at everything once."""
-        wait_until(self._looked, what=f"the listener\n{self.house.log()}\n{self.log()}")
+        self.until(self._looked)
 
     def _looked(self) -> bool:
         with contextlib.suppress(OSError, ValueError, KeyError):
@@ -80,6 +80,19 @@ class Listening:
         path = self.house.root / "listener.log"
         return path.read_text() if path.exists() else ""
 
+    def until(self, condition: Callable[[], Any], timeout: float = 20) -> Any:
+        """Wait until *condition* is truthy; show what happened when it does not get so."""
+        try:
+            return wait_until(condition, timeout)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.story()}\n{self.house.app_log()}") from None
+
+    def stop(self) -> None:
+        """Stop all programs at once; supervisord itself stops one group after the other."""
+        with contextlib.suppress(OSError):
+            self.house.rpc().supervisor.stopAllProcesses()
+        self.house.stop()
+
     def story(self) -> str:
         return f"{self.house.log()}\n{self.log()}"
 
@@ -92,8 +105,8 @@ class Listening:
 
     def wait_for_reload(self, name: str = "myapp", count: int = 1, timeout: float = 20) -> None:
         """Wait until *name* has been reloaded *count* times, and is not any more."""
-        wait_until(lambda: self.reloads(name) >= count, timeout, f"a reload\n{self.story()}")
-        wait_until(lambda: not self.info(name)["active"], timeout, self.story())
+        self.until(lambda: self.reloads(name) >= count, timeout)
+        self.until(lambda: not self.info(name)["active"], timeout)
 
     def succeeded(self, name: str = "myapp", count: int = 1) -> None:
         """Require that *name* has been reloaded *count* times, the last time well."""
@@ -102,7 +115,7 @@ class Listening:
         assert self.reloads(name) == count, self.story()
 
     def wait_for_log(self, text: str, timeout: float = 20) -> None:
-        wait_until(lambda: text in self.log(), timeout, f"{text!r}\n{self.story()}")
+        self.until(lambda: text in self.log(), timeout)
 
     def process(self) -> psutil.Process:
         return psutil.Process(self.pid)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.house import House, wait_until
+from tests.house import House
 from tests.listening import Listening
 from tests.load import get
 
@@ -74,7 +74,7 @@ def many() -> Iterator[Listening]:
         listening.wait_for_listener()
         yield listening
     finally:
-        house.stop()
+        listening.stop()
         shutil.rmtree(root, ignore_errors=True)
 
 
@@ -82,7 +82,7 @@ def test_touch(many: Listening) -> None:
     path = many.house.root / "touch"
     began = time.monotonic()
     path.touch()
-    wait_until(lambda: many.reloads("touched") == 1, what=many.story())
+    many.until(lambda: many.reloads("touched") == 1)
     assert time.monotonic() - began < 1.2
     many.succeeded("touched", 1)
     os.utime(path, (1, 1))  # any change of the time counts, also back

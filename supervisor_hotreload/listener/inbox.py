@@ -93,7 +93,8 @@ class Inbox:
 
     def _state_of_program(self, event: Event) -> None:
         senders = list(self._roster.sender(event))
-        if not senders or senders[0].when() is not None or senders[0].attempt is not None:
+        planned = [sender for sender in senders if not sender.idle]
+        if planned or not senders or event.is_a("PROCESS_HOTRELOAD"):
             self._prompt()
         if event.name != "PROCESS_STATE_EXITED":
             return

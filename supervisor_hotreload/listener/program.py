@@ -104,6 +104,11 @@ class Program:
     def settle(self) -> float:
         return float(self.setting("settle", 1.0))
 
+    @property
+    def idle(self) -> bool:
+        """Tell whether nothing is planned or under way."""
+        return self.due is None and self.attempt is None
+
     def fire(self, cause: str, now: float, settle: float = 0.0) -> bool:
         """Something has changed: reload, even if the reload before this has failed.
 
@@ -118,7 +123,7 @@ class Program:
 
     def keep(self, cause: str, now: float) -> bool:
         """A condition goes on to hold: reload, unless that is planned already."""
-        if self.due is not None or self.attempt is not None:
+        if not self.idle:
             return False
         self.due = Due(cause, now, now, 0.0)
         return True

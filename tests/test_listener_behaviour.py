@@ -1,0 +1,594 @@
+"""How the event listener behaves: bursts, failures, crashes, hostile paths, its cost."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.house import House
+from tests.listening import EVENTS, LISTENER, QUICK, Listening
+from tests.load import get
+
+BROKEN = "raise RuntimeError('this release is broken')\n"
+
+RECORDER = """\
+import sys
+from supervisor import childutils
+with open(sys.argv[1], "a") as out:
+    while True:
+        headers, payload = childutils.listener.wait()
+        tokens = childutils.get_headers(payload)
+        out.write(headers["eventname"] + " " + repr(tokens) + "\\n")
+        out.flush()
+        childutils.listener.ok()
+"""
+
+
+@pytest.fixture
+def listening(house: House) -> Iterator[Listening]:
+    made = Listening(house)
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+def begin(listening: Listening, settings: str = "", more: str = "", **options: str) -> pathlib.Path:
+    """Start myapp with ``touch``; return what is to be touched."""
+    path = listening.house.root / "touch"
+    listening.house.configure(
+        "--workers 1",
+        settings=f"{QUICK}touch = {path}\n{settings}",
+        more=listening.section(**options) + more,
+    )
+    listening.start()
+    listening.until(lambda: answers(listening.house.port))  # then it knows its directory
+    return path
+
+
+def answers(port: int) -> bool:
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        return bool(get(port))
+    return False
+
+
+# -- bursts
+
+
+def test_a_burst_of_a_thousand_events_makes_one_reload(listening: Listening) -> None:
+    house = listening.house
+    (house.root / "recorder.py").write_text(RECORDER)
+    recorder = (
+        f"[eventlistener:recorder]\ncommand = {sys.executable} %(here)s/recorder.py %(here)s/seen\n"
+        "events = PROCESS_STATE\nbuffer_size = 100000\n"
+    )
+    settings = "settle = 1\nmin_interval = 0.1\non = PROCESS_STATE:groupname=burst\n"
+    house.configure("--workers 1", settings=settings, more=listening.section() + recorder)
+    listening.start()
+    before = listening.process().cpu_times()
+    with open(house.root / "supervisord.conf", "a") as file:
+        # each is STARTING, BACKOFF and FATAL at once
+        file.write(
+            "[program:burst]\ncommand = /nowhere\nprocess_name = %(process_num)s\nnumprocs = 350\n"
+            "startretries = 0\n"
+        )
+    rpc = house.rpc()
+    assert rpc.supervisor.reloadConfig() == [[["burst"], [], []]]  # the room is no change
+    rpc.supervisor.addProcessGroup("burst")
+    listening.until(lambda: house.log().count("FATAL state") == 350)
+    listening.succeeded("myapp", 1)
+
+    def recorded() -> int:
+        return (house.root / "seen").read_text().count("'burst'")
+
+    listening.until(lambda: recorded() == 1050)
+    after = listening.process().cpu_times()
+    stamps = [line.split()[1] for line in house.log().splitlines() if "FATAL state" in line]
+    print(
+        f"1050 events, the FATAL ones from {stamps[0]} to {stamps[-1]}, the listener took "
+        f"{after.user + after.system - before.user - before.system:.2f} s of a core"
+    )
+    assert "overflowed" not in house.log()
+    assert "discarded" not in listening.log()
+    time.sleep(1.5)
+    assert listening.reloads() == 1, listening.story()
+
+
+def test_touches_are_limited_by_min_interval(listening: Listening) -> None:
+    path = begin(listening, "min_interval = 3\n")
+    deadline = time.monotonic() + 6
+    while time.monotonic() < deadline:
+        path.touch()
+        time.sleep(0.05)
+    assert 1 <= listening.reloads() <= 3, listening.story()
+
+
+def test_a_trigger_during_a_reload_makes_one_more(listening: Listening) -> None:
+    path = begin(listening)
+    listening.house.release("v2", boot=3.0)
+    path.touch()
+    listening.until(lambda: listening.reloads() == 1)
+    for when in (1, 2):
+        os.utime(path, (when, when))
+        time.sleep(1.1)
+    assert listening.info()["active"], listening.story()
+    listening.house.release("v3")
+    listening.succeeded("myapp", 2)
+    assert get(listening.house.port).startswith(b"v3 ")
+    time.sleep(1.5)
+    assert listening.reloads() == 2
+
+
+def test_a_group_is_reloaded_one_after_the_other(listening: Listening) -> None:
+    house = listening.house
+    root = house.root
+    command = house.gunicorn("--workers 1", bind="unix:%(here)s/%(process_num)s.sock")
+    more = (
+        f"[program:pair]\ncommand = {command}\ndirectory = %(here)s/current\nnumprocs = 2\n"
+        f"process_name = %(process_num)s\n"
+        f"[hotreload:pair]\n{QUICK}touch = {root}/pair\n"
+    )
+    begin(listening, more=more)
+    house.release("v2", code=BROKEN)
+    (root / "pair").touch()
+    listening.wait_for_log("pair:0: reload failed")
+    assert listening.reloads("pair:1") == 0  # it would meet the same release
+    house.release("v3")
+    for name in ("pair:0", "pair:1"):
+        listening.wait_for_reload(name, 1)
+        listening.until(lambda n=name: listening.info(n)["outcome"] == "succeeded")
+
+
+# -- failures
+
+
+def test_failures_back_off_and_a_change_tries_again(listening: Listening) -> None:
+    house = listening.house
+    told = house.root / "told"
+    notify = house.root / "notify"
+    notify.write_text(f"#!/bin/sh\ncat >> {told}; echo >> {told}; echo printed\n")
+    notify.chmod(0o755)
+    path = begin(listening, f"min_interval = 1\nnotify = {notify}\n")
+    house.release("v2", code=BROKEN)
+    path.touch()
+    listening.until(lambda: listening.reloads() >= 3, 30)  # at 0, 1 and 3 s
+    times = [
+        float(line.split()[1].replace(",", ".").rpartition(":")[2])
+        for line in house.log().splitlines()
+        if "hotreload: myapp: spawning:" in line
+    ]
+    pauses = [(b - a) % 60 for a, b in zip(times, times[1:])]
+    assert pauses[1] > 1.5 * pauses[0], pauses
+    assert listening.log().count("reload failed") == 1, listening.log()  # once a reason
+    info = listening.info()
+    assert info["trigger"].endswith(f"touch = {path}")
+    listening.until(lambda: listening.info()["next_attempt"] > 0)
+    assert "exited" in info["trigger_failure"]
+    first = json.loads(told.read_text().splitlines()[0])
+    assert (first["name"], first["outcome"], first["trigger"]) == (
+        "myapp",
+        "failed",
+        f"touch = {path}",
+    )
+    assert any("this release is broken" in line for line in first["output"])
+    listening.until(lambda: not listening.info()["active"])
+    attempts = listening.reloads()
+    house.release("v3")
+    began = time.monotonic()
+    os.utime(path, (7, 7))
+    listening.until(lambda: listening.reloads() == attempts + 1)
+    assert time.monotonic() - began < 2.5  # not the 8 s of the backoff
+    listening.until(lambda: json.loads(told.read_text().splitlines()[-1])["outcome"] == "succeeded")
+    assert listening.info()["trigger_failure"] == ""
+    assert get(house.port).startswith(b"v3 ")
+
+
+def test_a_cancelled_reload_is_not_tried_again(listening: Listening) -> None:
+    path = begin(listening)
+    listening.house.release("v2", boot=20.0)
+    path.touch()
+    listening.until(lambda: listening.info()["phase"] == "booting")
+    listening.house.rpc().hotreload.cancelReload("myapp")
+    listening.wait_for_log("it is not tried again")
+    time.sleep(2.5)
+    assert listening.reloads() == 1, listening.story()
+
+
+def test_a_stopped_program_is_left_alone(listening: Listening) -> None:
+    path = begin(listening)
+    listening.house.rpc().supervisor.stopProcess("myapp")
+    path.touch()
+    listening.wait_for_log("it is STOPPED, no reload")
+    listening.house.rpc().supervisor.startProcess("myapp")
+    time.sleep(1.5)
+    assert listening.reloads() == 0
+
+
+# -- crashes and restarts
+
+
+def test_the_listener_is_killed_in_the_middle_of_a_reload(listening: Listening) -> None:
+    path = begin(listening)
+    listening.house.release("v2", boot=2.5)
+    path.touch()
+    listening.until(lambda: listening.reloads() == 1)
+    first = listening.pid
+    listening.kill()
+    listening.until(lambda: listening.pid not in (0, first))
+    listening.succeeded("myapp", 1)
+    listening.wait_for_log("reload succeeded")  # by the one that follows
+    assert get(listening.house.port).startswith(b"v2 ")
+    time.sleep(1.5)
+    assert listening.reloads() == 1, listening.story()
+
+
+def test_a_touch_while_the_listener_is_down_is_seen(listening: Listening) -> None:
+    path = begin(listening)
+    rpc = listening.house.rpc()
+    rpc.supervisor.stopProcess("hotreload:hotreload")
+    rpc.supervisor.startProcess("hotreload:hotreload")
+    time.sleep(1.5)
+    assert listening.reloads() == 0
+    rpc.supervisor.stopProcess("hotreload:hotreload")
+    path.touch()
+    rpc.supervisor.startProcess("hotreload:hotreload")
+    listening.succeeded("myapp", 1)
+
+
+def test_an_exit_while_the_listener_is_down_is_seen(listening: Listening) -> None:
+    deploy = (
+        "[program:deploy]\ncommand = /bin/true\nstartsecs = 0\nautostart = false\n"
+        "autorestart = false\n"
+        "[program:noise]\ncommand = /bin/true\nnumprocs = 10\nprocess_name = %(process_num)s\n"
+        "startsecs = 0\nautostart = false\nautorestart = false\n"
+    )
+    begin(listening, "after = deploy\n", deploy)
+    rpc = listening.house.rpc()
+    rpc.supervisor.stopProcess("hotreload:hotreload")
+    rpc.supervisor.startProcess("deploy")
+    rpc.supervisor.startProcessGroup("noise")
+    rpc.supervisor.startProcess("hotreload:hotreload")
+    listening.succeeded("myapp", 1)
+
+
+def test_supervisord_restarts_without_reloads(listening: Listening) -> None:
+    house = listening.house
+    path = begin(listening)
+    path.touch()
+    listening.succeeded("myapp", 1)
+    house.rpc().supervisor.restart()
+    listening.until(lambda: house.log().count("hotreload entered RUNNING") == 2, 30)
+    listening.wait_for_listener()
+    house.wait_for("RUNNING")
+    time.sleep(1.5)
+    house.stop()
+    os.utime(path, (9, 9))  # what starts now has seen it already
+    time.sleep(0.2)
+    house.start()
+    listening.wait_for_listener()
+    listening.wait_for_log("changed before its generation began, no reload")
+    assert listening.reloads() == 1, listening.story()
+    path.touch()
+    listening.succeeded("myapp", 2)
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"version": 1, "programs": {"myapp": {"stamps": [1]}}}', "\0" * 2000000]
+)
+def test_a_corrupt_state_file_is_a_hint(tmp_path: pathlib.Path, content: str) -> None:
+    from supervisor_hotreload.listener.program import Program
+    from supervisor_hotreload.listener.state import StateFile
+
+    said: list[str] = []
+    path = tmp_path / "state.json"
+    path.write_text(content)
+    found = StateFile(str(path), said.append).read()
+    if found:
+        with pytest.raises((AttributeError, KeyError)):
+            Program("myapp").restore(found["programs"]["myapp"], 1.0, True, True)
+    else:
+        assert said
+        assert "begun anew" in said[0]
+
+
+def test_the_listener_begins_anew_with_a_corrupt_state_file(listening: Listening) -> None:
+    path = begin(listening)
+    rpc = listening.house.rpc()
+    rpc.supervisor.stopProcess("hotreload:hotreload")
+    saved = listening.state()
+    saved["programs"]["myapp"]["due"] = {"cause": 5, "first": "NaN", "last": [], "settle": 1}
+    listening.path.write_text(json.dumps(saved))
+    rpc.supervisor.startProcess("hotreload:hotreload")
+    listening.wait_for_log("what an earlier listener has left makes no sense")
+    time.sleep(1.2)
+    assert listening.reloads() == 0
+    path.touch()
+    listening.succeeded("myapp", 1)
+
+
+def test_the_state_is_kept_where_only_its_user_can_write(tmp_path: pathlib.Path) -> None:
+    from supervisor_hotreload.listener.state import StateFile
+
+    said: list[str] = []
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    state = StateFile(str(shared / "state.json"), said.append)
+    assert state.read() == {}
+    state.write({"programs": {}})
+    own = shared / f"hotreload-{os.geteuid()}"
+    assert own.stat().st_mode & 0o777 == 0o700
+    assert StateFile(str(shared / "state.json"), said.append).read() == {
+        "version": 1,
+        "programs": {},
+    }
+    assert said == []
+    (own / "state.json").unlink()
+    own.rmdir()
+    own.symlink_to(tmp_path)
+    StateFile(str(shared / "state.json"), said.append).write({})
+    assert "can be changed by others" in said[0]
+    shared.chmod(0o777)  # not sticky: others could replace what is in it
+    StateFile(str(shared / "state.json"), said.append).write({})
+    assert len(said) == 2
+
+
+# -- hostile input and bad settings
+
+
+def test_odd_paths_are_logged_once_and_watched_again(listening: Listening) -> None:
+    root = listening.house.root
+    fifo, loop, folder = root / "fifo", root / "loop", root / "folder"
+    os.mkfifo(fifo)
+    loop.symlink_to(loop)
+    folder.mkdir()
+    (folder / "touch").touch()
+    begin(listening, f"touch = {fifo}, {folder}/touch\nwatch = {loop}, {folder}\n")
+    first = listening.pid
+    (folder / "touch").unlink()
+    folder.rmdir()
+    listening.wait_for_log(f"watch {folder}: there is nothing")
+    time.sleep(2.2)
+    for line in (
+        f"touch {fifo}: it is a fifo, not a file",
+        f"watch {loop}: too many levels of symbolic links",
+        f"touch {folder}/touch: its directory does not exist",
+        f"watch {folder}: there is nothing",
+    ):
+        assert listening.log().count(line) == 1, listening.log()
+    assert listening.reloads() == 0
+    folder.mkdir()
+    listening.succeeded("myapp", 1)
+    listening.wait_for_log(f"watch {folder}: is all right now")
+    loop.unlink()
+    loop.symlink_to(folder)
+    listening.wait_for_log(f"watch {loop}: is all right now")
+    fifo.unlink()
+    fifo.touch()
+    listening.wait_for_log(f"touch {fifo}: is all right now")
+    assert listening.pid == first
+
+
+def test_bad_settings_are_told_and_edits_are_seen(listening: Listening) -> None:
+    house = listening.house
+    path = begin(listening, "every = soon\non = NO_SUCH_EVENT, TICK_60\nafter = nobody\n")
+    path.touch()  # what is wrong does not stop what is right
+    listening.succeeded("myapp", 1)
+    log = listening.log()
+    assert "[hotreload:myapp] every = soon: not a number" in log
+    assert "on = NO_SUCH_EVENT: supervisor has no such event" in log
+    assert "TICK_60 is missing in 'events' of [eventlistener:hotreload]" in log
+    assert "after = nobody: no such program" in log
+    other = house.root / "other"
+    house.settings(f"{QUICK}touch = {other}")
+    listening.until(lambda: f"touch {other}" in str(listening.state()))
+    path.touch()
+    other.touch()
+    listening.succeeded("myapp", 2)
+    assert f"reload begun: touch = {other}" in listening.log()
+
+
+# -- the events of reloads
+
+
+def test_every_reload_is_an_event(listening: Listening) -> None:
+    house = listening.house
+    (house.root / "recorder.py").write_text(RECORDER)
+    recorder = (
+        f"[eventlistener:recorder]\ncommand = {sys.executable} %(here)s/recorder.py %(here)s/seen\n"
+        f"events = PROCESS_HOTRELOAD\n"
+        f"[program:other]\ncommand = sleep 1000\n"
+    )
+    begin(
+        listening,
+        f"on = PROCESS_HOTRELOAD_SUCCEEDED\nnotify = /bin/sh -c 'cat > {house.root}/told'\n",
+        recorder,
+        events=f"{EVENTS},PROCESS_HOTRELOAD",
+    )
+    house.reload()
+    house.release("v2", code=BROKEN)
+    assert house.ctl("hotreload", "myapp").returncode != 0
+    house.release("v3", boot=20)
+    house.rpc().hotreload.reloadProcess("myapp", False)
+    listening.until(lambda: listening.info()["phase"] == "booting")
+    house.rpc().hotreload.cancelReload("myapp")
+
+    def seen() -> list[list[Any]]:
+        lines = (house.root / "seen").read_text().splitlines()
+        return [[line.split(" ", 1)[0], eval(line.split(" ", 1)[1])] for line in lines]
+
+    listening.until(lambda: len(seen()) == 6)
+    assert [name.replace("PROCESS_HOTRELOAD_", "") for name, _ in seen()] == [
+        "STARTED",
+        "SUCCEEDED",
+        "STARTED",
+        "FAILED",
+        "STARTED",
+        "ROLLED_BACK",
+    ]
+    _, tokens = seen()[1]
+    assert tokens["processname"] == tokens["groupname"] == "myapp"
+    assert tokens["new_pid"] == str(house.info()["pid"])
+    assert (tokens["outcome"], tokens["generation"]) == ("SUCCEEDED", "2")
+    assert seen()[3][1]["fault"] == "SUCCESSOR_EXITED"
+    # reloads by hand are told as well, and are no trigger of their own
+    told = house.root / "told"
+    listening.until(lambda: told.exists() and '"rolled back"' in told.read_text())
+    time.sleep(1)
+    assert listening.reloads() == 3
+
+
+# -- the command
+
+
+def test_by_hand_it_says_what_it_is() -> None:
+    environment = {key: value for key, value in os.environ.items() if "SUPERVISOR" not in key}
+    done = subprocess.run([LISTENER], env=environment, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 2
+    assert "is an event listener" in done.stderr
+    assert done.stdout == ""
+    done = subprocess.run([LISTENER, "--help"], capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0
+    for key in ("touch", "watch", "after", "on", "max_memory", "every", "notify"):
+        assert re.search(rf"^{key} = ", done.stdout, re.MULTILINE), key
+    assert subprocess.run([LISTENER, "--what"], capture_output=True, timeout=20).returncode == 2
+
+
+def test_without_the_plugin_it_says_so(house: House) -> None:
+    listening = Listening(house)
+    house.configure("--workers 1", more=listening.section())
+    path = house.root / "supervisord.conf"
+    text = path.read_text()
+    plugin = text[text.index("[rpcinterface:hotreload]") : text.index("[ctlplugin:hotreload]")]
+    path.write_text(text.replace(plugin, ""))
+    house.start()
+    listening.wait_for_log("supervisord has not loaded hotreload")
+    house.wait_for("FATAL", "hotreload:hotreload")
+
+
+def test_request_reload_outside_supervisord() -> None:
+    code = (
+        "import sys, supervisor_hotreload\n"
+        "try:\n"
+        "    supervisor_hotreload.request_reload()\n"
+        "except RuntimeError as error:\n"
+        "    print(error)\n"
+        "assert 'supervisor' not in sys.modules and 'psutil' not in sys.modules\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if "SUPERVISOR" not in key}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=20
+    )
+    assert "was not started by supervisord" in done.stdout, done.stderr
+
+
+# -- the protocol
+
+
+def test_events_are_cut_at_characters_not_bytes() -> None:
+    from supervisor_hotreload.listener.events import ProtocolError, Stream
+
+    payload = "processname:a groupname:b pid:1\nhotreload \u20ac\U0001f600\n"
+    text = "".join(
+        f"ver:3.0 server:s serial:{n} pool:h poolserial:{n} eventname:PROCESS_COMMUNICATION_STDOUT "
+        f"len:{len(payload)}\n{payload}"
+        for n in range(3)
+    )
+    for size in (1, 2, 7, 1000):
+        stream, found = Stream(), []
+        data = text.encode()
+        for start in range(0, len(data), size):
+            stream.feed(data[start : start + size])
+            event = stream.next()
+            while event is not None:
+                found.append(event)
+                event = stream.next()
+        assert [event.headers["serial"] for event in found] == ["0", "1", "2"]
+        assert {event.data for event in found} == {"hotreload \u20ac\U0001f600\n"}
+        assert found[0].is_a("PROCESS_COMMUNICATION")
+        assert not found[0].is_a("PROCESS_COMM")
+        assert found[0].says("groupname", "b")
+    stream = Stream()
+    stream.feed(b"rubbish\n")
+    with pytest.raises(ProtocolError):
+        stream.next()
+
+
+def test_an_event_that_cannot_be_taken_is_sent_again_once() -> None:
+    from supervisor_hotreload.listener import events
+    from supervisor_hotreload.listener.loop import Listener
+    from supervisor_hotreload.rpcclient import Server
+
+    given, taken = os.pipe()
+    answers, answer = os.pipe()
+    listener = Listener(Server("unix:///nowhere"), stdin=given, stdout=answer)
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    listener._inbox.take = fail  # type: ignore[method-assign]
+    envelope = b"ver:3.0 serial:7 poolserial:1 eventname:TICK_5 len:6\nwhen:1"
+    try:
+        for expected in (events.FAIL, events.OK):
+            os.write(taken, envelope)
+            assert listener._read()
+            assert os.read(answers, 100) == expected + events.READY
+        os.close(taken)
+        assert not listener._read()
+    finally:
+        for descriptor in (given, answers, answer):
+            os.close(descriptor)
+
+
+# -- what it costs
+
+
+def test_it_costs_next_to_nothing(listening: Listening) -> None:
+    house = listening.house
+    root = house.root
+    watched = "".join(
+        f"[program:p{n}]\ncommand = sleep 1000\n"
+        f"[hotreload:p{n}]\ntouch = {root}/t{n}\nwatch = {root}/current\nevery = 24h\n"
+        for n in range(50)
+    )
+    begin(listening, more=watched)
+    listening.until(lambda: len(listening.state()["programs"]) == 51)
+    time.sleep(2)
+
+    def used() -> float:
+        """Return the seconds of a core that the listener has used."""
+        spent = pathlib.Path(f"/proc/{listening.pid}/schedstat").read_text().split()[0]
+        return int(spent) / 1e9
+
+    shares = []
+    for _ in range(2):
+        before, began = used(), time.monotonic()
+        time.sleep(5)
+        shares.append(100 * (used() - before) / (time.monotonic() - began))
+    resident = listening.process().memory_info().rss / (1 << 20)
+    print(f"idle: {min(shares):.3f} % of a core, {resident:.1f} MiB")
+    assert min(shares) <= 0.2, shares
+    assert resident <= 30
+
+
+def test_term_ends_it_and_its_commands(listening: Listening) -> None:
+    root = listening.house.root
+    begin(listening, f"notify = /bin/sh -c 'echo $$ > {root}/pid; exec sleep 100'\n")
+    listening.house.reload()
+    listening.until(lambda: (root / "pid").exists() and (root / "pid").read_text().strip())
+    command = int((root / "pid").read_text())
+    listening.house.rpc().supervisor.stopProcess("hotreload:hotreload")
+    with pytest.raises(ProcessLookupError):
+        os.kill(command, signal.SIGCONT)
