@@ -27,13 +27,23 @@ def request_reload(program: str = "") -> str:
     """
     if any(character.isspace() for character in program):
         raise ValueError(f"{program!r} is not the name of a program")
-    descriptor = os.environ.get("HOTRELOAD_CHANNEL")
-    if descriptor in ("1", "2") and stat.S_ISFIFO(os.fstat(int(descriptor)).st_mode):
-        # one write of so few bytes to a pipe is not torn apart by another's (pipe(7))
-        os.write(int(descriptor), f"{BEGIN}hotreload {program}{END}".encode())
-        return "stdout" if descriptor == "1" else "stderr"
+    for descriptor, way in ((1, "stdout"), (2, "stderr")):
+        if _listened_to(descriptor):
+            # one write of so few bytes to a pipe is not torn apart by another's (pipe(7))
+            os.write(descriptor, f"{BEGIN}hotreload {program}{END}".encode())
+            return way
     _ask(program or _own_name())
     return "rpc"
+
+
+def _listened_to(descriptor: int) -> bool:
+    """Tell whether supervisord reads messages there: the plugin has told which pipe it is."""
+    try:
+        pipe = os.fstat(descriptor)
+    except OSError:
+        return False  # closed
+    told = os.environ.get("HOTRELOAD_CHANNEL")
+    return stat.S_ISFIFO(pipe.st_mode) and told == f"{descriptor}:{pipe.st_ino}"
 
 
 def _own_name() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import pathlib
@@ -12,12 +13,20 @@ from typing import Any, Callable
 import psutil
 
 from tests.house import House, wait_until
+from tests.load import Address, get
 
 EVENTS = "PROCESS_STATE,PROCESS_COMMUNICATION,REMOTE_COMMUNICATION,TICK_5"
 
 LISTENER = pathlib.Path(sys.executable).parent / "hotreload-listener"
 
 QUICK = "min_interval = 0.1\nsettle = 0.2\n"
+
+
+def answers(address: Address) -> bool:
+    """Tell whether a server answers there; then it also knows its directory."""
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        return bool(get(address))
+    return False
 
 
 class Listening:

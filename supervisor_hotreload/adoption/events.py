@@ -6,6 +6,7 @@ before it reads the sections of event listeners, which may then name them.
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
 from collections.abc import Iterable
@@ -19,6 +20,12 @@ from supervisor_hotreload.model import Fault, Outcome
 ROOM = 10_000
 """Events that supervisord keeps for our listener while it is busy or restarts.
 The default of 10 overflows when eleven programs start at once."""
+
+BUDGET = 64 << 20
+"""Bytes that these may hold of what programs have written."""
+
+CHUNK = 128 << 10
+"""Bytes of one PROCESS_LOG event at most (supervisor.options.readfd)."""
 
 LISTENER = "hotreload-listener"
 """What the command of our listener contains."""
@@ -165,21 +172,32 @@ class Roomy(EventListenerPoolConfig):  # type: ignore[misc] # supervisor is unty
     It equals what it was made from, or `supervisorctl reread` would show a change.
     """
 
-    def __init__(self, configured: Any) -> None:
+    def __init__(self, configured: Any, room: int) -> None:
         self.__dict__.update(configured.__dict__)
-        self._configured = configured
-        self.buffer_size = max(ROOM, configured.buffer_size)
+        self.configured = configured
+        self.buffer_size = max(room, configured.buffer_size)
 
     def __eq__(self, other: object) -> bool:
-        return bool(self._configured == other)
+        return bool(self.configured == other)
 
     __hash__ = None  # type: ignore[assignment] # as EventListenerPoolConfig has none
 
 
-def make_room(pool: Any) -> None:
-    """Let the event buffer of *pool* hold a burst, if it is our listener's."""
-    if _is_ours(pool) and not isinstance(pool.config, Roomy):
-        pool.config = Roomy(pool.config)
+def make_room(groups: Iterable[Any]) -> None:
+    """Let the event buffer of our listener hold a burst, but no flood of a program's data."""
+    groups = list(groups)
+    configs = [process.config for group in groups for process in group.processes.values()]
+    largest = max((_captured(config) for config in configs), default=0)
+    for pool in filter(_is_ours, groups):
+        listens = any(
+            issubclass(event, events.ProcessLogEvent) for event in pool.config.pool_events
+        )
+        room = min(ROOM, BUDGET // max(largest, CHUNK if listens else 1))
+        pool.config = Roomy(getattr(pool.config, "configured", pool.config), room)
+
+
+def _captured(config: Any) -> int:
+    return max(config.stdout_capture_maxbytes or 0, config.stderr_capture_maxbytes or 0)
 
 
 def unheard(name: str, pools: Iterable[Any]) -> Optional[str]:
@@ -207,13 +225,16 @@ def ask_listener(name: str, pools: Iterable[Any]) -> bool:
 def channel(config: Any) -> dict[str, str]:
     """Return what tells a program where supervisord listens to it, if it does.
 
-    The value is the file descriptor (see supervisor's ``stdout_capture_maxbytes``).
+    The value is the file descriptor (see supervisor's ``stdout_capture_maxbytes``)
+    and the inode of the pipe behind it, which a child's descriptor may not be.
     """
     if config.stdout_capture_maxbytes:
-        return {"HOTRELOAD_CHANNEL": "1"}
-    if config.stderr_capture_maxbytes and not config.redirect_stderr:
-        return {"HOTRELOAD_CHANNEL": "2"}
-    return {}
+        descriptor = 1
+    elif config.stderr_capture_maxbytes and not config.redirect_stderr:
+        descriptor = 2
+    else:
+        return {}
+    return {"HOTRELOAD_CHANNEL": f"{descriptor}:{os.fstat(descriptor).st_ino}"}
 
 
 def _is_ours(pool: Any) -> bool:

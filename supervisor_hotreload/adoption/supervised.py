@@ -53,6 +53,7 @@ class Supervised:
         self._hook_exec()
         for group in supervisord.process_groups.values():
             self._take_on(group)
+        make_room(supervisord.process_groups.values())
         events.subscribe(events.ProcessGroupAddedEvent, self._on_group_added)
         events.subscribe(events.ProcessGroupRemovedEvent, self._on_group_removed)
         events.subscribe(events.ProcessStateRunningEvent, self._on_running)
@@ -93,7 +94,6 @@ class Supervised:
         return [group for group in groups if hasattr(group, "event_buffer")]
 
     def _take_on(self, group: Any) -> None:
-        make_room(group)
         if hasattr(group, "event_buffer"):
             return  # an event listener pool: supervisord talks to these over pipes
         for process in group.processes.values():
@@ -101,6 +101,7 @@ class Supervised:
 
     def _on_group_added(self, event: Any) -> None:
         self._take_on(self.supervisord.process_groups[event.group])
+        make_room(self.supervisord.process_groups.values())
 
     def _on_group_removed(self, event: Any) -> None:
         kept = {

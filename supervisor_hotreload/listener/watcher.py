@@ -89,7 +89,7 @@ class Watcher:
         program.swollen += 1
         if program.swollen < CHECKS:
             return False
-        if program.futile:
+        if program.futile and program.idle:
             wait = program.ended + backoff(program.futile, program.min_interval)
             program.retry = max(program.retry, wait)
         how = "shared pages counted once" if shared else "shared pages counted in every process"
