@@ -217,6 +217,8 @@ def test_every_reload_is_an_event(listening: Listening) -> None:
         f"[eventlistener:recorder]\ncommand = {sys.executable} %(here)s/recorder.py %(here)s/seen\n"
         f"events = PROCESS_HOTRELOAD\n"
         f"[program:other]\ncommand = sleep 1000\n"
+        f"[hotreload:other]\ntouch = {house.root}/other\n"
+        f"notify = /bin/sh -c 'cat > {house.root}/refused'\n"
     )
     begin(
         listening,
@@ -253,7 +255,9 @@ def test_every_reload_is_an_event(listening: Listening) -> None:
     # reloads by hand are told as well, and are no trigger of their own
     told = house.root / "told"
     listening.until(lambda: told.exists() and '"rolled back"' in told.read_text())
-    time.sleep(1)
+    (house.root / "other").touch()
+    refused = house.root / "refused"
+    listening.until(lambda: refused.exists() and "not a gunicorn" in refused.read_text())
     assert listening.reloads() == 3
 
 

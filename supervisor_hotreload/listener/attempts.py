@@ -104,7 +104,10 @@ class Attempts:
             say(f"{program.name}: no reload: {fault.faultString}")
             program.drop(now)
         else:
-            self._fail(program, fault.faultString, now)
+            cause = program.attempt.cause if program.attempt is not None else ""
+            if self._fail(program, fault.faultString, now):
+                told = {"outcome": "refused", "fault": fault.faultCode, "reason": fault.faultString}
+                self._tell(program, cause, now, told)
 
     # -- how it ended
 
@@ -127,9 +130,10 @@ class Attempts:
             program.ended = now
         else:
             self._fail(program, f"{row['reason']}; {row['serving']}", now)
-        self._tell(program, cause, now)
+        self._tell(program, cause, now, {})
 
-    def _fail(self, program: Program, reason: str, now: float) -> None:
+    def _fail(self, program: Program, reason: str, now: float) -> bool:
+        """Plan the next attempt; return whether the reason is another than before."""
         attempt = program.attempt
         assert attempt is not None
         known = _without_numbers(program.reason) == _without_numbers(reason)
@@ -143,6 +147,7 @@ class Attempts:
             if mate.due is not None and mate.due.cause == attempt.cause:
                 mate.retry = max(mate.retry, program.retry)  # it would meet the same release
         self._note(program, attempt.cause, pause)
+        return not known
 
     def _note(self, program: Program, cause: str, wait: float) -> None:
         """Let supervisord know, for those who ask it how things are."""
@@ -157,14 +162,15 @@ class Attempts:
         except (xmlrpc.client.Fault, NoAnswer) as error:
             say(f"{program.name}: {error}")
 
-    def _tell(self, program: Program, cause: str, now: float) -> None:
-        """Run the program's ``notify`` command."""
+    def _tell(self, program: Program, cause: str, now: float, told: dict[str, Any]) -> None:
+        """Run the program's ``notify`` command; *told* is what its latest reload does not tell."""
         command = program.setting("notify", "")
         if not command:
             return
         row = program.row
         keys = ("name", "group", "process", "outcome", "fault", "reason", "serving", "seconds")
-        outcome: dict[str, Any] = {key: row[key] for key in (*keys, "old_pid", "new_pid")}
+        outcome = {key: row.get(key, "") for key in (*keys, "old_pid", "new_pid")}
+        outcome.update(told)
         try:
             info = self._server.call("hotreload.getReloadInfo", self._full(program))
             outcome["output"] = [line[:500] for line in info["output"][-20:]]
