@@ -3,21 +3,38 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+JOBS ?= 4
+DEMO := $(VENV)/demo
 
 .PHONY: demo test lint matrix bench faults clean
+
+# The first command of the README: no test tools, so that it is there soon.
+$(DEMO): setup.py pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[demo]'
+	touch $@
 
 $(READY): setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@
 
+demo: $(DEMO)
+	@$(BIN)/hotreload-demo
+
 test: $(READY)
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest -n $(JOBS) tests
 
 lint: $(READY)
 	$(BIN)/ruff check supervisor_hotreload tests
 	$(BIN)/ruff format --check supervisor_hotreload tests
 	$(BIN)/mypy
+
+matrix: $(READY)
+	$(BIN)/python -m tests.matrix --write docs/matrix.rst
+
+bench: $(READY)
+	$(BIN)/python -m tests.bench --write docs/bench.rst
 
 clean:
 	rm -rf $(VENV) .venvs build dist *.egg-info

@@ -10,6 +10,8 @@ version = re.search(
     re.MULTILINE,
 ).group(1)
 
+DEMO = ["gunicorn>=20.1"]
+
 setup(
     name="supervisor_hotreload",
     version=version,
@@ -22,16 +24,34 @@ setup(
     python_requires=">=3.9",
     install_requires=["supervisor>=4.2.5", "psutil>=5.9"],
     extras_require={
+        "pyramid": [
+            "pyramid>=2.0",
+            "setuptools<82; python_version < '3.10'",  # Pyramid 2.0 imports pkg_resources
+        ],
+        "demo": DEMO,
         "test": [
-            "pytest>=7",
+            *DEMO,
+            "pytest>=7.4",
+            "pytest-xdist>=3.3",
             "hypothesis>=6.100",
-            "gunicorn>=20.1",
             "ruff>=0.9",
             "mypy>=1.14",
+            # the servers and frameworks of tests/forks
+            "uwsgi>=2.0.22",
+            "gevent>=22.10.2",
+            "uvicorn>=0.29",
+            "waitress>=2.1.2",
+            "flask>=2.3",
+            "django>=4.2",
+            "sqlalchemy>=1.4.36",
+            "pyramid>=2.0",
+            "pyramid_debugtoolbar>=4.10",
+            "setuptools<82; python_version < '3.10'",  # Pyramid 2.0 imports pkg_resources
         ],
     },
     entry_points={
         "console_scripts": [
+            "hotreload-demo = supervisor_hotreload.demo:main",
             "hotreload-listener = supervisor_hotreload.listener.command:main",
         ],
     },

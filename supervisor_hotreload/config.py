@@ -155,7 +155,11 @@ KEYS: dict[str, Callable[[str], Any]] = {
 SINGULAR = frozenset({"pidfile", *TRIGGERS}) - {"settle", "min_interval", "notify"}
 """Keys that cannot be a default for every program."""
 
-GLOBAL = frozenset({"programs", "reload_on_sighup"})
+GLOBAL: dict[str, Callable[[str], Any]] = {
+    "programs": str.split,
+    "reload_on_sighup": str.split,
+    "subreaper": _boolean,
+}
 """Keys of the plugin itself, which no program has."""
 
 
@@ -224,6 +228,11 @@ class Settings:
         value = self.defaults.get("programs")
         return None if value is None else value.replace(",", " ").split()
 
+    def subreaper(self) -> bool:
+        """Tell whether supervisord may become a subreaper."""
+        value = self.defaults.get("subreaper", "true")
+        return bool(_parse(DEFAULTS, "subreaper", value))
+
     def _all(self) -> list[tuple[str, Mapping[str, str]]]:
         named = [(PREFIX + name, keys) for name, keys in self.sections.items()]
         return [(DEFAULTS, self.defaults), *named]
@@ -235,13 +244,12 @@ class Settings:
 
 
 def _parse(section: str, key: str, value: str) -> Any:
-    if section == DEFAULTS and key in GLOBAL:
-        return value
-    if key not in KEYS or (section == DEFAULTS and key in SINGULAR):
-        known = ", ".join(sorted(KEYS))
+    known_keys = {**KEYS, **GLOBAL} if section == DEFAULTS else KEYS
+    if key not in known_keys or (section == DEFAULTS and key in SINGULAR):
+        known = ", ".join(sorted(known_keys))
         raise BadSetting(f"[{section}] {key} = {value}: unknown key (there are: {known})")
     try:
-        return KEYS[key](value.strip())
+        return known_keys[key](value.strip())
     except ValueError as error:
         why = str(error)
         if why.startswith("could not convert"):

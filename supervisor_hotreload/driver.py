@@ -66,6 +66,7 @@ class Reload:
         self._ended: Optional[float] = None
         self._steps: Optional[Steps] = None
         self._wait: Optional[Wait] = None
+        self._undone: Optional[Phase] = None
         self._deadline: Optional[float] = None
         self._on_end: list[Callable[[Reload], None]] = []
 
@@ -165,9 +166,10 @@ class Reload:
         self._wait = wait
         self._deadline = None if wait.timeout is None else self._clock() + wait.timeout
         if wait.phase is not self.phase:
-            self.phase = wait.phase
+            before, self.phase = self.phase, wait.phase
             self.progress = None
             if wait.phase is Phase.UNDOING and why is not None:
+                self._undone = before
                 self.say(f"rolling back: {why.reason}")
             else:
                 self.say(self._entering(wait.phase))
@@ -203,7 +205,7 @@ class Reload:
         )
 
     def _end(self, outcome: Outcome, failure: Optional[Failure]) -> None:
-        at = self.phase
+        at = self._undone or self.phase
         self._wait = self._steps = None
         self._ended = self._clock()
         self.outcome = outcome

@@ -150,6 +150,16 @@ def _portable_children(pid: int) -> list[Process]:
     return [child for child in found if child is not None]
 
 
+def ancestors(pid: int) -> list[int]:
+    """Return the pids of the parent of *pid*, of its parent, and so on."""
+    found: list[int] = []
+    seen = status(pid)
+    while seen is not None and seen.parent > 0 and seen.parent not in found:
+        found.append(seen.parent)
+        seen = status(seen.parent)
+    return found
+
+
 def heartbeats(pid: int) -> dict[tuple[int, int], Beat]:
     """Return the gunicorn heartbeat files that *pid* holds open, by device and inode.
 
@@ -175,6 +185,8 @@ def heartbeats(pid: int) -> dict[tuple[int, int], Beat]:
             if not os.path.basename(os.readlink(path)).startswith("wgunicorn-"):
                 continue
             seen = os.stat(path)
+        except PermissionError:  # a root without CAP_SYS_PTRACE may list but not look
+            raise Unreadable(f"{path}: permission denied") from None
         except OSError:
             continue  # closed between two looks
         if not mode.S_ISREG(seen.st_mode):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Optional, Union
 
-from supervisor_hotreload.identity import Beat, Process
+from supervisor_hotreload.identity import Beat, Process, Unreadable
 from supervisor_hotreload.model import Progress, Readiness
 from supervisor_hotreload.world import World
 
@@ -15,6 +16,18 @@ arbiter.spawn_workers)."""
 
 Verdict = Union[Readiness, Progress]
 Beats = dict[tuple[int, int], Beat]
+
+
+def shares(world: World, beats: Container[tuple[int, int]], child: Process) -> bool:
+    """Tell whether *child* holds one of the heartbeat files *beats*.
+
+    A worker's own descriptors may be hidden (``-u nobody``): a child that
+    cannot be read is taken for a worker of a process that has heartbeats.
+    """
+    try:
+        return any(key in beats for key in world.heartbeats(child))
+    except Unreadable:
+        return True
 
 
 class Heartbeat:
@@ -74,6 +87,9 @@ class Settle:
 class Watch:
     """Tells whether a generation that was ready has stayed ready.
 
+    Workers are told by their processes: the heartbeat file of one that died
+    may have had its inode used again for its successor's.
+
     :param patience: seconds within which a worker touches its heartbeat twice.
     """
 
@@ -82,16 +98,17 @@ class Watch:
         self._master = master
         self._patience = patience
         self.since = world.now()
-        self._seen = {key: (beat, self.since) for key, beat in world.heartbeats(master).items()}
+        beats = world.heartbeats(master)
+        self._seen = {key: (beat, self.since) for key, beat in beats.items()}
+        self._workers = [w for w in world.children(master) if shares(world, beats, w)]
 
     def complaint(self) -> Optional[str]:
         """Return what is wrong with the generation, or None."""
+        dead = [worker for worker in self._workers if not self._world.alive(worker)]
+        if dead:
+            return f"{dead[0]}, one of its {len(self._workers)} workers, died"
         now = self._world.now()
-        beats = self._world.heartbeats(self._master)
-        lost = self._seen.keys() - beats.keys()
-        if lost:
-            return f"{len(lost)} of {len(self._seen)} workers died"
-        for key, beat in beats.items():
+        for key, beat in self._world.heartbeats(self._master).items():
             before, at = self._seen.get(key, (None, now))
             if before != beat:
                 at = now

@@ -114,9 +114,19 @@ def reload(server: Server, policy: Policy, keeper: Keeper, check: Optional[Check
     :param check: asked once the successor is ready.
     :raises Failure: when the old generation serves on instead.
     """
-    new = None
     try:
         new = yield from spawn(server, policy.spawn_timeout)
+    except Exception:
+        yield from undo(server, None)
+        raise
+    yield from resume(server, policy, keeper, new, check)
+
+
+def resume(
+    server: Server, policy: Policy, keeper: Keeper, new: Any, check: Optional[Check] = None
+) -> Steps:
+    """Go on with a reload whose successor *new* exists, as :func:`reload` does."""
+    try:
         keeper.expect(new)
         yield Wait(Phase.BOOTING, lambda: server.ready(new), policy.ready_timeout, Fault.NOT_READY)
         if check is not None:

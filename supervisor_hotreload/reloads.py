@@ -73,13 +73,18 @@ class Reloads:
 
     :param supervisord: supervisor's Supervisor.
     :param defaults: the keys of [rpcinterface:hotreload].
+    :param world: the real one unless it is a fake one.
     """
 
-    def __init__(self, supervisord: Any, defaults: dict[str, str]) -> None:
-        self.world = World()
+    def __init__(
+        self, supervisord: Any, defaults: dict[str, str], world: Optional[World] = None
+    ) -> None:
+        self.world = World() if world is None else world
         self.driver = Driver()
-        self.supervised = Supervised(supervisord, self.world, self, self.step)
         self._file = SettingsFile(supervisord.options, DEFAULTS, defaults)
+        self.supervised = Supervised(
+            supervisord, self.world, self, self.step, self._may_be_subreaper()
+        )
         self.announcer = Announcer(self.supervised.logger)
         self.exits = Exits()
         self._again: set[str] = set()
@@ -169,7 +174,11 @@ class Reloads:
 
         :raises Failure: when the reload is refused.
         """
-        if not self.policy(tracked).relay_sighup or self._survey(tracked) is None:
+        if not self.policy(tracked).relay_sighup:
+            return False
+        if self._survey(tracked) is None:
+            if gunicorn.names_gunicorn(tracked.command):
+                raise self._too_early(tracked)  # a HUP would end a gunicorn that still boots
             return False
         if self.driver.active(tracked.name) is not None:
             self._again.add(tracked.name)
@@ -186,6 +195,21 @@ class Reloads:
     def pidfile(self, tracked: Tracked) -> Optional[str]:
         return self.policy(tracked).pidfile
 
+    def adopts_orphans(self, tracked: Tracked) -> bool:
+        return self.policy(tracked).adopt_orphans
+
+    def orphan_taken(self, tracked: Tracked) -> None:
+        """Go on with the reload in whose middle the earlier supervisord was killed."""
+        old = self._survey(tracked)
+        if old is None:
+            return
+        tracked.remember(old.master)
+        for successor in tracked.successors()[:1]:
+            reload = self._new(tracked)
+            self.driver.add(reload)
+            reload.say(f"the successor ({successor}) lives too, the reload goes on")
+            self._run(tracked, reload, old, self.policy(tracked), successor)
+
     # -- the loop
 
     def step(self) -> None:
@@ -200,6 +224,12 @@ class Reloads:
             self.supervised.tick.turn_off()
 
     # -- inside
+
+    def _may_be_subreaper(self) -> bool:
+        try:
+            return self.settings().subreaper()
+        except (Failure, BadSetting):
+            return True  # the bad setting is reported with the others
 
     def _report_bad_settings(self) -> None:
         try:
@@ -217,6 +247,8 @@ class Reloads:
         if bake is not None:
             policy = replace(policy, bake=bake)
         old = self._survey(tracked)
+        if old is None and gunicorn.names_gunicorn(tracked.command):
+            raise self._too_early(tracked)
         if old is None:
             raise Failure(
                 Fault.NOT_RELOADABLE,
@@ -231,6 +263,18 @@ class Reloads:
                 f"(/proc/{old.master.pid}/fd: permission denied); ready = {GUESS} is used "
                 f"instead, which is a guess"
             )
+        self._look_at_pidfile(reload, old, policy)
+        self._run(tracked, reload, old, policy, None)
+
+    def _run(
+        self,
+        tracked: Tracked,
+        reload: Reload,
+        old: Generation,
+        policy: Policy,
+        successor: Optional[Process],
+    ) -> None:
+        """Let the protocol run, from its beginning or from a *successor* that exists."""
         reload.old_pid = old.master.pid
         self.announcer.announce(tracked, reload)
         tracked.remember(old.master)
@@ -242,7 +286,12 @@ class Reloads:
         server = Gunicorn(self.world, old, policy, tracked.command)
         self.supervised.tick.turn_on()
         self._idle_since = None
-        reload.begin(protocol.reload(server, policy, Keeper(reload, tracked), check))
+        keeper = Keeper(reload, tracked)
+        if successor is None:
+            reload.begin(protocol.reload(server, policy, keeper, check))
+        else:
+            server.expect(successor)
+            reload.begin(protocol.resume(server, policy, keeper, successor, check))
 
     def _admit(self, tracked: Tracked) -> Policy:
         """Refuse what cannot be reloaded now, else return its settings."""
@@ -255,6 +304,28 @@ class Reloads:
         if not tracked.running:
             raise Failure(Fault.NOT_RUNNING, f"{tracked.name} is {tracked.state}, not RUNNING")
         return self.policy(tracked)
+
+    def _too_early(self, tracked: Tracked) -> Failure:
+        return Failure(
+            Fault.STILL_STARTING,
+            f"{tracked.name} (pid {tracked.pid}) has no gunicorn workers yet: no process under it "
+            f"shares a heartbeat file with a child of its own",
+        )
+
+    def _look_at_pidfile(self, reload: Reload, old: Generation, policy: Policy) -> None:
+        """Say what is wrong with the pidfile; it is a hint, and never believed alone."""
+        if policy.pidfile is None:
+            return
+        try:
+            named = self.world.read_pid(policy.pidfile)
+        except ValueError as error:
+            reload.say(f"warning: {error}; going by kinship")
+            return
+        if named != old.master.pid:
+            reload.say(
+                f"warning: pidfile {policy.pidfile}: names pid {named}, which is not the master "
+                f"({old.master}); going by kinship"
+            )
 
     def _must_be_alone(self, tracked: Tracked, old: Generation) -> None:
         elders = tracked.living_elders()
@@ -270,13 +341,13 @@ class Reloads:
                 f"the master of {tracked.name} ({old.master}) is stopped by a signal; "
                 f"continue it with: kill -CONT {old.master.pid}",
             )
-        for child in old.children:
-            if gunicorn.is_master(self.world, child, old):
-                raise Failure(
-                    Fault.FOREIGN_SUCCESSOR,
-                    f"{tracked.name} has a successor already ({child}), somebody sent USR2 to "
-                    f"{old.master}: end one of them first",
-                )
+        tracked.remember(old.master)
+        for successor in tracked.successors():
+            raise Failure(
+                Fault.FOREIGN_SUCCESSOR,
+                f"{tracked.name} has a successor already ({successor}), somebody sent USR2 to "
+                f"{old.master}: end one of them first",
+            )
 
     def _survey(self, tracked: Tracked) -> Optional[Generation]:
         current = tracked.current()

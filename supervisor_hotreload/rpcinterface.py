@@ -114,7 +114,8 @@ class HotReloadNamespaceRPCInterface:
 
         @param string name  The name of the process (or ``group:name``)
         @return struct result  A struct with keys string name, string group, string
-        statename, int pid, int generation, boolean active, string phase, string outcome,
+        statename, int pid, int generation, boolean watched (it is no child of supervisord's,
+        an earlier one has left it), boolean active, string phase, string outcome,
         int fault, string reason, string serving, int old_pid, int new_pid, double seconds,
         int workers_ready, int workers, array log (structs of double seconds, string phase,
         string text), array output (lines that the program has printed since it began),
@@ -175,7 +176,7 @@ class HotReloadNamespaceRPCInterface:
         return True
 
     def noteTrigger(self, name: str, trigger: str, wait: float, failure: str) -> bool:
-        """Take note of what the event listener is about to do, for getReloadInfo
+        """Take note of what the event listener does, for getReloadInfo
 
         @param string name  The name of the process (or ``group:name``)
         @param string trigger  What has fired last
@@ -215,6 +216,7 @@ class HotReloadNamespaceRPCInterface:
             "pid": tracked.pid,
             "generation": tracked.generation,
             "statename": tracked.state,
+            "watched": tracked.watched,
             **self._triggers.remark(tracked),
             **(NO_STORY if latest is None else _story(latest)),
         }

@@ -71,7 +71,7 @@ class TriggerTable:
         }
 
     def note(self, tracked: Tracked, trigger: str, wait: float, failure: str) -> None:
-        """Take note of what the listener is about to do; 0 seconds is about to reload."""
+        """Take note of what the listener does; 0 seconds until the next attempt: it has begun."""
         if wait == 0:
             self.reloads.supervised.logger.info(f"hotreload: {tracked.name}: {printable(trigger)}")
         attempt = time.monotonic() + wait if wait >= 0 else 0.0

@@ -22,6 +22,9 @@ class World:
         """Return the monotonic clock, in seconds."""
         return time.monotonic()
 
+    def own_pid(self) -> int:
+        return os.getpid()
+
     def status(self, pid: int) -> Optional[Status]:
         return identity.status(pid)
 
@@ -36,6 +39,36 @@ class World:
         found = identity.children(process.pid)
         return found if self.alive(process) else []
 
+    def orphanage(self) -> list[Process]:
+        """Return our children, and those of our ancestors: the kernel hands orphans to them."""
+        own = self.own_pid()
+        return [
+            child
+            for parent in (own, *identity.ancestors(own))
+            for child in identity.children(parent)
+        ]
+
+    def strays(self) -> list[Process]:
+        """Return the processes older than we that lost their parent: children of our ancestors.
+
+        Not every process of the host is looked at. We and our ancestors are none of them.
+        """
+        own = self.own_pid()
+        line = identity.ancestors(own)
+        me = identity.lookup(own)
+        return [
+            child
+            for parent in line
+            for child in identity.children(parent)
+            if child.pid not in (own, *line) and me is not None and child.start <= me.start
+        ]
+
+    def owner(self, process: Process) -> Optional[int]:
+        return identity.owner(process.pid)
+
+    def environment(self, process: Process) -> dict[str, str]:
+        return identity.environment(process.pid)
+
     def heartbeats(self, process: Process) -> dict[tuple[int, int], Beat]:
         return identity.heartbeats(process.pid)
 
@@ -46,7 +79,11 @@ class World:
         return identity.sleeps(process.pid)
 
     def signal(self, process: Process, name: str) -> bool:
-        """Send the signal *name* ('TERM') to *process*, and to nobody else.
+        """Send the signal *name* ('TERM') to *process*; see :meth:`send`."""
+        return self.send(process, signal.Signals[f"SIG{name}"])
+
+    def send(self, process: Process, number: int) -> bool:
+        """Send a signal to *process*, and to nobody else.
 
         A pid descriptor holds the process while its start time is compared,
         so that a pid that has been used again is never hit; where the system
@@ -54,7 +91,6 @@ class World:
 
         :return: False when the process is gone.
         """
-        number = signal.Signals[f"SIG{name}"]
         try:
             if not hasattr(os, "pidfd_open"):
                 if not self.alive(process):
@@ -89,7 +125,7 @@ class World:
             raise ValueError(f"pidfile {path}: {error.strerror}") from None
         digits = text.strip()
         if not digits.isdigit() or len(text) >= 32:
-            raise ValueError(f"pidfile {path}: not a pid: {text[:16]!r}")
+            raise ValueError(f"pidfile {path}: what it holds is not a pid")
         pid = int(digits)
         if not 1 < pid < 1 << 31:
             raise ValueError(f"pidfile {path}: {pid} cannot be the pid of a server")

@@ -4,14 +4,24 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from tests.house import House
 
+failed = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: Any) -> Any:
+    report = yield
+    item.stash[failed] = item.stash.get(failed, False) or report.failed
+    return report
+
 
 @pytest.fixture
-def house() -> Iterator[House]:
+def house(request: Any) -> Iterator[House]:
     """A house whose supervisord is ended, with all it started, whatever happens."""
     root = pathlib.Path(tempfile.mkdtemp(prefix="hr-"))  # unix sockets need short paths
     root.chmod(0o755)
@@ -19,5 +29,7 @@ def house() -> Iterator[House]:
     try:
         yield made
     finally:
+        if request.node.stash.get(failed, False):
+            print(made.story("what supervisord and the program logged:"))
         made.stop()
         shutil.rmtree(root, ignore_errors=True)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import pathlib
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,12 +15,10 @@ import sys
 import time
 import xmlrpc.client
 from collections.abc import Iterator
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Union
 
 import psutil
 from supervisor.xmlrpc import SupervisorTransport
-
-BIN = pathlib.Path(sys.executable).parent
 
 APP = """\
 import os, time
@@ -55,7 +56,9 @@ serverurl = unix://%(here)s/supervisor.sock
 """
 
 
-def wait_until(condition: Callable[[], Any], timeout: float = 20.0, what: str = "") -> Any:
+def wait_until(
+    condition: Callable[[], Any], timeout: float = 20.0, what: Union[str, Callable[[], str]] = ""
+) -> Any:
     """Poll *condition* until it is truthy and return that.
 
     :raises AssertionError: when it is not after *timeout* seconds.
@@ -65,7 +68,8 @@ def wait_until(condition: Callable[[], Any], timeout: float = 20.0, what: str = 
         result = condition()
         if result:
             return result
-        assert time.monotonic() < deadline, f"not within {timeout:g} s: {what or condition}"
+        if time.monotonic() >= deadline:
+            raise AssertionError(f"not within {timeout:g} s: {what() if callable(what) else what}")
         time.sleep(0.02)
 
 
@@ -81,14 +85,16 @@ class House:
     """One supervisord with its programs.
 
     :param root: an empty directory.
-    :param python: whose supervisord and gunicorn; this interpreter's by default.
     """
 
-    def __init__(self, root: pathlib.Path, python: Optional[pathlib.Path] = None) -> None:
+    def __init__(self, root: pathlib.Path) -> None:
         self.root = root
-        self.bin = BIN if python is None else python.parent
+        self.python = sys.executable
+        self._gunicorn = pathlib.Path(sys.executable).parent / "gunicorn"
         self.port = free_port()
         self.environment = dict(os.environ, PYTHONDONTWRITEBYTECODE="1", HOME=str(root))
+        self.wrapper: list[str] = []
+        self.environment["PYTHONPATH"] = str(pathlib.Path(__file__).parent.parent)
         self._process: Optional[subprocess.Popen[bytes]] = None
         self._pids: set[psutil.Process] = set()
         self._sections = ""
@@ -118,7 +124,7 @@ class House:
         """Return the command of a gunicorn that serves ``current``."""
         bind = f"127.0.0.1:{self.port}" if bind is None else bind
         chosen = " ".join(arguments) or "--workers 2"
-        return f"{self.bin}/gunicorn --bind {bind} {chosen} app:app"
+        return f"{self.python} {self._gunicorn} --bind {bind} {chosen} app:app"
 
     # -- supervisord
 
@@ -169,15 +175,24 @@ class House:
         (self.root / "supervisord.conf").write_text(text)
 
     def start(self, running: str = "myapp") -> None:
-        """Start supervisord and wait until the program *running* answers and is RUNNING."""
-        command = [str(self.bin / "supervisord"), "-n", "-c", str(self.root / "supervisord.conf")]
+        """Start supervisord and wait until *running* is RUNNING and gunicorn has workers."""
+        configuration = str(self.root / "supervisord.conf")
+        command = [*self.wrapper, self.python]
+        command += ["-m", "supervisor.supervisord", "-n", "-c", configuration]
         with open(self.root / "console.log", "ab") as console:
             self._process = subprocess.Popen(
                 command, cwd=self.root, env=self.environment, stdout=console, stderr=console
             )
-        wait_until(lambda: self.alive and (self.root / "supervisor.sock").exists(), what=self.log())
+        wait_until(lambda: self.alive and (self.root / "supervisor.sock").exists(), what=self.log)
         if running:
             self.wait_for("RUNNING", running)
+            if "gunicorn" in self._sections:
+                wait_until(self._is_complete, what=lambda: self.story("gunicorn lacks workers"))
+
+    def _is_complete(self) -> bool:
+        """Tell whether every worker of every gunicorn here has been forked."""
+        wanted = [int(number) for number in re.findall(r"--workers (\d+)", self._sections)]
+        return len({*self.family(), *self.application()}) >= sum(wanted) + len(wanted)
 
     @property
     def alive(self) -> bool:
@@ -202,11 +217,12 @@ class House:
         """Wait until supervisord reports *name* as *state*; return its info."""
 
         def reported() -> Any:
+            assert self.alive
             with contextlib.suppress(OSError):
                 info = self.info(name)
                 return info if info["statename"] == state else None
 
-        return wait_until(reported, timeout, f"{name} {state}\n{self.log()}\n{self.app_log()}")
+        return wait_until(reported, timeout, lambda: self.story(f"{name} is to be {state}"))
 
     def ctl(self, *words: str, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
         """Run supervisorctl with *words*."""
@@ -219,14 +235,49 @@ class House:
             check=False,
         )
 
+    def client(self, *words: str) -> subprocess.Popen[str]:
+        """Start supervisorctl with *words* and do not wait for it."""
+        return subprocess.Popen(
+            self.ctl_command(*words),
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
     def ctl_command(self, *words: str) -> list[str]:
-        return [str(self.bin / "supervisorctl"), "-c", str(self.root / "supervisord.conf"), *words]
+        configuration = str(self.root / "supervisord.conf")
+        return [self.python, "-m", "supervisor.supervisorctl", "-c", configuration, *words]
 
     def reload(self, name: str = "myapp") -> Any:
         """Run ``supervisorctl hotreload`` and require that it succeeds."""
         done = self.ctl("hotreload", name)
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{self.log()}"
         return done
+
+    def story(self, title: str) -> str:
+        return "\n".join((title, self.log(), self.console(), self.app_log()))
+
+    def reload_info(self, name: str = "myapp") -> Any:
+        return self.rpc().hotreload.getReloadInfo(name)
+
+    def wait_for_phase(self, phase: str, name: str = "myapp") -> Any:
+        """Wait until the active reload of *name* is in *phase*; return its info."""
+
+        def reached() -> Any:
+            info = self.reload_info(name)
+            return info if info["phase"] == phase else None
+
+        return wait_until(reached, what=lambda: self.story(f"{name} is to be {phase}"))
+
+    def wait_for_outcome(self, name: str = "myapp") -> Any:
+        """Wait until the reload of *name* has ended; return its info."""
+
+        def ended() -> Any:
+            info = self.reload_info(name)
+            return info if info["outcome"] not in ("", "pending") else None
+
+        return wait_until(ended, 60, lambda: self.story(f"the reload of {name} is to end"))
 
     def log(self) -> str:
         return _read(self.root / "supervisord.log")
@@ -253,6 +304,61 @@ class House:
         family = self.family()
         parents = {process.ppid() for process in family if _lives(process)}
         return [process for process in family if process.pid in parents]
+
+    def application(self) -> list[psutil.Process]:
+        """Return every living process that runs the application, whoever its parent is."""
+        found = [p for p in _mentioning(str(self.root / "releases")) if _lives(p)]
+        self._pids.update(found)
+        return found
+
+    def impostor(self, group: str, name: str) -> psutil.Process:
+        """Start an orphan of user nobody that says it is a program of supervisord's."""
+        environment = {
+            "SUPERVISOR_ENABLED": "1",
+            "SUPERVISOR_GROUP_NAME": group,
+            "SUPERVISOR_PROCESS_NAME": name,
+            "SUPERVISOR_SERVER_URL": f"unix://{self.root}/supervisor.sock",
+        }
+        script = "sleep 1000 >/dev/null 2>&1 & echo $!"
+        started = subprocess.run(
+            ["/bin/sh", "-c", script],
+            env=environment,
+            user="nobody",
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+        process = psutil.Process(int(started.stdout))
+        self._pids.add(process)
+        return process
+
+    def memory(self) -> int:
+        """Return the resident memory of supervisord, in bytes."""
+        resident: int = psutil.Process(self.pid).memory_info().rss
+        return resident
+
+    def zombies(self) -> list[int]:
+        children = psutil.Process(self.pid).children(recursive=True)
+        return [child.pid for child in children if not _lives(child)]
+
+    def open_to_all(self) -> None:
+        """Let user nobody run everything here: this interpreter may lie where it cannot look."""
+        site = self.root / "site"
+        for package in ("gunicorn", "packaging", "psutil", "supervisor", "supervisor_hotreload"):
+            found = importlib.util.find_spec(package)
+            assert found is not None and found.origin is not None
+            shutil.copytree(pathlib.Path(found.origin).parent, site / package)
+        self._gunicorn = site / "gunicorn.sh"
+        self._gunicorn.write_text("from gunicorn.app.wsgiapp import run\nrun()\n")
+        self.python = "/usr/bin/python3"
+        self.environment["PYTHONPATH"] = str(site)
+        for path in (self.root, *self.root.rglob("*")):
+            if not path.is_symlink():
+                path.chmod(0o777 if path.is_dir() else 0o666)
+
+    def wait_for_exit(self) -> None:
+        """Wait until supervisord has ended by itself."""
+        assert self._process is not None
+        self._process.wait(30)
 
     def stop(self) -> None:
         """End supervisord and everything it ever had, by pid."""

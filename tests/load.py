@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Callable, Optional, Union
+from typing import Union
 
 Address = Union[int, pathlib.Path]
 
@@ -48,6 +48,18 @@ def get(address: Address, path: str = "/", timeout: float = 60.0) -> bytes:
         connection.close()
 
 
+def wait_for_answer(address: Address, timeout: float = 20.0) -> bytes:
+    """Return the first complete answer; RUNNING comes before the program listens."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return get(address)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
 @dataclass
 class Load:
     """Closed-loop clients: fast ones, and slow ones that are always in flight.
@@ -72,6 +84,7 @@ class Load:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __enter__(self) -> Load:
+        wait_for_answer(self.address)
         jobs = [("/", self.pause)] * self.fast + [(self.slow_path, 0.0)] * self.slow
         for path, pause in jobs:
             thread = threading.Thread(target=self._client, args=(path, pause), daemon=True)
@@ -97,6 +110,14 @@ class Load:
             assert time.monotonic() < deadline, "slow requests do not get through"
             time.sleep(0.01)
 
+    def wait_for(self, release: str) -> None:
+        """Wait until *release* answers a request sent from now on."""
+        before = self.releases[release]
+        deadline = time.monotonic() + 20
+        while self.releases[release] <= before:
+            assert time.monotonic() < deadline, f"{release} does not answer: {self.releases}"
+            time.sleep(0.01)
+
     def _client(self, path: str, pause: float) -> None:
         deadline = time.monotonic() + LIMIT
         while not self._over.is_set() and time.monotonic() < deadline:
@@ -120,10 +141,3 @@ class Load:
                 self.in_flight -= slow
             if pause:
                 self._over.wait(pause)
-
-
-def poll(condition: Callable[[], object], timeout: Optional[float] = None) -> None:
-    """Kept for tables: wait a bounded time for *condition*, without asserting."""
-    deadline = time.monotonic() + (timeout or 10)
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)

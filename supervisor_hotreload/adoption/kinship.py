@@ -6,13 +6,13 @@ pidfile names and that is no kin is nobody's heir.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Callable, Optional
 
-from supervisor_hotreload.identity import Process, Unreadable, children, environment
-from supervisor_hotreload.servers.gunicorn import resembles, shares
+from supervisor_hotreload.identity import Process, Unreadable
+from supervisor_hotreload.probes import shares
+from supervisor_hotreload.servers.gunicorn import resembles
 from supervisor_hotreload.world import World
 
 
@@ -21,12 +21,14 @@ class Lineage:
     """What is known of the generation that supervisord tracks.
 
     :param tracked: the supervised process.
-    :param group: the process group that supervisord made for the program.
+    :param group: the process group of the program.
+    :param made: supervisord made that group for it, nobody else is in it.
     :param images: what tells an exec from a fork, of every master known.
     """
 
     tracked: Process
     group: int
+    made: bool
     images: dict[Process, int]
 
 
@@ -54,6 +56,7 @@ def find_heir(
     for process in seen:
         if world.alive(process):
             return Heir(process, "a child of the old master, seen while it lived")
+    named = _named(world, pidfile)
     kin = [child for child in orphans(world, dead) if not taken(child.pid)]
     for child in kin:
         if has_own_workers(world, child) and execed(world, child, dead):
@@ -61,7 +64,6 @@ def find_heir(
     for child in kin:
         if execed(world, child, dead) and reexeced_from(world, child, dead):
             return Heir(child, "an orphan of the old master, still booting")
-    named = _named(world, pidfile)
     for child in kin:
         if child.pid in named and execed(world, child, dead):
             return Heir(child, f"an orphan of the old master that {pidfile} names")
@@ -79,12 +81,26 @@ def successors(world: World, living: Lineage) -> list[Process]:
     ]
 
 
+def workers_left(world: World, dead: Lineage) -> list[Process]:
+    """Return the workers that a dead master has left: they still hold its heartbeats and port."""
+    return [child for child in orphans(world, dead) if _has_heartbeat(world, child)]
+
+
+def _has_heartbeat(world: World, process: Process) -> bool:
+    try:
+        return bool(world.heartbeats(process))
+    except Unreadable:
+        return False
+
+
 def orphans(world: World, dead: Lineage) -> list[Process]:
-    """Return our children by adoption from the program's process group, youngest last."""
+    """Return what the program's process group has left: children of us, or of our ancestors
+    where this system has no subreaper."""
     found = []
-    for child in children(os.getpid()):
+    for child in world.orphanage():
         status = world.status(child.pid)
-        if status is not None and status.group == dead.group and child.start >= dead.tracked.start:
+        ours = status is not None and status.group == dead.group
+        if ours and child.start >= dead.tracked.start:
             found.append(child)
     return found
 
@@ -111,7 +127,7 @@ def has_own_workers(world: World, process: Process) -> bool:
 
 def reexeced_from(world: World, process: Process, dead: Lineage) -> bool:
     """Tell whether *process* was started by the USR2 of a dead master (arbiter.reexec)."""
-    parent = environment(process.pid).get("GUNICORN_PID", "")
+    parent = world.environment(process).get("GUNICORN_PID", "")
     masters = {str(master.pid) for master in dead.images}
     return parent in masters and resembles(world.arguments(process), [])
 

@@ -49,6 +49,7 @@ SEAMS: dict[str, Test] = {
     ),
     "Subprocess.signal(sig)": lambda s: _takes(process.Subprocess.signal, "self", "sig"),
     "Subprocess.stop by kill": lambda s: _mentions(process.Subprocess.stop, "kill"),
+    "Subprocess.spawn()": lambda s: _takes(process.Subprocess.spawn, "self"),
     "Subprocess.transition()": lambda s: _takes(process.Subprocess.transition, "self"),
     "Subprocess.pid, laststart, killing, dispatchers": lambda s: all(
         hasattr(process.Subprocess, name) for name in ("pid", "laststart", "killing", "dispatchers")

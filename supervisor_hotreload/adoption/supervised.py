@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import traceback
 from typing import Any, Callable, Optional
 
 from supervisor import events
 from supervisor.states import SupervisorStates
 
+from supervisor_hotreload.adoption import orphans
 from supervisor_hotreload.adoption.events import channel, make_room
 from supervisor_hotreload.adoption.seams import missing
 from supervisor_hotreload.adoption.subreaper import become_subreaper
 from supervisor_hotreload.adoption.tick import Tick
 from supervisor_hotreload.adoption.tracked import Desk, Tracked
+from supervisor_hotreload.model import Failure
 from supervisor_hotreload.world import World
 
 LINE = 2000
@@ -33,7 +36,12 @@ class Supervised:
     """
 
     def __init__(
-        self, supervisord: Any, world: World, desk: Desk, step: Callable[[], None]
+        self,
+        supervisord: Any,
+        world: World,
+        desk: Desk,
+        step: Callable[[], None],
+        use_subreaper: bool = True,
     ) -> None:
         lacking = missing(supervisord)
         if lacking:
@@ -48,8 +56,9 @@ class Supervised:
         self.tick = Tick(self.options.get_socket_map(), self.logger, step)
         self._world = world
         self._desk = desk
+        self._use_subreaper = use_subreaper
         self._tracked: dict[int, Tracked] = {}
-        self._hook_group_signals()
+        self._hook_signals()
         self._hook_exec()
         for group in supervisord.process_groups.values():
             self._take_on(group)
@@ -120,23 +129,50 @@ class Supervised:
 
     def _on_supervisor_running(self, _event: Any) -> None:
         """Daemonizing forks, and a subreaper is one process: so not before now."""
-        self.subreaper = become_subreaper()
+        self.subreaper = self._use_subreaper and become_subreaper()
         if not self.subreaper:
             self.logger.warn(
                 "hotreload: this system has no subreaper; new generations are adopted by watching"
             )
+        for tracked in list(self._tracked.values()):
+            self._find_orphan(tracked)
 
-    def _hook_group_signals(self) -> None:
-        """stopasgroup and killasgroup signal -pid, which is no group after an adoption."""
+    def _find_orphan(self, tracked: Tracked) -> None:
+        """Take what an earlier supervisord has left of a program, instead of a second copy."""
+        try:
+            pidfile = self._desk.pidfile(tracked)
+            if not self._desk.adopts_orphans(tracked):
+                return
+            process = orphans.find(self._world, tracked, pidfile)
+            if process is None:
+                return
+            pipes = orphans.reopen_pipes(process, tracked.process.config.redirect_stderr)
+            tracked.take_orphan(process, orphans.started_at(process), pipes)
+            self.logger.warn(
+                f"hotreload: {tracked.name}: {process} was left by an earlier supervisord and is "
+                f"adopted by watching; its exit status will not be known"
+            )
+            self._desk.orphan_taken(tracked)
+        except LookupError as doubt:
+            self.logger.warn(f"hotreload: {tracked.name}: not adopted: {doubt}")
+        except Failure as failure:
+            self.logger.warn(f"hotreload: {tracked.name}: not looked for: {failure.reason}")
+        except Exception:  # noqa: BLE001 - it would end supervisord
+            self.logger.critical(f"hotreload: {tracked.name}: {traceback.format_exc()}")
+
+    def _hook_signals(self) -> None:
+        """stopasgroup and killasgroup signal -pid, which is no group after an adoption;
+        and a process that supervisord does not reap may be gone."""
         options, kill = self.options, self.options.kill
 
         def hooked_kill(pid: int, signal: int) -> None:
-            process = options.pidhistory.get(-pid) if pid < 0 else None
-            tracked = self._tracked.get(id(process))
+            tracked = self._tracked.get(id(options.pidhistory.get(abs(pid))))
             if tracked is None or not tracked.adopted:
                 kill(pid, signal)
-            else:
+            elif pid < 0:
                 tracked.signal_group(signal)
+            else:
+                tracked.signal_alone(signal)
 
         options.kill = hooked_kill
 

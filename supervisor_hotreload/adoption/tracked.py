@@ -1,9 +1,10 @@
 """One supervised process, whose generations follow one another.
 
-Four methods are changed on the one Subprocess instance, none on the class:
+Five methods are changed on the one Subprocess instance, none on the class:
 ``finish`` finds an heir before supervisord declares the program dead,
-``kill`` ends both generations, ``signal`` may turn HUP into a reload, and
-``transition`` waits until a port is free before it spawns.
+``kill`` ends both generations, ``signal`` may turn HUP into a reload,
+``transition`` waits until a port is free before it spawns, and ``spawn`` ends
+what an operator's start would find in its way.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any, Callable, Optional, Protocol
 from supervisor.options import make_namespec
 from supervisor.states import ProcessStates, getProcessStateDescription
 
-from supervisor_hotreload.adoption.kinship import Lineage, find_heir, successors
+from supervisor_hotreload.adoption.kinship import Lineage, find_heir, successors, workers_left
+from supervisor_hotreload.adoption.watching import UNKNOWN_STATUS, Watch
 from supervisor_hotreload.identity import Process
 from supervisor_hotreload.model import Failure
 from supervisor_hotreload.world import World
@@ -37,6 +39,12 @@ class Desk(Protocol):
 
     def pidfile(self, tracked: Tracked) -> Optional[str]:
         """Return where the program writes its pid, if that is known."""
+
+    def adopts_orphans(self, tracked: Tracked) -> bool:
+        """Tell whether what an earlier supervisord has left is to be adopted."""
+
+    def orphan_taken(self, tracked: Tracked) -> None:
+        """What an earlier supervisord has left is the program's own now."""
 
 
 class Retired:
@@ -64,6 +72,7 @@ class Tracked:
         self.elders: list[Process] = []
         self._world = world
         self._desk = desk
+        self._watch: Optional[Watch] = None
         self._options = process.config.options
         self._lineage: Optional[Lineage] = None
         self._held_since: Optional[float] = None
@@ -81,7 +90,13 @@ class Tracked:
     def adopted(self) -> bool:
         """Tell whether the tracked process is one that supervisord did not spawn."""
         lineage = self._lineage
-        return lineage is not None and lineage.tracked.pid == self.pid and self.generation > 1
+        return lineage is not None and lineage.tracked.pid == self.pid and self._watch is not None
+
+    @property
+    def watched(self) -> bool:
+        """Tell whether the tracked process is no child of supervisord's."""
+        status = self._world.status(self.pid) if self.pid else None
+        return status is not None and status.parent != self._world.own_pid()
 
     @property
     def running(self) -> bool:
@@ -137,7 +152,8 @@ class Tracked:
             return
         if self._lineage is None or self._lineage.tracked != process:
             self.generation = 1
-            self._lineage = Lineage(process, status.group, {process: status.image})
+            made = status.group == process.pid
+            self._lineage = Lineage(process, status.group, made, {process: status.image})
 
     def remember(self, master: Process) -> None:
         """Remember the master of the running generation, which a shell may stand before."""
@@ -155,38 +171,87 @@ class Tracked:
         if self.pid == new.pid:
             return
         self.note()
-        history = self._options.pidhistory
-        old = self._lineage
-        if self._world.status(self.pid) is not None:
-            history[self.pid] = Retired(self)
-        history[new.pid] = self.process
-        self.process.pid = new.pid
+        old, status = self._lineage, self._world.status(self.pid)
+        if status is not None and status.parent == self._world.own_pid():
+            self._options.pidhistory[self.pid] = Retired(self)
+        elif status is not None:
+            del self._options.pidhistory[self.pid]  # nobody will reap it here
         self.successor = None
         self.generation += 1
         if old is not None:
             self.elders.extend({old.tracked, *old.images})
-        status = self._world.status(new.pid)
-        self._lineage = Lineage(
-            tracked=new,
-            group=old.group if old is not None else 0,
-            images={new: status.image if status is not None else 0},
-        )
+        self._take(new, old.group if old is not None else 0, old is not None and old.made)
+        self._watch_over(new)
+
+    def take_orphan(self, process: Process, started: float, pipes: dict[str, Any]) -> None:
+        """Take what an earlier supervisord has left for the program, before autostart.
+
+        :param started: seconds since the epoch.
+        :param pipes: the reading ends of what it logs to.
+        """
+        subprocess, options = self.process, self._options
+        make_pipes = options.make_pipes
+        options.make_pipes = lambda stderr=True: pipes
+        try:
+            made = subprocess.config.make_dispatchers(subprocess)
+        finally:
+            options.make_pipes = make_pipes
+        subprocess.dispatchers, subprocess.pipes = made
+        subprocess.laststart = started
+        subprocess.killing = subprocess.administrative_stop = False
+        subprocess.spawnerr = subprocess.exitstatus = None
+        status = self._world.status(process.pid)
+        group = status.group if status is not None else 0
+        self._take(process, group, group == process.pid)
+        subprocess.change_state(ProcessStates.STARTING)
+        self._watch_over(process)
+
+    def _take(self, process: Process, group: int, made: bool) -> None:
+        """Let supervisord track *process*. Every change of the tracked pid passes here."""
+        self._options.pidhistory[process.pid] = self.process
+        self.process.pid = process.pid
+        status = self._world.status(process.pid)
+        image = status.image if status is not None else 0
+        self._lineage = Lineage(process, group, made, {process: image})
+
+    def _watch_over(self, process: Process) -> None:
+        """Learn of its exit, which may go to another parent: the old master still lives."""
+        if self._watch is not None:
+            self._watch.close()
+        socket_map = self._options.get_socket_map()
+        self._watch = Watch(socket_map, self.logger, process, lambda: self._ended(process))
+
+    def _ended(self, process: Process) -> None:
+        """The watched *process* has ended: tell supervisord as its own reap() would."""
+        self._watch = None
+        status = self._world.status(process.pid)
+        if (
+            status is not None
+            and status.process == process
+            and status.parent == self._world.own_pid()
+        ):
+            return  # it is a child after all, supervisord reaps it with its real status
+        if self.pid != process.pid:
+            return
+        self.process.finish(process.pid, UNKNOWN_STATUS)
+        self._options.pidhistory.pop(process.pid, None)
 
     def on_retired(self, pid: int, sts: int) -> None:
         code = os.waitstatus_to_exitcode(sts)
         how = f"exit status {code}" if code >= 0 else f"terminated by signal {-code}"
         self.logger.info(f"hotreload: {self.name}: the old generation (pid {pid}) ended ({how})")
 
-    # -- the four seams
+    # -- the five seams
 
     def _hook(self) -> None:
         process = self.process
         finish, kill = process.finish, process.kill
-        send, transition = process.signal, process.transition
+        send, transition, spawn = process.signal, process.transition, process.spawn
 
         def hooked_finish(pid: int, sts: int) -> None:
             if not self._guarded(lambda: self._inherit(pid), False):
                 finish(pid, sts)
+                self._guarded(self._clear_up, None)
 
         def hooked_kill(sig: int) -> Any:
             others = self._guarded(self._others, [])
@@ -208,7 +273,11 @@ class Tracked:
             if not self._guarded(self._holds, False):
                 transition()
 
-        process.finish, process.kill = hooked_finish, hooked_kill
+        def hooked_spawn() -> Any:
+            self._guarded(lambda: self._end_all(self.living_elders(), signal.SIGKILL), None)
+            return spawn()
+
+        process.finish, process.kill, process.spawn = hooked_finish, hooked_kill, hooked_spawn
         process.signal, process.transition = hooked_signal, hooked_transition
 
     def _guarded(self, function: Callable[[], Any], otherwise: Any) -> Any:
@@ -243,34 +312,46 @@ class Tracked:
             )
         return True
 
+    def successors(self) -> list[Process]:
+        """Return the successors that the tracked generation has forked."""
+        return successors(self._world, self._lineage) if self._lineage is not None else []
+
     def _pidfile(self) -> Optional[str]:
         try:
             return self._desk.pidfile(self)
         except Failure:
             return None  # a setting is bad: kinship has to do
 
+    def _clear_up(self) -> None:
+        """Nothing inherits the program: end the workers that it has left, they hold its port."""
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+        if self._lineage is not None:
+            left = workers_left(self._world, self._lineage)
+            self.elders.extend(left)
+            self._end_all(left, signal.SIGTERM)
+            self._lineage = None
+
     def _taken(self, pid: int) -> bool:
         return self._options.pidhistory.get(pid) is self.process
 
     def _others(self) -> list[Process]:
         """Return every living generation of the program but the tracked one."""
-        others = self.living_elders()
-        if self._lineage is not None:
-            others += successors(self._world, self._lineage)
+        others = self.living_elders() + self.successors()
         if self.successor is not None and self.successor not in others:
             others.append(self.successor)
         return others
 
     def _end_all(self, masters: list[Process], sig: int) -> None:
         """Send the stop signal to the other generations; SIGKILL takes their workers along."""
-        name = signal.Signals(sig).name[3:]
         for master in masters:
-            workers = self._world.children(master) if name == "KILL" else []
-            self._world.signal(master, name)
+            workers = self._world.children(master) if sig == signal.SIGKILL else []
+            self._world.send(master, sig)
             self._world.signal(master, "CONT")  # a stopped process hears nothing else
             for worker in workers:
                 if not self._taken(worker.pid):
-                    self._world.signal(worker, name)
+                    self._world.send(worker, sig)
 
     def _holds(self) -> bool:
         """Tell whether a dead program has to wait: an old generation holds its port."""
@@ -295,20 +376,24 @@ class Tracked:
 
     # -- process groups
 
+    def signal_alone(self, sig: int) -> None:
+        """Signal a watched process: its pid may be somebody else's by now."""
+        if self._lineage is None or not self._world.send(self._lineage.tracked, sig):
+            raise ProcessLookupError(3, "No such process")
+
     def signal_group(self, sig: int) -> None:
         """Signal the process group that an adopted process is really in.
 
         A re-exec'd master keeps the group of the first one, so ``-pid`` is no
         group. One that has left it for another's is signalled alone.
         """
-        process = self.current()
         status = self._world.status(self.pid)
-        if process is None or status is None or self._lineage is None:
+        if status is None or self._lineage is None or status.process != self._lineage.tracked:
             raise ProcessLookupError(3, "No such process")
+        process = status.process
         group = status.group
-        if group in (self.pid, self._lineage.group) and group != os.getpgrp():
+        if self._lineage.made and group == self._lineage.group and group != os.getpgrp():
             os.killpg(group, sig)
         else:
-            name = signal.Signals(sig).name[3:]
             for member in [*self._world.children(process), process]:
-                self._world.signal(member, name)
+                self._world.send(member, sig)

@@ -16,6 +16,9 @@ from supervisor_hotreload.rpcclient import NoAnswer, Server
 FOLLOW = 0.5
 """Seconds between two looks at a reload under way."""
 
+AGAIN = 2.0
+"""Seconds until a reload is asked for again that could not be begun yet."""
+
 LATER = frozenset({Fault.STILL_STARTING, Fault.ALREADY_RELOADING, Fault.SHUTDOWN_STATE})
 """Refusals that will pass by themselves."""
 
@@ -84,7 +87,6 @@ class Attempts:
         attempt = program.begin(now)
         self._roster.dirty = True
         self._save()  # before it is asked for: a crash now must not ask for it twice
-        self._note(program, attempt.cause, 0.0)
         try:
             self._server.call("hotreload.reloadProcess", self._full(program), False)
         except xmlrpc.client.Fault as fault:
@@ -94,12 +96,13 @@ class Attempts:
             program.hold = now + FOLLOW
         else:
             program.due = None
+            self._note(program, attempt.cause, 0.0)
             say(f"{program.name}: reload begun: {attempt.cause}")
 
     def _refuse(self, program: Program, fault: xmlrpc.client.Fault, now: float) -> None:
         if fault.faultCode in LATER:
             program.attempt = None
-            program.hold = now + FOLLOW
+            program.hold = now + AGAIN
         elif fault.faultCode in OVER:
             say(f"{program.name}: no reload: {fault.faultString}")
             program.drop(now)

@@ -15,7 +15,7 @@ from typing import Callable, Optional
 
 from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.model import Failure, Fault, Policy, Progress, Readiness
-from supervisor_hotreload.probes import Heartbeat, Settle, Watch
+from supervisor_hotreload.probes import Heartbeat, Settle, Watch, shares
 from supervisor_hotreload.world import World
 
 DRAIN_CEILING = 3600.0
@@ -30,6 +30,9 @@ BOOT_GRACE = 2.0
 
 QUICK = 5.0
 """Seconds between a quick stop and SIGKILL, and after that."""
+
+GRACEFUL_TIMEOUT = 30.0
+"""gunicorn's default for --graceful-timeout."""
 
 TIMEOUT = 30.0
 """gunicorn's default for --timeout; a worker touches its heartbeat twice in it."""
@@ -121,16 +124,38 @@ def _generation(
     )
 
 
-def shares(world: World, beats: object, child: Process) -> bool:
-    """Tell whether *child* holds one of the heartbeat files *beats*.
+class Crew:
+    """The workers of one master, also after it has died and left them orphaned.
 
-    A worker's own descriptors may be hidden (``-u nobody``): a child that
-    cannot be read is taken for a worker of a process that has heartbeats.
+    :param grace: seconds that orphaned workers have to finish their requests.
     """
-    try:
-        return any(key in beats for key in world.heartbeats(child))  # type: ignore[operator]
-    except Unreadable:
-        return True
+
+    def __init__(self, world: World, master: Process, grace: float) -> None:
+        self.outsider: Optional[Process] = None
+        self._world = world
+        self._master = master
+        self._grace = grace
+        self._seen: set[Process] = set()
+        self._orphaned_at: Optional[float] = None
+
+    def look(self) -> list[Process]:
+        """Return those that live, oldest first."""
+        self._seen.update(self._world.children(self._master))
+        self._seen = {w for w in self._seen if w != self.outsider and self._world.alive(w)}
+        return sorted(self._seen, key=lambda worker: worker.start)
+
+    def end_if_orphaned(self) -> None:
+        """Without a master nobody tells workers to stop: TERM at once, KILL after the grace."""
+        if self._world.alive(self._master):
+            return
+        now = self._world.now()
+        if self._orphaned_at is None:
+            self._orphaned_at = now
+            for worker in self._seen:
+                self._world.signal(worker, "TERM")
+        elif now - self._orphaned_at > self._grace:
+            for worker in self._seen:
+                self._world.signal(worker, "KILL")
 
 
 class Gunicorn:
@@ -145,6 +170,7 @@ class Gunicorn:
         self._options = options(command)
         self._probe = self._make_probe()
         self._new: Optional[Process] = None
+        self._crews: dict[Process, Crew] = {}
         self._watch: Optional[Watch] = None
         self._asleep: Optional[int] = None
         self._orphaned_at: Optional[float] = None
@@ -169,6 +195,10 @@ class Gunicorn:
         self._new = next(proven, None) or next(booting, None)
         return self._new
 
+    def expect(self, new: Process) -> None:
+        """Know *new* for the successor, which was there before this reload."""
+        self._new = new
+
     def _has_execed(self, child: Process) -> bool:
         status = self._world.status(child.pid)
         if status is None or not self._old.image or status.image in (0, self._old.image):
@@ -177,10 +207,12 @@ class Gunicorn:
 
     def ready(self, new: Process) -> object:
         self._must_live(new)
+        self._crew(new).look()
         return self._probe(new)
 
     def baked(self, new: Process, seconds: float) -> object:
         self._must_live(new)
+        self._crew(new).look()
         if not self._old.readable:
             verdict = self._probe(new)
             if not verdict:
@@ -206,16 +238,23 @@ class Gunicorn:
         if not self._world.alive(new):
             raise Failure(Fault.SUCCESSOR_EXITED, f"the successor ({new}) exited")
 
-    def _workers(self, master: Process) -> list[Process]:
+    def _crew(self, master: Process) -> Crew:
         """Return the workers of *master*; its successor is a child of it too."""
-        return [child for child in self._world.children(master) if child != self._new]
+        if master not in self._crews:
+            self._crews[master] = Crew(self._world, master, self._grace())
+        crew = self._crews[master]
+        crew.outsider = self._new if master == self._old.master else None
+        return crew
+
+    def _grace(self) -> float:
+        return self._number("graceful-timeout", GRACEFUL_TIMEOUT)
 
     # -- the ladders
 
     def retirement(self) -> Iterator[Rung]:
         """TERM, or QUIT where no worker is left; gunicorn's own limit comes first."""
         old = self._old.master
-        first = "TERM" if self._workers(old) else "QUIT"
+        first = "TERM" if self._crew(old).look() else "QUIT"
         patience = self._policy.drain_timeout
         if patience is None:
             told = self._options.get("graceful-timeout")
@@ -238,7 +277,7 @@ class Gunicorn:
         return Rung(send, patience)
 
     def _kill_unready(self, master: Process) -> None:
-        for worker in self._world.children(master):
+        for worker in self._crew(master).look():
             try:
                 beats = self._world.heartbeats(worker)
             except Unreadable:
@@ -247,7 +286,7 @@ class Gunicorn:
                 self._world.signal(worker, "KILL")
 
     def _kill(self, master: Process) -> None:
-        workers = self._workers(master)
+        workers = self._crew(master).look()
         self._world.signal(master, "KILL")
         for worker in workers:
             self._world.signal(worker, "KILL")
@@ -258,13 +297,19 @@ class Gunicorn:
         """Return truthy when the old master, and a shell before it, are gone."""
         if self._new is not None:
             self._must_live(self._new)
-        if self._world.alive(self._old.master):
-            count = len(self._workers(self._old.master))
-            return Progress(f"{count} old worker{'' if count == 1 else 's'} left", 0, count)
+        left = self._crew(self._old.master).look()
+        if self._world.alive(self._old.master) or left:
+            self._crew(self._old.master).end_if_orphaned()
+            return Progress(
+                f"{len(left)} old worker{'' if len(left) == 1 else 's'} left", 0, len(left)
+            )
         return not self._world.alive(self._old.tracked)
 
     def dismissed(self, new: Process) -> bool:
-        return not self._world.alive(new)
+        """Return True when the successor and its workers are gone."""
+        left = self._crew(new).look()
+        self._crew(new).end_if_orphaned()
+        return not self._world.alive(new) and not left
 
     def promoted(self, new: Process) -> bool:
         """Tell whether *new* has seen that its parent is gone (gunicorn maybe_promote_master).
@@ -323,9 +368,18 @@ def is_master(world: World, process: Process, old: Generation) -> bool:
         beats = world.heartbeats(process)
     except Unreadable:
         return not old.readable
-    if not beats or old.beats & beats.keys():
+    if not beats or beats.keys() & _beats_now(world, old):
         return False
     return any(shares(world, beats, child) for child in children)
+
+
+def _beats_now(world: World, old: Generation) -> set[tuple[int, int]]:
+    """Return the heartbeats of the old master at this moment: the inode of a worker that
+    has died since the survey may be another's by now."""
+    try:
+        return set(world.heartbeats(old.master))
+    except Unreadable:
+        return set(old.beats)
 
 
 def resembles(arguments: list[str], before: list[str]) -> bool:

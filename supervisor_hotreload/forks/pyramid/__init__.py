@@ -1,0 +1,52 @@
+"""The fork events as Pyramid events; takes the place of pyramid_forksafe 0.2, name by name.
+
+`config.include("supervisor_hotreload.forks.pyramid")` or `pyramid.includes` in the ini file.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from .bridge import connect
+
+__all__ = ["includeme", "registry_setup"]
+
+log = logging.getLogger(__name__)
+
+
+def registry_setup(config: Any) -> None:
+    """Give the registry its debug object, and the app's registry the fork events once it exists."""
+    config.registry.pyramid_forksafe = {
+        "status": "attempting auto-configure",
+        "autoconfigure.log": [],
+        "environment": None,
+        "executed_hooks": set(),
+    }
+    config.add_subscriber(
+        lambda created: connect(created.app.registry), "pyramid.interfaces.IApplicationCreated"
+    )
+
+
+def includeme(config: Any) -> None:
+    """Pyramid's include: configure uWSGI where there is one; gunicorn calls us by its own hooks.
+
+    A uWSGI without its master process does not fail the app: the debug object and the log say it.
+    """
+    from ..uwsgi import MasterRequired
+    from .containers import uwsgi
+
+    registry_setup(config)
+    debug = config.registry.pyramid_forksafe
+    try:
+        uwsgi.configure(config)
+    except (ImportError, MasterRequired) as error:
+        debug["autoconfigure.log"].append(f"uWSGI error: {error}")
+        debug["status"] = "uWSGI error"
+        log.error("uWSGI error: %s; no fork event will be sent", error)
+        return
+    if debug["environment"] is None:
+        log.info(
+            "This is no uWSGI: fork events are sent by gunicorn with the hooks in its config file, "
+            "and by no server that does not fork"
+        )

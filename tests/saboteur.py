@@ -1,0 +1,70 @@
+"""An rpcinterface plugin for tests: breaks hotreload from inside a real supervisord.
+
+``break`` names a method of servers.gunicorn.Gunicorn, or of Keeper, that is to
+raise; ``times`` names a file for the processor time of every step of a reload;
+``polls`` counts the turns of supervisord's loop; ``setClock`` lets the system
+clock jump as supervisord sees it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from supervisor_hotreload import reloads
+from supervisor_hotreload.driver import Driver
+from supervisor_hotreload.servers.gunicorn import Gunicorn
+
+
+class SaboteurRPCInterface:
+    def __init__(self) -> None:
+        self.turns = 0
+
+    def getTurns(self) -> int:
+        """@return int result  how often supervisord has polled"""
+        return self.turns
+
+    def setClock(self, seconds: int) -> bool:
+        """@return boolean result  the system clock is *seconds* off from now on"""
+        real = time.clock_gettime
+        time.time = lambda: real(time.CLOCK_REALTIME) + seconds
+        return True
+
+
+def make_saboteur_rpcinterface(supervisord: Any, **config: str) -> SaboteurRPCInterface:
+    interface = SaboteurRPCInterface()
+    target = config.get("break")
+    if target:
+        owner = Gunicorn if hasattr(Gunicorn, target) else reloads.Keeper
+        setattr(owner, target, _raise)
+    if "times" in config:
+        _time_steps(config["times"])
+    if "polls" in config:
+        _count_polls(supervisord.options.poller, interface)
+    return interface
+
+
+def _raise(*_: Any) -> None:
+    raise FileNotFoundError("sabotage")
+
+
+def _time_steps(path: str) -> None:
+    step = Driver.step
+
+    def timed(self: Driver) -> None:
+        began = time.thread_time()
+        step(self)
+        with open(path, "a") as out:
+            out.write(f"{time.thread_time() - began:.6f}\n")
+
+    Driver.step = timed  # type: ignore[method-assign]
+
+
+def _count_polls(poller: Any, interface: SaboteurRPCInterface) -> None:
+    poll = poller.poll
+
+    def counted(timeout: float) -> Any:
+        interface.turns += 1
+        return poll(timeout)
+
+    poller.poll = counted

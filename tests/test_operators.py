@@ -1,0 +1,140 @@
+"""Operators in the middle of a reload: whatever they do, nothing is left and nothing hangs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import psutil
+import pytest
+
+from tests.house import House, wait_until
+from tests.load import Load, get, wait_for_answer
+
+PHASES = ["booting", "baking", "draining"]
+
+
+def in_phase(house: House, phase: str, program: str = "") -> None:
+    house.configure(
+        f"--workers 2 --pid {house.root}/app.pid", settings="bake = 30", program=program
+    )
+    house.start()
+    wait_for_answer(house.port)
+    house.release("v2", boot=2 if phase == "booting" else 0)
+    if phase == "draining":
+        house.settings("bake = 0")
+    house.rpc().hotreload.reloadProcess("myapp", False)
+    house.wait_for_phase(phase)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("what", ["stop", "restart", "remove", "update", "shutdown", "reload"])
+def test_an_operator_in_the_middle(house: House, what: str, phase: str) -> None:
+    slow = phase == "draining"
+    with_slow = Load(house.port, fast=0, slow=int(slow), slow_path="/slow6")
+    house.configure(f"--workers 2 --pid {house.root}/app.pid", settings="bake = 30")
+    house.start()
+    house.release("v2", boot=2 if phase == "booting" else 0)
+    with with_slow as load:
+        if slow:
+            house.settings("bake = 0")
+            load.wait_in_flight()
+        house.rpc().hotreload.reloadProcess("myapp", False)
+        house.wait_for_phase(phase)
+        before = {process.pid for process in house.application()}
+        operate(house, what)
+        gone = wait_until(lambda: not before & {p.pid for p in house.application()}, 30)
+        assert gone
+    assert "Traceback" not in house.log()
+    if what == "shutdown":
+        house.wait_for_exit()
+        assert house.kill_leftovers() == []
+        return
+    if what in ("stop", "remove"):
+        assert house.application() == []
+        assert not (house.root / "app.pid").exists()
+        assert not (house.root / "app.pid.2").exists()
+        if what == "remove":
+            house.ctl("add", "myapp")
+        else:
+            assert house.ctl("start", "myapp").returncode == 0
+    house.wait_for("RUNNING")
+    assert wait_for_answer(house.port).startswith(b"v2 ")
+    assert "Address already in use" not in house.app_log()
+    assert house.reload_info()["outcome"] in ("failed", "")
+
+
+def operate(house: House, what: str) -> None:
+    if what in ("stop", "restart"):
+        done = house.ctl(what, "myapp")
+        assert done.returncode == 0, done.stdout
+        if what == "stop":
+            assert house.application() == [], "STOPPED is reported only when that is true"
+    elif what == "remove":
+        assert house.ctl("stop", "myapp").returncode == 0
+        assert house.ctl("remove", "myapp").returncode == 0
+    elif what == "update":
+        house.configure("--workers 1")
+        assert "updated process group" in house.ctl("update").stdout
+    else:
+        house.ctl(what)
+
+
+def test_the_new_master_dies_while_the_old_one_drains(house: House) -> None:
+    """No start is tried against a port that is held: startretries are not burned."""
+    house.configure("--workers 2", program="startretries = 1")
+    house.start()
+    house.release("v2")
+    with Load(house.port, fast=0, slow=2, slow_path="/slow3") as load:
+        load.wait_in_flight()
+        house.rpc().hotreload.reloadProcess("myapp", False)
+        new = house.wait_for_phase("draining")["new_pid"]
+        os.kill(new, signal.SIGKILL)
+        for worker in psutil.Process(new).children():
+            worker.kill()
+        info = house.wait_for_outcome()
+        assert info["outcome"] == "failed"
+        wait_until(lambda: house.info()["pid"] not in (new, 0), 30, "it comes back")
+        house.wait_for("RUNNING", timeout=30)
+    assert "FATAL" not in house.log()
+    assert "Address already in use" not in house.app_log()
+    assert wait_for_answer(house.port).startswith(b"v2 ")
+    assert house.info()["pid"] not in (new, 0)
+
+
+def test_a_stubborn_successor_is_killed_after_stopwaitsecs(house: House) -> None:
+    in_phase(house, "baking", program="stopwaitsecs = 2")
+    new = house.reload_info()["new_pid"]
+    os.kill(new, signal.SIGSTOP)
+    began = time.monotonic()
+    assert house.ctl("stop", "myapp").stdout == "myapp: stopped\n"
+    assert time.monotonic() - began < 12
+    wait_until(lambda: house.application() == [])
+
+
+def test_the_old_master_dies_while_the_new_one_boots(house: House) -> None:
+    house.configure("--workers 2")
+    house.start()
+    old = house.info()["pid"]
+    house.release("v2", boot=2)
+    house.rpc().hotreload.reloadProcess("myapp", False)
+    new = house.wait_for_phase("booting")["new_pid"]
+    os.kill(old, signal.SIGKILL)
+    wait_until(lambda: house.info()["pid"] == new)
+    info = house.wait_for_outcome()
+    assert info["outcome"] == "succeeded"
+    assert get(house.port).startswith(b"v2 ")
+    assert house.log().count("spawned: 'myapp'") == 1
+
+
+def test_a_client_that_goes_away_takes_nothing_along(house: House) -> None:
+    house.configure()
+    house.start()
+    house.release("v2", boot=1)
+    client = house.client("hotreload", "myapp")
+    house.wait_for_phase("booting")
+    client.kill()
+    client.wait()
+    assert house.wait_for_outcome()["outcome"] == "succeeded"
+    house.reload()

@@ -1,0 +1,119 @@
+"""supervisord is killed, idle or in the middle of a reload, and started again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import psutil
+import pytest
+
+from tests.house import House, wait_until
+from tests.load import Load, get, wait_for_answer
+
+
+def kill_supervisord(house: House) -> None:
+    house.family()
+    os.kill(house.pid, signal.SIGKILL)
+    house.wait_for_exit()
+    (house.root / "supervisor.sock").unlink()
+
+
+def masters_of(house: House) -> list[int]:
+    """Return every master of the application on this host, whoever its parent is."""
+    found = house.application()
+    parents = {process.ppid() for process in found}
+    return [process.pid for process in found if process.pid in parents]
+
+
+@pytest.mark.parametrize("reloads", [0, 1])
+def test_an_orphan_is_adopted_and_not_spawned_beside(house: House, reloads: int) -> None:
+    house.configure("--workers 2 --access-logfile -", program="stopasgroup = true")
+    house.start()
+    for _ in range(reloads):
+        house.reload()
+    pid = house.info()["pid"]
+    started = house.info()["start"]
+    with Load(house.port) as load:
+        load.wait_in_flight()
+        kill_supervisord(house)
+        house.start()
+        assert house.info()["pid"] == pid
+        assert abs(psutil.Process(pid).create_time() - house.info()["start"]) < 2
+        get(house.port, "/captured-again")
+        wait_until(lambda: "/captured-again" in house.app_log(), what="its output")
+        assert house.reload_info()["watched"] is True
+        house.release("v2")
+        house.reload()
+        load.wait_for("v2")
+    assert load.dropped == []
+    assert started <= house.info()["start"] + 2
+    assert f"pid {pid}) was left" in house.log() or f"pid {pid} was left" in house.log()
+    assert "spawned" not in house.log().rsplit("supervisord started", 1)[1]
+    assert masters_of(house) == [house.info()["pid"]]
+    assert house.ctl("restart", "myapp").returncode == 0
+    wait_until(lambda: len(masters_of(house)) == 1)
+    assert house.reload_info()["watched"] is False
+    house.reload()
+    assert house.ctl("stop", "myapp").stdout == "myapp: stopped\n"
+    assert house.application() == []
+
+
+def test_the_exit_of_an_orphan_is_seen(house: House) -> None:
+    house.configure()
+    house.start()
+    kill_supervisord(house)
+    house.start()
+    pid = house.info()["pid"]
+    began = time.monotonic()
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: house.info()["pid"] not in (0, pid), what="spawned again")
+    assert time.monotonic() - began < 10
+    house.wait_for("RUNNING")
+    assert wait_for_answer(house.port)
+    assert masters_of(house) == [house.info()["pid"]]
+
+
+@pytest.mark.parametrize("phase", ["booting", "baking", "draining", "promoting"])
+def test_killed_in_the_middle_of_a_reload(house: House, phase: str) -> None:
+    house.configure("--workers 2", settings="bake = 1")
+    house.start()
+    house.release("v2", boot=1)
+    with Load(house.port, slow_path="/slow2") as load:
+        load.wait_in_flight()
+        house.rpc().hotreload.reloadProcess("myapp", False)
+        house.wait_for_phase(phase)
+        kill_supervisord(house)
+        house.start()
+        wait_until(lambda: len(masters_of(house)) == 1, 40, "one generation is left")
+        load.wait_for("v2")
+    assert load.dropped == []
+    assert [house.info()["pid"]] == masters_of(house)
+    wait_until(lambda: house.reload_info()["outcome"] != "pending")
+    house.reload()
+    assert house.ctl("stop", "myapp").stdout == "myapp: stopped\n"
+    assert house.application() == []
+
+
+def test_adopt_orphans_can_be_switched_off(house: House) -> None:
+    house.configure(settings="adopt_orphans = false", program="startretries = 0")
+    house.start()
+    kill_supervisord(house)
+    house.start(running="")
+    wait_until(lambda: "spawned: 'myapp'" in house.log().rsplit("supervisord started", 1)[1])
+    assert "was left by" not in house.log()
+
+
+def test_in_doubt_it_is_left_alone_and_why_is_said(house: House) -> None:
+    """A process of another user, whatever its environment says, is not adopted."""
+    if os.getuid() != 0:
+        pytest.fail("needs root: another user's process is to be started")
+    house.configure(program="autostart = false")
+    house.start(running="")
+    impostor = house.impostor(group="myapp", name="myapp")
+    kill_supervisord(house)
+    house.start(running="")
+    wait_until(lambda: "not adopted" in house.log())
+    assert f"myapp: not adopted: pid {impostor.pid} does not run as user id 0" in house.log()
+    assert house.info()["statename"] == "STOPPED"

@@ -1,0 +1,146 @@
+"""Bake, check and cancel: until adoption there is a way back."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import psutil
+import pytest
+
+from supervisor_hotreload.model import Fault
+from tests.house import House, wait_until
+from tests.load import Load, get
+from tests.test_refusals import assert_unchanged, fault_of
+
+
+def baking(house: House, **settings: str) -> int:
+    """Start a reload and return the successor's pid once it bakes."""
+    house.configure("--workers 2 --timeout 3", settings="bake = 20")
+    house.start()
+    house.release("v2")
+    house.rpc().hotreload.reloadProcess("myapp", False)
+    pid: int = house.wait_for_phase("baking")["new_pid"]
+    return pid
+
+
+def test_both_generations_serve_while_it_bakes(house: House) -> None:
+    house.configure(settings="bake = 600")
+    house.start()
+    with Load(house.port) as load:
+        load.wait_in_flight()
+        house.release("v2")
+        done = house.ctl("hotreload", "--bake", "2", "myapp")
+        assert done.returncode == 0, done.stdout
+    assert load.dropped == []
+    baked = [at for at, release in load.timeline if release == "v2"]
+    both = [release for at, release in load.timeline if baked[0] < at < baked[0] + 1.5]
+    assert {"v1", "v2"} <= set(both)
+
+
+@pytest.mark.parametrize("how", ["master", "worker", "all workers", "stopped worker"])
+def test_what_fails_while_it_bakes_is_rolled_back(house: House, how: str) -> None:
+    new = baking(house)
+    before = house.info()
+    workers = psutil.Process(new).children()
+    assert len(workers) == 2
+    if how == "master":
+        os.kill(new, signal.SIGKILL)
+    for worker in {"worker": workers[:1], "all workers": workers}.get(how, []):
+        worker.kill()
+    if how == "stopped worker":
+        workers[0].suspend()
+    info = house.wait_for_outcome()
+    assert info["outcome"] in ("rolled back", "failed")
+    assert info["fault"] in (Fault.BAKE_FAILED, Fault.SUCCESSOR_EXITED)
+    assert f"pid {new}" in info["reason"]
+    wait_until(lambda: len(house.masters()) == 1)
+    assert_unchanged(house, before)
+    house.settings("bake = 0")
+    house.reload()
+
+
+def test_cancel(house: House) -> None:
+    baking(house)
+    before = house.info()
+    with Load(house.port) as load:
+        load.wait_in_flight()
+        done = house.ctl("hotreload", "--cancel", "myapp")
+    assert done.stdout == "myapp: rolled back\n"
+    assert done.returncode == 0
+    assert load.dropped == []
+    assert house.wait_for_outcome()["fault"] == Fault.CANCELLED
+    assert_unchanged(house, before)
+    done = house.ctl("hotreload", "--cancel", "myapp")
+    assert done.returncode == 1
+    assert "no reload is active" in done.stdout
+
+
+def test_cancel_comes_too_late_after_adoption(house: House) -> None:
+    house.configure("--workers 3")
+    house.start()
+    with Load(house.port, fast=1, slow=2, slow_path="/slow3") as load:
+        load.wait_in_flight()
+        house.release("v2")
+        house.rpc().hotreload.reloadProcess("myapp", False)
+        house.wait_for_phase("draining")
+        done = house.ctl("hotreload", "--cancel", "myapp")
+        assert done.returncode == 1
+        assert "too late to cancel" in done.stdout
+        assert house.wait_for_outcome()["outcome"] == "succeeded"
+    assert load.dropped == []
+
+
+def script(house: House, body: str) -> str:
+    path = house.root / "check.sh"
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_a_check_that_agrees(house: House) -> None:
+    seen = house.root / "seen"
+    body = f'echo "$HOTRELOAD_PROGRAM $HOTRELOAD_OLD_PID $HOTRELOAD_NEW_PID $PWD" > {seen}'
+    house.configure(settings=f"check = {script(house, body)}")
+    house.start()
+    old = house.info()["pid"]
+    house.release("v2")
+    house.reload()
+    name, was, new, folder = seen.read_text().split()
+    assert (name, int(was), int(new)) == ("myapp", old, house.info()["pid"])
+    assert folder.startswith(str(house.root))
+    assert "reaped unknown pid" not in house.log()
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("echo the page is blank; exit 3", "exited with status 3: the page is blank"),
+        ("kill -9 $$", "was killed by signal 9"),
+        ("sleep 1000", "checking was not over in 1 s"),
+    ],
+)
+def test_a_check_that_does_not(house: House, body: str, message: str) -> None:
+    house.configure(settings=f"check = {script(house, body)}\ncheck_timeout = 1")
+    house.start()
+    before = house.info()
+    with Load(house.port) as load:
+        load.wait_in_flight()
+        house.release("v2")
+        fault = fault_of(house)
+    assert fault.faultCode == Fault.CHECK_FAILED
+    assert message in fault.faultString
+    assert load.dropped == []
+    assert_unchanged(house, before)
+    wait_until(lambda: len(house.family()) == 3, what="the check is ended")
+
+
+def test_a_check_that_cannot_be_run(house: House) -> None:
+    house.configure(settings="check = /no/such/command")
+    house.start()
+    before = house.info()
+    fault = fault_of(house)
+    assert fault.faultCode == Fault.CHECK_FAILED
+    assert "/no/such/command" in fault.faultString
+    assert_unchanged(house, before)
+    assert get(house.port)

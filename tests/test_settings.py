@@ -1,0 +1,111 @@
+"""Settings: where they may be, what they may be, and what is said when they cannot be used."""
+
+from __future__ import annotations
+
+import pytest
+
+from supervisor_hotreload.config import KEYS, BadSetting, Settings
+from supervisor_hotreload.model import Policy, Ready
+from tests.house import House
+from tests.load import get
+
+
+def test_sections_override_defaults_and_one_another() -> None:
+    settings = Settings(
+        {"ready_timeout": "5", "bake": "1", "programs": "web"},
+        {"web": {"ready_timeout": "6"}, "web:b": {"ready_timeout": "7", "bake": "0"}},
+    )
+    assert settings.errors() == []
+    assert settings.policy("other", "other") == Policy(ready_timeout=5, bake=1)
+    assert settings.policy("web", "a").ready_timeout == 6
+    assert settings.policy("web", "b") == Policy(ready_timeout=7, bake=0)
+    assert settings.programs() == ["web"]
+
+
+def test_every_key_is_a_field_of_policy() -> None:
+    assert set(KEYS) <= set(Policy.__dataclass_fields__)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [
+        ("ready_timout", "3", "unknown key"),
+        ("ready_timeout", "soon", "not a number"),
+        ("ready_timeout", "0", "more than 0"),
+        ("ready_timeout", "-1", "not a number of seconds"),
+        ("ready_timeout", "nan", "not a number of seconds"),
+        ("drain_timeout", "inf", "not a number of seconds"),
+        ("relay_sighup", "maybe", "neither true nor false"),
+        ("pidfile", "app.pid", "not an absolute path"),
+        ("ready", "settle", "neither"),
+        ("ready", "settle:-1", "not a number of seconds"),
+        ("check", " ", "empty"),
+    ],
+)
+def test_an_error_names_section_key_and_value(key: str, value: str, why: str) -> None:
+    settings = Settings({}, {"myapp": {key: value}})
+    (line,) = settings.errors()
+    assert line.startswith(f"[hotreload:myapp] {key} = {value}: ")
+    assert why in line
+    with pytest.raises(BadSetting, match=key):
+        settings.policy("myapp", "myapp")
+    assert settings.policy("other", "other") == Policy()
+
+
+def test_readiness() -> None:
+    policy = Settings({}, {"a": {"ready": "settle:2.5"}}).policy("a", "a")
+    assert policy.ready == Ready("settle", 2.5)
+    assert str(policy.ready) == "settle:2.5"
+
+
+def test_an_error_is_said_at_the_start_and_refuses_only_reloads(house: House) -> None:
+    house.configure(settings="ready_timout = 3\nbake = long", defaults="drain_timeout = x")
+    house.start()
+    log = house.log()
+    for line in (
+        "[hotreload:myapp] ready_timout = 3: unknown key",
+        "[hotreload:myapp] bake = long: not a number",
+        "[rpcinterface:hotreload] drain_timeout = x: not a number",
+    ):
+        assert log.count(line) == 1
+    done = house.ctl("hotreload", "myapp")
+    assert done.returncode == 1
+    assert "[rpcinterface:hotreload] drain_timeout = x" in done.stdout
+    assert get(house.port).startswith(b"v1 ")
+
+
+def test_a_later_edit_is_picked_up_and_a_bad_one_refused(house: House) -> None:
+    house.configure()
+    house.start()
+    before = house.info()["pid"]
+    house.settings("ready_timeout = 0.7")
+    house.release("v2", boot=600)
+    done = house.ctl("hotreload", "myapp")
+    assert "booting was not over in 0.7 s" in done.stdout
+    house.settings("ready_timeout = never")
+    done = house.ctl("hotreload", "myapp")
+    assert "[hotreload:myapp] ready_timeout = never: not a number" in done.stdout
+    house.release("v2")
+    house.settings("ready_timeout = 30")
+    assert house.info()["pid"] == before
+    house.reload()
+
+
+def test_included_files_and_expansions(house: House) -> None:
+    (house.root / "conf.d").mkdir()
+    (house.root / "conf.d" / "myapp.conf").write_text(
+        "[hotreload:myapp]\npidfile = %(here)s/app.pid\nready_timeout = %(ENV_PATIENCE)s\n"
+    )
+    house.configure(more="[include]\nfiles = conf.d/*.conf\n")
+    house.environment["PATIENCE"] = "0.6"
+    house.start()
+    house.release("v2", boot=600)
+    assert "booting was not over in 0.6 s" in house.ctl("hotreload", "myapp").stdout
+
+
+def test_settle_where_the_heartbeat_cannot_be_read(house: House) -> None:
+    house.configure(settings="ready = settle:0.5")
+    house.start()
+    house.release("v2")
+    house.reload()
+    assert get(house.port).startswith(b"v2 ")

@@ -1,0 +1,123 @@
+"""Other worlds: namespaces, hidden processes, missing privileges, clocks that jump."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.house import House, wait_until
+from tests.load import Load
+from tests.test_robustness import saboteur
+
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root makes namespaces")
+
+
+def reload_under_load(house: House) -> str:
+    with Load(house.port) as load:
+        load.wait_in_flight()
+        house.release("v2")
+        done = house.reload()
+        load.wait_for("v2")
+    assert load.dropped == []
+    return str(done.stdout)
+
+
+@needs_root
+def test_supervisord_is_pid_1_of_a_namespace(house: House) -> None:
+    house.wrapper = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    house.configure()
+    house.start()
+    assert house.rpc().supervisor.getPID() == 1
+    reload_under_load(house)
+    assert house.ctl("stop", "myapp").stdout == "myapp: stopped\n"
+
+
+@needs_root
+def test_processes_of_others_are_hidden(house: House) -> None:
+    """A supervisord of user nobody, under /proc mounted with hidepid."""
+    house.open_to_all()
+    script = 'mount -t proc -o hidepid=2 proc /proc && exec "$@"'
+    house.wrapper = [
+        "unshare",
+        "--pid",
+        "--mount",
+        "--fork",
+        "--kill-child",
+        "sh",
+        "-c",
+        script,
+        "-",
+    ]
+    house.configure(supervisord="user = nobody")
+    house.start(running="")
+    house.wait_for("RUNNING")
+    reload_under_load(house)
+
+
+@needs_root
+def test_root_without_ptrace_cannot_read_descriptors(house: House) -> None:
+    """As root in a container: another user's descriptors are hidden, and it is said."""
+    house.open_to_all()
+    house.wrapper = ["setpriv", "--bounding-set", "-sys_ptrace"]
+    house.configure(program="user = nobody")
+    house.start()
+    printed = reload_under_load(house)
+    assert "warning: the heartbeat of pid" in printed
+    assert "settle:10" in printed
+    assert "guess" in house.log()
+    house.settings("ready = settle:0.5")
+    assert "warning" not in house.reload().stdout
+
+
+@needs_root
+def test_another_subreaper_above_it(house: House) -> None:
+    code = (
+        "import ctypes, subprocess, sys\n"
+        "ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)\n"
+        "sys.exit(subprocess.call(sys.argv[1:]))\n"
+    )
+    house.wrapper = [house.python, "-c", code]
+    house.configure()
+    house.start()
+    reload_under_load(house)
+    assert house.reload_info()["watched"] is False
+    house.ctl("shutdown")
+    house.wait_for_exit()
+
+
+def test_without_a_subreaper_it_is_adopted_by_watching(house: House) -> None:
+    house.configure(defaults="subreaper = false")
+    house.start()
+    for _ in range(2):
+        reload_under_load(house)
+        house.release("v1")
+    assert house.reload_info()["watched"] is True
+    assert "adopted by watching" in house.log()
+    pid = house.info()["pid"]
+    os.kill(pid, 15)
+    wait_until(lambda: house.info()["pid"] not in (0, pid), what="its exit is seen")
+    house.wait_for("RUNNING")
+    wait_until(lambda: len(house.masters()) == 1)
+    house.reload()
+    assert house.ctl("stop", "myapp").stdout == "myapp: stopped\n"
+    assert house.application() == []
+
+
+@pytest.mark.parametrize("hour", [3600, -3600])
+def test_the_system_clock_jumps(house: House, hour: int) -> None:
+    house.configure(more=saboteur(clock="true"), settings="bake = 1")
+    house.start()
+    with Load(house.port) as load:
+        load.wait_in_flight()
+        house.release("v2")
+        house.rpc().hotreload.reloadProcess("myapp", False)
+        house.wait_for_phase("baking")
+        house.rpc().saboteur.setClock(hour)
+        info = house.wait_for_outcome()
+    assert info["outcome"] == "succeeded"
+    assert 1 <= info["seconds"] < 60
+    assert load.dropped == []
+    assert house.info()["statename"] == "RUNNING"
+    os.kill(house.info()["pid"], 15)
+    assert house.wait_for("EXITED")["exitstatus"] == 0
