@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from string import ascii_letters
 from typing import Any, Callable, Optional
 
 from supervisor_hotreload.model import Condition, Policy, Ready, Triggers
@@ -75,7 +76,9 @@ def _with_unit(
     units: Mapping[str, float], value: str, parse: Callable[[str], float] = _positive
 ) -> float:
     """Return the number that *value* is, with or without one of *units*."""
-    digits = value.rstrip("".join(units))
+    digits = value.rstrip(ascii_letters)
+    if not digits:
+        raise ValueError("not a number")
     unit = value[len(digits) :]
     if unit and unit not in units:
         raise ValueError(f"unknown unit {unit} (there are: {', '.join(units)})")

@@ -105,6 +105,7 @@ def test_a_group_is_reloaded_one_after_the_other(listening: Listening) -> None:
         f"[hotreload:pair]\n{QUICK}touch = {root}/pair\n"
     )
     begin(listening, more=more)
+    listening.until(lambda: all(answers(root / f"{n}.sock") for n in (0, 1)))
     house.release("v2", code=BROKEN)
     (root / "pair").touch()
     listening.wait_for_log("pair:0: reload failed")
