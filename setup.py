@@ -49,7 +49,12 @@ setup(
             "setuptools<82; python_version < '3.10'",  # Pyramid 2.0 imports pkg_resources
         ],
     },
-    entry_points={"console_scripts": ["hotreload-demo = supervisor_hotreload.demo:main"]},
+    entry_points={
+        "console_scripts": [
+            "hotreload-demo = supervisor_hotreload.demo:main",
+            "hotreload-listener = supervisor_hotreload.listener.command:main",
+        ],
+    },
     classifiers=[
         "Development Status :: 4 - Beta",
         "Environment :: No Input/Output (Daemon)",

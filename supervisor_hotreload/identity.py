@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat as mode
 import sys
+import time
 from typing import NamedTuple, Optional
 
 import psutil
@@ -109,6 +110,14 @@ def lookup(pid: int) -> Optional[Process]:
 def alive(process: Process) -> bool:
     """Tell whether *process* itself still lives, not another with its pid."""
     return lookup(process.pid) == process
+
+
+def age(process: Process) -> float:
+    """Return the seconds since *process* was started."""
+    if LINUX:
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        return max(0.0, now - process.start / os.sysconf("SC_CLK_TCK"))
+    return max(0.0, time.time() - process.start / 1000)  # all that psutil tells there
 
 
 def children(pid: int) -> list[Process]:

@@ -10,7 +10,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Optional
 
 from supervisor_hotreload import protocol
-from supervisor_hotreload.adoption import CheckCommand, SettingsFile, Supervised, Tracked
+from supervisor_hotreload.adoption import (
+    Announcer,
+    CheckCommand,
+    Exits,
+    SettingsFile,
+    Supervised,
+    Tracked,
+)
 from supervisor_hotreload.config import DEFAULTS, BadSetting, Settings
 from supervisor_hotreload.driver import Driver, Reload
 from supervisor_hotreload.identity import Process
@@ -79,6 +86,8 @@ class Reloads:
         self.supervised = Supervised(
             supervisord, self.world, self, self.step, self._may_be_subreaper()
         )
+        self.announcer = Announcer(self.supervised.logger)
+        self.exits = Exits()
         self._again: set[str] = set()
         self._idle_since: Optional[float] = None
         self._report_bad_settings()
@@ -283,6 +292,7 @@ class Reloads:
     ) -> None:
         """Let the protocol run, from its beginning or from a *successor* that exists."""
         reload.old_pid = old.master.pid
+        self.announcer.announce(tracked, reload)
         tracked.remember(old.master)
         end_capture = self.supervised.capture(tracked, reload.output.append)
         reload.when_ended(self._close(tracked, end_capture))

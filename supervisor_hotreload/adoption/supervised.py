@@ -10,6 +10,7 @@ from supervisor import events
 from supervisor.states import SupervisorStates
 
 from supervisor_hotreload.adoption import orphans
+from supervisor_hotreload.adoption.events import channel, make_room
 from supervisor_hotreload.adoption.seams import missing
 from supervisor_hotreload.adoption.subreaper import become_subreaper
 from supervisor_hotreload.adoption.tick import Tick
@@ -61,6 +62,7 @@ class Supervised:
         self._hook_exec()
         for group in supervisord.process_groups.values():
             self._take_on(group)
+        make_room(supervisord.process_groups.values())
         events.subscribe(events.ProcessGroupAddedEvent, self._on_group_added)
         events.subscribe(events.ProcessGroupRemovedEvent, self._on_group_removed)
         events.subscribe(events.ProcessStateRunningEvent, self._on_running)
@@ -95,6 +97,11 @@ class Supervised:
         process = self.supervisord.process_groups[group].processes[name]
         return self._tracked[id(process)]
 
+    def pools(self) -> list[Any]:
+        """Return the event listener pools (supervisor's EventListenerPool)."""
+        groups = self.supervisord.process_groups.values()
+        return [group for group in groups if hasattr(group, "event_buffer")]
+
     def _take_on(self, group: Any) -> None:
         if hasattr(group, "event_buffer"):
             return  # an event listener pool: supervisord talks to these over pipes
@@ -103,6 +110,7 @@ class Supervised:
 
     def _on_group_added(self, event: Any) -> None:
         self._take_on(self.supervisord.process_groups[event.group])
+        make_room(self.supervisord.process_groups.values())
 
     def _on_group_removed(self, event: Any) -> None:
         kept = {
@@ -183,6 +191,8 @@ class Supervised:
                 directory = os.path.abspath(tracked.directory)
                 if os.path.isdir(directory) and os.path.samefile(directory, os.curdir):
                     env["PWD"] = directory
+            if tracked is not None:
+                env.update(channel(tracked.process.config))
             execve(filename, argv, env)
 
         options.execve = hooked_execve
