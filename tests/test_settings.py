@@ -157,6 +157,19 @@ def test_included_files_and_expansions(house: House) -> None:
     assert "booting was not over in 0.6 s" in house.ctl("hotreload", "myapp").stdout
 
 
+def test_a_file_that_is_included_later_is_seen(house: House) -> None:
+    (house.root / "conf.d").mkdir()
+    house.configure(more="[include]\nfiles = conf.d/*.conf\n")
+    house.start()
+    house.reload()
+    (house.root / "conf.d" / "new.conf").write_text("[hotreload:myapp]\nready_timeout = no\n")
+    assert "[hotreload:myapp] ready_timeout = no" in house.ctl("hotreload", "myapp").stdout
+    (house.root / "conf.d" / "new.conf").write_text("garbage\n")
+    done = house.ctl("hotreload", "myapp")
+    assert done.returncode == 1
+    assert "new.conf" in done.stdout
+
+
 def test_settle_where_the_heartbeat_cannot_be_read(house: House) -> None:
     house.configure(settings="ready = settle:0.5")
     house.start()
