@@ -277,12 +277,10 @@ class Tracked:
             return result
 
         def hooked_signal(sig: int) -> Any:
-            try:
-                if sig == signal.SIGHUP and self._guarded(lambda: self._desk.relay(self), False):
-                    return None
-            except Failure as refusal:
-                return refusal.reason
-            return send(sig)
+            if sig != signal.SIGHUP:
+                return send(sig)
+            taken, refusal = self._guarded(self._relay, (False, None))
+            return refusal if taken else send(sig)
 
         def hooked_transition() -> None:
             if not self._guarded(self._holds, False):
@@ -301,11 +299,16 @@ class Tracked:
         """Call *function*; if it raises, log that and let supervisord do what it always did."""
         try:
             return function()
-        except Failure:
-            raise
         except Exception:  # noqa: BLE001 - it would end supervisord
             self.logger.critical(f"hotreload: {self.name}: {traceback.format_exc()}")
             return otherwise
+
+    def _relay(self) -> tuple[bool, Optional[str]]:
+        """Return whether a HUP was taken, and why it was refused if it was."""
+        try:
+            return self._desk.relay(self), None
+        except Failure as failure:
+            return True, failure.reason
 
     def _inherit(self, pid: int) -> bool:
         """The tracked process *pid* was reaped: adopt its heir if there is one."""
