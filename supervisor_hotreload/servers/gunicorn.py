@@ -216,12 +216,16 @@ class Gunicorn:
         self._must_live(new)
         for master in (self._old.master, new):  # whoever dies, its workers are known
             self._crew(master).look()
+        if self._is_stopped(new):
+            return Progress("the successor is stopped by a signal")
         return self._probe(new)
 
     def baked(self, new: Process, seconds: float) -> object:
         self._must_live(new)
         for master in (self._old.master, new):  # whoever dies, its workers are known
             self._crew(master).look()
+        if self._is_stopped(new):
+            raise Failure(Fault.BAKE_FAILED, f"the successor ({new}) is stopped by a signal")
         if not self._old.readable:
             verdict = self._probe(new)
             if not verdict:
@@ -239,9 +243,12 @@ class Gunicorn:
 
     def recall(self) -> None:
         """A stopped master has the USR2 still before it: let it come, then end what comes."""
-        status = self._world.status(self._old.master.pid)
-        if status is not None and status.state in "Tt":
+        if self._is_stopped(self._old.master):
             self._world.signal(self._old.master, "CONT")
+
+    def _is_stopped(self, process: Process) -> bool:
+        status = self._world.status(process.pid)
+        return status is not None and status.state in "Tt"
 
     def _must_live(self, new: Process) -> None:
         if not self._world.alive(new):
