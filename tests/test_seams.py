@@ -33,7 +33,8 @@ def supervisord() -> Any:
 
 CONTRACT = """\
 import supervisor.options
-from tests.test_seams import seams, supervisord
+from supervisor_hotreload.adoption import seams
+from tests.test_seams import supervisord
 print(supervisor.options.VERSION, seams.missing(supervisord()))
 """
 
