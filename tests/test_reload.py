@@ -9,7 +9,7 @@ import pytest
 
 from supervisor_hotreload.model import Fault
 from tests.house import House, free_port, wait_until
-from tests.load import Address, Load, get
+from tests.load import Address, Load, get, wait_for_answer
 
 LAYOUTS = {
     "plain": "--workers 2",
@@ -111,6 +111,8 @@ def a_group(house: House) -> list[int]:
     house.configure(name="idle", command="/bin/sleep 1000", more=more)
     house.start(running="web:web1")
     house.wait_for("RUNNING", "web:web0")
+    for port in ports:
+        wait_for_answer(port)
     return ports
 
 
