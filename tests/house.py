@@ -20,6 +20,8 @@ from typing import Any, Callable, Optional, Union
 import psutil
 from supervisor.xmlrpc import SupervisorTransport
 
+from supervisor_hotreload.identity import heartbeats
+
 APP = """\
 import os, time
 time.sleep({boot})
@@ -190,9 +192,16 @@ class House:
                 wait_until(self._is_complete, what=lambda: self.story("gunicorn lacks workers"))
 
     def _is_complete(self) -> bool:
-        """Tell whether every worker of every gunicorn here has been forked."""
-        wanted = [int(number) for number in re.findall(r"--workers (\d+)", self._sections)]
-        return len({*self.family(), *self.application()}) >= sum(wanted) + len(wanted)
+        """Tell whether every worker of every gunicorn here has loaded the application.
+
+        One that has not would load the next release, as soon as ``current`` points to it.
+        """
+        wanted = sum(int(number) for number in re.findall(r"--workers (\d+)", self._sections))
+        family = {*self.family(), *self.application()}
+        parents = {process.ppid() for process in family if _lives(process)}
+        masters = parents & {process.pid for process in family}
+        beats = [beat for pid in masters for beat in heartbeats(pid).values()]
+        return len(beats) >= wanted and all(beat.flipped for beat in beats)
 
     @property
     def alive(self) -> bool:
