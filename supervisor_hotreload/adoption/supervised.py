@@ -9,9 +9,9 @@ from supervisor import events
 from supervisor.states import SupervisorStates
 
 from supervisor_hotreload.adoption.seams import missing
-from supervisor_hotreload.subreaper import become_subreaper
 from supervisor_hotreload.adoption.tick import Tick
 from supervisor_hotreload.adoption.tracked import Desk, Tracked
+from supervisor_hotreload.subreaper import become_subreaper
 from supervisor_hotreload.world import World
 
 LINE = 2000

@@ -16,8 +16,8 @@ from typing import Any, Callable, Optional, Protocol
 from supervisor.options import make_namespec
 from supervisor.states import ProcessStates, getProcessStateDescription
 
-from supervisor_hotreload.adoption.kinship import Lineage, find_heir, successors
 from supervisor_hotreload.identity import Process
+from supervisor_hotreload.kinship import Lineage, find_heir, successors
 from supervisor_hotreload.model import Failure
 from supervisor_hotreload.world import World
 
