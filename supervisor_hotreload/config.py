@@ -140,6 +140,18 @@ class Settings:
         return [(DEFAULTS, self.defaults), *named]
 
 
+def read(key: str, value: str) -> Any:
+    """Return what *value* means for *key*, one of KEYS.
+
+    :raises ValueError: with what is wrong with the value.
+    """
+    try:
+        return KEYS[key](value.strip())
+    except ValueError as error:
+        why = str(error)
+        raise ValueError("not a number" if why.startswith("could not convert") else why) from None
+
+
 def _parse(section: str, key: str, value: str) -> Any:
     if section == DEFAULTS and key in GLOBAL:
         return value
@@ -147,9 +159,6 @@ def _parse(section: str, key: str, value: str) -> Any:
         known = ", ".join(sorted(KEYS))
         raise BadSetting(f"[{section}] {key} = {value}: unknown key (there are: {known})")
     try:
-        return KEYS[key](value.strip())
+        return read(key, value)
     except ValueError as error:
-        why = str(error)
-        if why.startswith("could not convert"):
-            why = "not a number"
-        raise BadSetting(f"[{section}] {key} = {value}: {why}") from None
+        raise BadSetting(f"[{section}] {key} = {value}: {error}") from None
