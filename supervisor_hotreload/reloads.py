@@ -13,16 +13,13 @@ from supervisor_hotreload.adoption import CheckCommand, SettingsFile, Supervised
 from supervisor_hotreload.config import DEFAULTS, BadSetting, Settings
 from supervisor_hotreload.driver import Driver, Reload
 from supervisor_hotreload.identity import Process
-from supervisor_hotreload.model import Failure, Fault, Outcome, Policy, Ready
+from supervisor_hotreload.model import Failure, Fault, Outcome, Policy
 from supervisor_hotreload.servers import gunicorn
-from supervisor_hotreload.servers.gunicorn import Generation, Gunicorn
+from supervisor_hotreload.servers.gunicorn import GUESS, Generation, Gunicorn
 from supervisor_hotreload.world import World
 
 LINGER = 1.0
 """Seconds that the tick goes on after a reload, so that its answer leaves at once."""
-
-GUESS = Ready("settle", 10.0)
-"""How to tell readiness where the heartbeat cannot be read and nothing else is set."""
 
 
 class Keeper:
@@ -253,20 +250,7 @@ class Reloads:
                 Fault.FOREIGN_SUCCESSOR,
                 f"an older generation ({elders[0]}) of {tracked.name} still lives",
             )
-        status = self.world.status(old.master.pid)
-        if status is not None and status.state in "Tt":
-            raise Failure(
-                Fault.STOPPED_BY_SIGNAL,
-                f"the master of {tracked.name} ({old.master}) is stopped by a signal; "
-                f"continue it with: kill -CONT {old.master.pid}",
-            )
-        for child in old.children:
-            if gunicorn.is_master(self.world, child, old):
-                raise Failure(
-                    Fault.FOREIGN_SUCCESSOR,
-                    f"{tracked.name} has a successor already ({child}), somebody sent USR2 to "
-                    f"{old.master}: end one of them first",
-                )
+        gunicorn.must_be_alone(self.world, tracked.name, old)
 
     def _survey(self, tracked: Tracked) -> Optional[Generation]:
         current = tracked.current()
