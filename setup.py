@@ -30,7 +30,9 @@ setup(
             "mypy>=1.14",
         ],
     },
-    entry_points={"console_scripts": []},
+    entry_points={
+        "console_scripts": ["hotreload-run = supervisor_hotreload.wrapper:main"],
+    },
     classifiers=[
         "Development Status :: 4 - Beta",
         "Environment :: No Input/Output (Daemon)",
