@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.house import House
+from tests.wrapped import Wrapped
 
 
 @pytest.fixture
@@ -16,6 +17,19 @@ def house() -> Iterator[House]:
     root = pathlib.Path(tempfile.mkdtemp(prefix="hr-"))  # unix sockets need short paths
     root.chmod(0o755)
     made = House(root)
+    try:
+        yield made
+    finally:
+        made.stop()
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture
+def wrapped() -> Iterator[Wrapped]:
+    """A hotreload-run that is ended, with all it started, whatever happens."""
+    root = pathlib.Path(tempfile.mkdtemp(prefix="hr-"))
+    root.chmod(0o755)
+    made = Wrapped(root)
     try:
         yield made
     finally:

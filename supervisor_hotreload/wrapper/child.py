@@ -49,7 +49,7 @@ class Command:
         self._sockets = sockets
         self._signals = signals
         self._own_group = own_group
-        self._folder = _folder()
+        self.folder = _folder()
 
     def start(self) -> Process:
         """Start one copy; it has executed the command when this returns.
@@ -81,7 +81,7 @@ class Command:
             environment = self._pass_sockets()
             if self._own_group:
                 os.setpgid(0, 0)
-            os.chdir(self._folder)  # anew, a symlink may have moved
+            os.chdir(self.folder)  # anew, a symlink may have moved
             self._signals.reset()
             os.execvpe(self._words[0], self._words, environment)
         except OSError as error:

@@ -187,6 +187,11 @@ def _complete(command: tuple[str, ...], found: dict[str, Any], given: dict[str, 
         if told.get("pid") and policy.pidfile is None:
             folder = told.get("chdir", "")
             policy = replace(policy, pidfile=os.path.abspath(os.path.join(folder, told["pid"])))
+        if policy.pidfile is not None and options.listen:
+            raise Usage(
+                "hotreload-run: gunicorn refuses a second master on one pidfile, which --listen "
+                "needs: drop its --pid"
+            )
     if "pidfile" in given:
         command = (*command, "--pid", given["pidfile"])
     return replace(options, command=command, policy=policy)

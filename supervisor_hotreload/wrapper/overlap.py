@@ -14,8 +14,10 @@ from typing import Callable, Optional
 
 from supervisor_hotreload.identity import Process
 from supervisor_hotreload.model import Failure, Fault, Progress, Readiness
+from supervisor_hotreload.probes import Heartbeat
 from supervisor_hotreload.protocol import Stop
-from supervisor_hotreload.servers.gunicorn import Rung
+from supervisor_hotreload.servers import gunicorn
+from supervisor_hotreload.servers.gunicorn import Generation, Rung
 from supervisor_hotreload.world import World
 from supervisor_hotreload.wrapper import listeners
 from supervisor_hotreload.wrapper.child import CannotStart
@@ -71,6 +73,7 @@ class Keepsake:
 class Overlap:
     """One reload of one server, bound to its old copy (protocol.Server).
 
+    :param generation: set where the old copy is a gunicorn whose heartbeats can be read.
     :param start: starts the second copy.
     :param pidfile: a path the server may write its pid to, if it is known.
     """
@@ -79,6 +82,7 @@ class Overlap:
         self,
         world: World,
         old: Copy,
+        generation: Optional[Generation],
         options: Options,
         start: Callable[[], Process],
         pidfile: Optional[str],
@@ -92,6 +96,7 @@ class Overlap:
         self._stop = options.stop_signal
         self._new: Optional[Process] = None
         self._began = world.now()
+        self._heartbeat = None if generation is None else Heartbeat(world, generation.workers)
         self._count, self._since = 0, self._began
         self._baking: Optional[float] = None
         self._kept: list[Keepsake] = []
@@ -119,36 +124,40 @@ class Overlap:
         return self._new
 
     def ready(self, new: Process) -> object:
-        """Every process that accepts has a listening socket in its epoll set; where the
-        old copy has none so, all that can be told is that the new one lives."""
+        """Tell whether as many processes accept as in the old copy.
+
+        gunicorn tells by its heartbeats, others by the listening socket in
+        their epoll sets. Where the old copy shows neither, all that can be
+        told is that the new one lives.
+        """
         self._must_live(new)
-        age = self._world.now() - self._began
+        if self._heartbeat is not None:
+            found = gunicorn.survey(self._world, new, True)
+            return Progress("no workers yet") if found is None else self._heartbeat(found.master)
         settles = self._policy.ready.kind == "settle"
         wanted = self._policy.ready.seconds if settles else self._warmup
-        if age < wanted:
+        if self._world.now() - self._began < wanted:
             return Progress(f"has to live for {wanted:g} s")
-        expected = self._old.accepting
-        if settles or not expected:
-            return Readiness(max(expected, 1))
-        count = self._accepting(new)
-        if count >= expected or (count and self._world.now() - self._since >= STEADY):
+        if settles or not self._old.accepting:
+            return Readiness(max(self._old.accepting, 1))
+        return self._all_accept(new, self._old.accepting)
+
+    def _all_accept(self, new: Process, expected: int) -> object:
+        count = listeners.survey(self._world, new).accepting
+        now = self._world.now()
+        if count != self._count:
+            self._count, self._since = count, now
+        if count >= expected or (count and now - self._since >= STEADY):
             return Readiness(count)
         return Progress(f"{count}/{expected} processes accept", count, expected)
 
-    def _accepting(self, new: Process) -> int:
-        count = listeners.survey(self._world, new).accepting
-        if count != self._count:
-            self._count, self._since = count, self._world.now()
-        return count
-
     def baked(self, new: Process, seconds: float) -> object:
-        self._must_live(new)
+        verdict = self.ready(new)
+        if not verdict:
+            raise Failure(Fault.BAKE_FAILED, f"the successor ({new}) did not stay ready")
         if self._baking is None:
             self._baking = self._world.now()
-        if self._count and self._accepting(new) < self._count:
-            raise Failure(Fault.BAKE_FAILED, f"the successor ({new}) stopped accepting")
-        over = self._world.now() - self._baking >= seconds
-        return Readiness(max(self._count, 1)) if over else False
+        return verdict if self._world.now() - self._baking >= seconds else False
 
     def serving(self) -> bool:
         return self._world.alive(self._old.master)

@@ -10,9 +10,9 @@ from typing import Callable, Optional
 from supervisor_hotreload import protocol
 from supervisor_hotreload.driver import Reload
 from supervisor_hotreload.identity import Process
-from supervisor_hotreload.model import Failure, Fault
+from supervisor_hotreload.model import Cancelled, Failure, Fault
 from supervisor_hotreload.servers import gunicorn
-from supervisor_hotreload.servers.gunicorn import GUESS, Gunicorn
+from supervisor_hotreload.servers.gunicorn import GUESS, Generation, Gunicorn
 from supervisor_hotreload.world import World
 from supervisor_hotreload.wrapper import listeners, upgrade
 from supervisor_hotreload.wrapper.child import Command
@@ -134,7 +134,7 @@ class Runner:
                 self._reload = None
                 self._reports.ready(str(self._served))
         if self._final is None and self._served.vanished:
-            self._died(UNKNOWN)
+            self._died(UNKNOWN if self._stopping is None else 0)
         if self._reload is None and self._stopping is None and self._final is None:
             self._begin_what_is_wanted()
 
@@ -173,28 +173,36 @@ class Runner:
         """
         policy, old = self._options.policy, self._served.survey()
         server: protocol.Server
-        if old is not None:
+        if old is not None and not self._inherits:
             gunicorn.must_be_alone(self._world, self._options.name, old)
             if not old.readable and policy.ready.kind == "heartbeat":
                 policy = replace(policy, ready=GUESS)
             master = old.master
             server = Gunicorn(self._world, old, policy, self._options.line)
-        elif self._options.looks_like_gunicorn:
+        elif old is None and self._options.looks_like_gunicorn:
             raise Failure(
                 Fault.STILL_STARTING, f"the gunicorn ({self._served.process}) has no workers yet"
             )
         else:
             master = self._served.process
-            server = overlap = self._overlap()
+            server = overlap = self._overlap(old)
             reload.when_ended(lambda _: overlap.close())
         reload.old_pid = master.pid
-        return protocol.reload(server, policy, Keeper(self, reload), self._check(master))
+        keeper = Keeper(self, reload, self._command.folder)
+        return protocol.reload(server, policy, keeper, self._check(master))
 
-    def _overlap(self) -> Overlap:
+    @property
+    def _inherits(self) -> bool:
+        """Tell whether the server is given its sockets: gunicorn closes the descriptor that
+        it is given and keeps a copy, so that its own re-exec does not find it any more."""
+        return bool(self._listening.descriptors) or "fd://" in self._options.line
+
+    def _overlap(self, old: Optional[Generation]) -> Overlap:
         told = gunicorn.options(self._options.line)
         return Overlap(
             self._world,
             listeners.survey(self._world, self._served.process),
+            old if old is not None and old.readable else None,
             self._options,
             self._command.start,
             told.get("pid") or told.get("pidfile"),
@@ -206,6 +214,10 @@ class Runner:
         from supervisor_hotreload.wrapper.check import CheckCommand  # subprocess takes memory
 
         return CheckCommand(self._options, master, self._reapers)
+
+    def again(self) -> None:
+        """Reload once more when this reload is over, as if HUP had come."""
+        self._wants_reload = True
 
     def expect(self, new: Process) -> None:
         self._successor = new
@@ -323,16 +335,34 @@ class Runner:
 
 
 class Keeper:
-    """Lets the wrapper keep the successor (protocol.Keeper)."""
+    """Lets the wrapper keep the successor (protocol.Keeper).
 
-    def __init__(self, runner: Runner, reload: Reload) -> None:
+    A gunicorn that starts while the symlink it was started in moves to another
+    release takes the directory that it finds for its own, and every later
+    re-exec of it starts there again (gunicorn util.getcwd, arbiter.reexec):
+    such a successor is ended, and the old generation asked for another one.
+
+    :param folder: the working directory, as it was written.
+    """
+
+    def __init__(self, runner: Runner, reload: Reload, folder: str) -> None:
         self._runner = runner
         self._reload = reload
+        self._folder = folder
+        self._release = os.path.realpath(folder)
 
     def expect(self, new: Process) -> None:
         self._reload.new_pid = new.pid
         self._runner.expect(new)
 
     def adopt(self, new: Process) -> None:
+        """:raises Cancelled: when the working directory has moved during the reload."""
+        release = os.path.realpath(self._folder)
+        if release != self._release:
+            self._runner.again()
+            raise Cancelled(
+                f"{self._folder} moved from {self._release} to {release} while the successor "
+                f"started: once more"
+            )
         self._runner.adopt(new)
         self._reload.adopted = True
