@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Callable, Optional
 
 from supervisor_hotreload.identity import Process, Unreadable, children, environment
-from supervisor_hotreload.servers.gunicorn import resembles, shares
+from supervisor_hotreload.probes import shares
+from supervisor_hotreload.servers.gunicorn import resembles
 from supervisor_hotreload.world import World
 
 

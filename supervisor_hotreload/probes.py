@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Optional, Union
 
-from supervisor_hotreload.identity import Beat, Process
+from supervisor_hotreload.identity import Beat, Process, Unreadable
 from supervisor_hotreload.model import Progress, Readiness
 from supervisor_hotreload.world import World
 
@@ -15,6 +16,18 @@ arbiter.spawn_workers)."""
 
 Verdict = Union[Readiness, Progress]
 Beats = dict[tuple[int, int], Beat]
+
+
+def shares(world: World, beats: Container[tuple[int, int]], child: Process) -> bool:
+    """Tell whether *child* holds one of the heartbeat files *beats*.
+
+    A worker's own descriptors may be hidden (``-u nobody``): a child that
+    cannot be read is taken for a worker of a process that has heartbeats.
+    """
+    try:
+        return any(key in beats for key in world.heartbeats(child))
+    except Unreadable:
+        return True
 
 
 class Heartbeat:
@@ -83,14 +96,17 @@ class Watch:
         self._patience = patience
         self.since = world.now()
         self._seen = {key: (beat, self.since) for key, beat in world.heartbeats(master).items()}
+        self._workers = {c for c in world.children(master) if shares(world, self._seen, c)}
 
     def complaint(self) -> Optional[str]:
         """Return what is wrong with the generation, or None."""
         now = self._world.now()
         beats = self._world.heartbeats(self._master)
-        lost = self._seen.keys() - beats.keys()
-        if lost:
-            return f"{len(lost)} of {len(self._seen)} workers died"
+        # a new worker's file may have the inode of the one that died: look at both
+        lost = len(self._seen.keys() - beats.keys())
+        dead = len(self._workers.difference(self._world.children(self._master)))
+        if lost or dead:
+            return f"{max(lost, dead)} of {len(self._seen)} workers died"
         for key, beat in beats.items():
             before, at = self._seen.get(key, (None, now))
             if before != beat:

@@ -15,7 +15,7 @@ from typing import Callable, Optional
 
 from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.model import Failure, Fault, Policy, Progress, Readiness, Ready
-from supervisor_hotreload.probes import Heartbeat, Settle, Watch
+from supervisor_hotreload.probes import Heartbeat, Settle, Watch, shares
 from supervisor_hotreload.world import World
 
 DRAIN_CEILING = 3600.0
@@ -122,18 +122,6 @@ def _generation(
         children=frozenset(children),
         beats=beats or frozenset(),
     )
-
-
-def shares(world: World, beats: object, child: Process) -> bool:
-    """Tell whether *child* holds one of the heartbeat files *beats*.
-
-    A worker's own descriptors may be hidden (``-u nobody``): a child that
-    cannot be read is taken for a worker of a process that has heartbeats.
-    """
-    try:
-        return any(key in beats for key in world.heartbeats(child))  # type: ignore[operator]
-    except Unreadable:
-        return True
 
 
 def must_be_alone(world: World, name: str, old: Generation) -> None:
