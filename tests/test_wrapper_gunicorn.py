@@ -66,7 +66,8 @@ def test_a_release_that_cannot_boot_changes_nothing(
     wrapped: Wrapped, arguments: tuple[str, ...]
 ) -> None:
     """rainbow-saddle waits for ever then, and silently: its issue 11."""
-    wrapped.run(*wrapped.command(*arguments))
+    wrapped.run("--status-file", wrapped.root / "status.json", *wrapped.command(*arguments))
+    wait_until(lambda: wrapped.status()["state"] == "serving", what="every worker is ready")
     with Load(wrapped.port, fast=1, slow=1) as load:
         load.wait_in_flight()
         wrapped.release("broken", code="raise RuntimeError('broken')")
@@ -112,9 +113,26 @@ def test_hups_during_a_reload_become_one(wrapped: Wrapped) -> None:
     for _ in range(5):
         wrapped.send("HUP")
         time.sleep(0.05)  # each is heard on its own
-    wait_until(lambda: wrapped.said("succeeded") == 3, what=wrapped.console())
+    wait_until(lambda: len(wrapped.outcomes()) == 3, what="two more reloads")
+    assert wrapped.outcomes()[::2] == ["succeeded", "succeeded"]
     wrapped.wait_for_release("v2")
-    assert wrapped.said("spawning") == 3
+    assert wrapped.said("spawning:") == 3
+
+
+def test_the_release_moves_while_the_successor_starts(wrapped: Wrapped) -> None:
+    """gunicorn resolves the symlink then, and serves that release for ever after."""
+    wrapped.run(*wrapped.command())
+    wrapped.release("v2", boot=1)
+    wrapped.send("HUP")
+    wait_until(lambda: wrapped.console().count("Booting worker") == 2)
+    wrapped.release("v3")
+    wait_until(lambda: len(wrapped.outcomes()) == 2, what="it is tried once more")
+    assert wrapped.outcomes() == ["rolled back", "succeeded"]
+    assert wrapped.said("moved from") == 1
+    wrapped.wait_for_release("v3")
+    wrapped.release("v4")
+    wrapped.hup()
+    wrapped.wait_for_release("v4")
 
 
 @pytest.mark.parametrize("option", ["--gunicorn-pidfile", "-p"])
