@@ -230,7 +230,7 @@ def test_an_upgrade_that_cannot_start_changes_nothing(wrapped: Wrapped) -> None:
 def test_a_state_of_another_process_is_not_believed() -> None:
     mine = identity.lookup(os.getpid())
     assert mine is not None
-    state = handover.Handover(mine, 3, True, [], [], {}, [])
+    state = handover.Handover(mine, 3, "/", True, [], [], {}, [])
     environment: dict[str, str] = {}
     state.write(environment)
     code = (

@@ -35,6 +35,51 @@ async def app(scope, receive, send):
 """
 
 
+PREFORK = """\
+import os, select, signal, socket, sys, time
+path, stopping = sys.argv[1], []
+sys.path.insert(0, "")
+import app
+if os.path.exists(path):
+    os.unlink(path)
+server = socket.socket(socket.AF_UNIX)
+server.bind(path)
+server.listen(100)
+server.setblocking(False)
+signal.signal(signal.SIGTERM, lambda *_: stopping.append(1))
+
+def serve():
+    while not stopping:
+        if not select.select([server], [], [], 0.05)[0]:
+            continue
+        try:
+            client, _ = server.accept()
+        except BlockingIOError:
+            continue
+        client.setblocking(True)
+        target = client.recv(65536).split()[1].decode()
+        body = b"".join(app.app({"PATH_INFO": target}, lambda *_: None))
+        client.sendall(b"HTTP/1.0 200 OK\\r\\n\\r\\n" + body)
+        client.close()
+
+workers = []
+for _ in range(4):
+    pid = os.fork()
+    if pid == 0:
+        serve()
+        os._exit(0)
+    workers.append(pid)
+while not stopping:
+    time.sleep(0.05)
+for pid in workers:
+    os.kill(pid, signal.SIGTERM)
+for pid in workers:
+    os.waitpid(pid, 0)
+os.unlink(path)
+"""
+"""A server that binds the path of its socket anew and whose master unlinks it at its end."""
+
+
 class Wrapped(House):
     """One hotreload-run with its server; the application is the house's."""
 
@@ -136,6 +181,10 @@ class Wrapped(House):
         """Return how each reload so far has ended."""
         found = re.compile(r": (succeeded|failed|rolled back) (?:in|while) ")
         return [match[1] for line in self.lines() if (match := found.search(line))]
+
+    def settled(self) -> bool:
+        """Tell whether every reload that has begun has ended."""
+        return self.said(": spawning: ") == len(self.outcomes())
 
     def lines(self) -> list[str]:
         """Return what hotreload-run has said of its own."""

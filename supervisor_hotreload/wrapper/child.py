@@ -6,7 +6,7 @@ import fcntl
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import NoReturn
+from typing import NoReturn, Optional
 
 from supervisor_hotreload import identity
 from supervisor_hotreload.identity import Process
@@ -33,6 +33,7 @@ class Command:
     :param words: the command and its arguments.
     :param environment: what it gets; LISTEN_PID and LISTEN_FDS are added.
     :param sockets: descriptors of listening sockets to pass on.
+    :param folder: the working directory, None for that of this process.
     :param own_group: in a process group of its own, so that it survives this process.
     """
 
@@ -42,6 +43,7 @@ class Command:
         environment: Mapping[str, str],
         sockets: Sequence[int],
         signals: Signals,
+        folder: Optional[str],
         own_group: bool,
     ) -> None:
         self._words = list(words)
@@ -49,7 +51,7 @@ class Command:
         self._sockets = sockets
         self._signals = signals
         self._own_group = own_group
-        self.folder = _folder()
+        self.folder = _folder() if folder is None else folder
 
     def start(self) -> Process:
         """Start one copy; it has executed the command when this returns.

@@ -52,7 +52,9 @@ def _run(
     inherited = {k: v for k, v in os.environ.items() if k not in ("LISTEN_FDS", "LISTEN_PID")}
     notify = inherited.pop("NOTIFY_SOCKET", None) if options.notify else None
     reports = Reports(options, World(), notify)
-    command = Command(options.command, inherited, listening.descriptors, signals, options.leave)
+    folder = None if state is None else state.folder
+    sockets = listening.descriptors
+    command = Command(options.command, inherited, sockets, signals, folder, options.leave)
     try:
         return Runner(options, signals, listening, command, reports, state).run()
     except CannotStart as error:

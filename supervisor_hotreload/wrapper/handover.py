@@ -23,6 +23,7 @@ class Handover:
     """The state of the wrapper that its processes do not show.
 
     :param server: the tracked process, by pid and start time.
+    :param folder: the working directory as it was written; a symlink may have moved since.
     :param ready: the first generation has been ready.
     :param mask: signals that were blocked when the command was started.
     :param sockets: descriptors opened by --listen.
@@ -32,6 +33,7 @@ class Handover:
 
     server: Process
     generation: int
+    folder: str
     ready: bool
     mask: list[int]
     sockets: list[int]

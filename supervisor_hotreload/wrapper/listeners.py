@@ -58,6 +58,15 @@ def survey(world: World, tracked: Process) -> Copy:
     )
 
 
+def catches(pid: int, number: int) -> bool:
+    """Tell whether *pid* has a handler for signal *number* (proc(5), SigCgt)."""
+    for line in _all_lines(f"/proc/{pid}/status"):
+        name, _, mask = line.partition(":")
+        if name == "SigCgt":
+            return bool(int(mask, 16) >> (number - 1) & 1)
+    return False
+
+
 def _family(world: World, tracked: Process) -> Iterator[tuple[Process, Optional[Process]]]:
     """Yield *tracked* and what is below it with its parent, level by level."""
     level: list[tuple[Process, Optional[Process]]] = [(tracked, None)]

@@ -8,6 +8,7 @@ on a port with SO_REUSEPORT.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Callable, Optional
@@ -179,7 +180,7 @@ class Overlap:
         new = listeners.survey(self._world, self._new)
         self._keep([*new.paths, self._pidfile if self._names(self._new) else None])
         patience = self._policy.drain_timeout or DRAIN
-        if self._would_unlink(new) and self._old.workers:
+        if self._may_unlink(new) and self._can_freeze():
             yield Rung(self._freeze, patience)
         else:
             yield self._rung(self._old.master, patience)
@@ -208,11 +209,17 @@ class Overlap:
         for child in below:
             self._world.signal(child, "KILL")
 
-    def _would_unlink(self, new: Copy) -> bool:
+    def _may_unlink(self, new: Copy) -> bool:
         """Tell whether both copies have a file of the same name."""
         paths = self._old.paths
         rebound = any(paths.get(path, inode) != inode for path, inode in new.paths.items())
         return rebound or self._names(new.tracked)
+
+    def _can_freeze(self) -> bool:
+        """Tell whether the workers finish without their master: each catches the signal."""
+        number = signal.Signals[f"SIG{self._stop}"]
+        workers = self._old.workers
+        return bool(workers) and all(listeners.catches(w.pid, number) for w in workers)
 
     def _names(self, new: Process) -> bool:
         if self._pidfile is None:

@@ -314,6 +314,7 @@ class Runner:
         return Handover(
             self._served.process,
             self._served.generation,
+            self._command.folder,
             self._served.ready,
             sorted(self._signals.mask),
             self._listening.opened,
