@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test lint matrix bench faults clean
+.PHONY: demo test hups lint matrix bench faults clean
 
 $(READY): setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -13,6 +13,9 @@ $(READY): setup.py pyproject.toml
 
 test: $(READY)
 	$(BIN)/python -m pytest tests
+
+hups: $(READY)
+	HOTRELOAD_HUPS=50 $(BIN)/python -m pytest -s tests/test_wrapper_load.py
 
 lint: $(READY)
 	$(BIN)/ruff check supervisor_hotreload tests

@@ -32,17 +32,19 @@ def test_its_command_line_reloads_code_that_was_copied(wrapped: Wrapped) -> None
     wrapped.wait()
 
 
-def test_a_symlink_is_followed_anew(wrapped: Wrapped) -> None:
+@pytest.mark.parametrize("told", ["cwd", "--chdir", "gunicorn"])
+def test_a_symlink_is_followed_anew(wrapped: Wrapped, told: str) -> None:
     """gunicorn's HUP does not do that: benoitc/gunicorn 394."""
-    with_chdir = wrapped.command("-w1", "--chdir", str(wrapped.folder))
-    for cwd, command in ((wrapped.folder, wrapped.command()), (wrapped.root, with_chdir)):
-        wrapped.release("v1")
-        wrapped.run(*command, cwd=cwd)
-        wrapped.release("v2")
+    words, cwd = {
+        "cwd": (wrapped.command(), wrapped.folder),
+        "--chdir": (["--chdir", wrapped.folder, *wrapped.command()], wrapped.root),
+        "gunicorn": (wrapped.command("-w1", "--chdir", str(wrapped.folder)), wrapped.root),
+    }[told]
+    wrapped.run(*words, cwd=cwd)
+    for release in ("v2", "v3"):
+        wrapped.release(release)
         wrapped.hup()
-        wrapped.wait_for_release("v2")
-        wrapped.send("TERM")
-        assert wrapped.wait() == 0
+        wrapped.wait_for_release(release)
 
 
 def test_a_changed_pth_is_read_anew(wrapped: Wrapped) -> None:

@@ -31,9 +31,9 @@ class Command:
     """The command as it is started, the first time and at every overlap.
 
     :param words: the command and its arguments.
-    :param environment: what it gets; LISTEN_PID and LISTEN_FDS are added.
+    :param environment: what it gets; LISTEN_PID, LISTEN_FDS and PWD are added.
     :param sockets: descriptors of listening sockets to pass on.
-    :param folder: the working directory, None for that of this process.
+    :param folder: the working directory, as written; None for that of this process.
     :param own_group: in a process group of its own, so that it survives this process.
     """
 
@@ -52,6 +52,7 @@ class Command:
         self._signals = signals
         self._own_group = own_group
         self.folder = _folder() if folder is None else folder
+        self._environment["PWD"] = self.folder  # gunicorn believes it (gunicorn util.getcwd)
 
     def start(self) -> Process:
         """Start one copy; it has executed the command when this returns.
@@ -73,7 +74,7 @@ class Command:
         if error or status is None:
             os.waitpid(pid, 0)
             code, _, reason = error.partition(" ")
-            raise CannotStart(f"{self._words[0]}: {reason}", int(code or 126))
+            raise CannotStart(reason, int(code or 126))
         return status.process
 
     def _execute(self, errors: int) -> NoReturn:
@@ -88,7 +89,8 @@ class Command:
             os.execvpe(self._words[0], self._words, environment)
         except OSError as error:
             code = 127 if isinstance(error, FileNotFoundError) else 126
-            os.write(errors, f"{code} {error.strerror}".encode())
+            which = self.folder if error.filename == self.folder else self._words[0]
+            os.write(errors, f"{code} {which}: {error.strerror}".encode())
         except BaseException as error:  # noqa: BLE001 - a child must never run the parent's code
             os.write(errors, f"126 {error!r}".encode())
         finally:

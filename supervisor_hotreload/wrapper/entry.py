@@ -52,7 +52,7 @@ def _run(
     inherited = {k: v for k, v in os.environ.items() if k not in ("LISTEN_FDS", "LISTEN_PID")}
     notify = inherited.pop("NOTIFY_SOCKET", None) if options.notify else None
     reports = Reports(options, World(), notify)
-    folder = None if state is None else state.folder
+    folder = options.chdir if state is None else state.folder
     sockets = listening.descriptors
     command = Command(options.command, inherited, sockets, signals, folder, options.leave)
     try:

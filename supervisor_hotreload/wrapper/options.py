@@ -21,6 +21,8 @@ generation of itself without dropping a request; a release that cannot start
 changes nothing. Every other signal reaches the server, whose exit status is
 that of hotreload-run. USR2 upgrades hotreload-run itself, in place.
 
+  --chdir DIRECTORY       enter DIRECTORY anew for every generation: a symlink may
+                          have moved to another release
   --pid FILE              write the pid of hotreload-run to FILE
   --gunicorn-pidfile FILE gunicorn writes its own pid to FILE
   --ready RULE            'heartbeat' (as proven by the server itself; default)
@@ -47,6 +49,7 @@ that of hotreload-run. USR2 upgrades hotreload-run itself, in place.
 
 SHORT = "vw:kh"
 LONG = [
+    "chdir=",
     "pid=",
     "gunicorn-pidfile=",
     "ready=",
@@ -100,6 +103,7 @@ class Options:
 
     command: tuple[str, ...]
     policy: Policy = field(default_factory=Policy)
+    chdir: Optional[str] = None
     pid: Optional[str] = None
     status_file: Optional[str] = None
     listen: tuple[str, ...] = ()
@@ -185,8 +189,8 @@ def _complete(command: tuple[str, ...], found: dict[str, Any], given: dict[str, 
             policy = replace(policy, bake=options.warmup)
         told = gunicorn.options(options.line)
         if told.get("pid") and policy.pidfile is None:
-            folder = told.get("chdir", "")
-            policy = replace(policy, pidfile=os.path.abspath(os.path.join(folder, told["pid"])))
+            folders = (options.chdir or "", told.get("chdir", ""))
+            policy = replace(policy, pidfile=os.path.abspath(os.path.join(*folders, told["pid"])))
         if policy.pidfile is not None and options.listen:
             raise Usage(
                 "hotreload-run: gunicorn refuses a second master on one pidfile, which --listen "
