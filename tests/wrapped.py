@@ -182,6 +182,11 @@ class Wrapped(House):
         found = re.compile(r": (succeeded|failed|rolled back) (?:in|while) ")
         return [match[1] for line in self.lines() if (match := found.search(line))]
 
+    def successor(self) -> int:
+        """Return the pid of the last successor that was told of."""
+        found = re.findall(r"booting: the successor \(pid (\d+)\)", self.console())
+        return int(found[-1])
+
     def settled(self) -> bool:
         """Tell whether every reload that has begun has ended."""
         return self.said(": spawning: ") == len(self.outcomes())
