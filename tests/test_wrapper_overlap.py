@@ -43,7 +43,7 @@ def test_a_symlink_switch_and_back(wrapped: Wrapped, server: str) -> None:
     assert list(wrapped.root.glob("app.sock*")) == [wrapped.socket]
     wrapped.send("TERM")
     assert wrapped.wait() in (0, -signal.SIGTERM)
-    assert wrapped.kill_leftovers() == []
+    wait_until(lambda: wrapped.alone, what="its helpers end too")
 
 
 def prefork(wrapped: Wrapped) -> list[str]:

@@ -182,6 +182,11 @@ class Wrapped(House):
         found = re.compile(r": (succeeded|failed|rolled back) (?:in|while) ")
         return [match[1] for line in self.lines() if (match := found.search(line))]
 
+    @property
+    def alone(self) -> bool:
+        """Tell whether every process that was ever seen here has ended."""
+        return not any(process.is_running() for process in self._pids)
+
     def successor(self) -> int:
         """Return the pid of the last successor that was told of."""
         found = re.findall(r"booting: the successor \(pid (\d+)\)", self.console())
