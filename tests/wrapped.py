@@ -192,10 +192,6 @@ class Wrapped(House):
         found = re.findall(r"booting: the successor \(pid (\d+)\)", self.console())
         return int(found[-1])
 
-    def settled(self) -> bool:
-        """Tell whether every reload that has begun has ended."""
-        return self.said(": spawning: ") == len(self.outcomes())
-
     def lines(self) -> list[str]:
         """Return what hotreload-run has said of its own."""
         return [line for line in self.console().splitlines() if line.startswith("hotreload: ")]
