@@ -392,7 +392,7 @@ def test_it_reaps_orphans(wrapped: Wrapped) -> None:
     wrapped.begin(*python(code))
     up(wrapped)
     wait_until(lambda: len(wrapped.servers()) == 1, what="orphans end")
-    assert zombies(wrapped.pid) == []
+    wait_until(lambda: zombies(wrapped.pid) == [], 5, "they are reaped")
 
 
 def test_pid_1_of_a_container(wrapped: Wrapped) -> None:

@@ -92,13 +92,13 @@ class Runner:
         while True:
             self._bury()
             self._step()
-            if self._final is not None and not self._others():
+            if self._final is not None and not self._strays():
                 break
             self._report("")
             for number in self._signals.wait(self._patience()):
                 self._hear(number)
         if not self._wants_to_leave:
-            self._served.end_orphans()
+            self._served.end_forks()
         self._report("left" if self._wants_to_leave else "stopped")
         return self._final
 
@@ -257,7 +257,7 @@ class Runner:
         elders = {process.pid for process in self._beside if process != self._successor}
         seen = [] if self._successor is None else [self._successor]
         heir = self._served.heir(seen, lambda pid: pid in self._reapers or pid in elders)
-        if heir is None:
+        if heir is None or self._stopping is not None:
             self._final = status
             if self._reload is not None:
                 ended = Failure(Fault.OLD_EXITED, f"the server ({self._served.process}) ended")
@@ -266,10 +266,23 @@ class Runner:
             return
         before = self._served.process
         self._served.succeed(heir.process)
+        self._reports.say(f"{heir.process} takes over from {before}, which ended: {heir.why}")
+
+    def _strays(self) -> bool:
+        """Tell whether anything has to end before the wrapper may.
+
+        A master may have forked its successor right before it was stopped:
+        that hears no signal until it has executed itself.
+        """
         if self._stopping is not None:
-            self._send(heir.process, self._stopping)
-        else:
-            self._reports.say(f"{heir.process} takes over from {before}, which ended: {heir.why}")
+            known = {process.pid for process in self._beside}
+            heir = self._served.heir([], lambda pid: pid in self._reapers or pid in known)
+            if heir is not None:
+                self._beside.add(heir.process)
+                self._send(heir.process, self._stopping)
+            elif self._served.forks():
+                return True
+        return bool(self._others())
 
     def _stop(self, number: signal.Signals) -> None:
         """Pass on a signal that ends the server to every generation of it."""

@@ -116,10 +116,14 @@ class Served:
         lineage = Lineage(self.process, self._group, self._images)
         return find_heir(self._world, lineage, seen, taken, self._options.policy.pidfile)
 
-    def end_orphans(self) -> None:
+    def forks(self) -> list[Process]:
+        """Return what a master has forked and left to us: workers, a successor not yet executed."""
+        images = set(self._images.values()) - {0}
+        left = orphans(self._world, Lineage(self.process, self._group, self._images))
+        seen = {child: self._world.status(child.pid) for child in left}
+        return [child for child, status in seen.items() if status and status.image in images]
+
+    def end_forks(self) -> None:
         """Let the workers of a master that was killed finish: they hold the port."""
-        forks = set(self._images.values()) - {0}
-        for child in orphans(self._world, Lineage(self.process, self._group, self._images)):
-            status = self._world.status(child.pid)
-            if status is not None and status.image in forks:
-                self._world.signal(child, "TERM")
+        for child in self.forks():
+            self._world.signal(child, "TERM")
