@@ -143,6 +143,16 @@ def test_a_failed_warm_up_changes_nothing(wrapped: Wrapped) -> None:
     wrapped.wait_for_release("v2", wrapped.socket)
 
 
+def test_a_copy_that_is_slow_to_listen_is_waited_for(wrapped: Wrapped) -> None:
+    """It uses no epoll, and its warm-up time is over long before."""
+    wrapped.run("-w0.1", *prefork(wrapped), at=wrapped.socket)
+    wrapped.release("v2", boot=2)
+    with Load(wrapped.socket, fast=1, slow=0) as load:
+        wrapped.hup()
+        wrapped.wait_for_release("v2", wrapped.socket)
+    assert len(load.dropped) < 20  # its own unlink and bind lie apart; too early is 2 s, hundreds
+
+
 def test_a_check_that_fails_gives_the_path_back(wrapped: Wrapped) -> None:
     """The second copy has bound the path by then; the old one has it again."""
     line = command(wrapped, "uvicorn")

@@ -3,7 +3,7 @@
 `options` reads the command line, `entry` sets the scene, `run` is the loop,
 `served` knows what runs now, `child` starts a copy of it, `overlap` reloads
 what cannot re-exec, `listeners` tells who accepts; `signals`, `sockets`,
-`notify`, `reports`, `check`, `upgrade` and `handover` are what their names say.
+`notify`, `reports`, `check`, `keeper`, `upgrade` and `handover` are what their names say.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ class Copy:
     :param tracked: the process that was started.
     :param master: the topmost process under it that holds a listening socket.
     :param workers: the children of the master that hold one too.
+    :param listening: how many processes hold one.
     :param accepting: how many processes have one in their epoll set: from the
         first moment on when they accept, never earlier. 0 for a server that
         does not use epoll.
@@ -36,6 +37,7 @@ class Copy:
     tracked: Process
     master: Process
     workers: frozenset[Process]
+    listening: int
     accepting: int
     paths: dict[str, int]
 
@@ -53,6 +55,7 @@ def survey(world: World, tracked: Process) -> Copy:
         tracked=tracked,
         master=master,
         workers=frozenset(p for p in family if holders[p] and family[p] == master),
+        listening=sum(map(bool, holders.values())),
         accepting=sum(_accepts(p.pid, held[p], holders[p]) for p in family if holders[p]),
         paths={path: inode for path, inode in paths.items() if path is not None},
     )

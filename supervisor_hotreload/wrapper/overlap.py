@@ -128,8 +128,8 @@ class Overlap:
         """Tell whether as many processes accept as in the old copy.
 
         gunicorn tells by its heartbeats, others by the listening socket in
-        their epoll sets. Where the old copy shows neither, all that can be
-        told is that the new one lives.
+        their epoll sets. Where the old copy uses no epoll, as many processes
+        have to listen, and to live for the warm-up time.
         """
         self._must_live(new)
         if self._heartbeat is not None:
@@ -139,18 +139,20 @@ class Overlap:
         wanted = self._policy.ready.seconds if settles else self._warmup
         if self._world.now() - self._began < wanted:
             return Progress(f"has to live for {wanted:g} s")
-        if settles or not self._old.accepting:
-            return Readiness(max(self._old.accepting, 1))
-        return self._all_accept(new, self._old.accepting)
+        expected = self._old.accepting or self._old.listening
+        if settles or not expected:
+            return Readiness(max(expected, 1))
+        return self._all_accept(new, expected)
 
     def _all_accept(self, new: Process, expected: int) -> object:
-        count = listeners.survey(self._world, new).accepting
+        found = listeners.survey(self._world, new)
+        count = found.accepting if self._old.accepting else found.listening
         now = self._world.now()
         if count != self._count:
             self._count, self._since = count, now
         if count >= expected or (count and now - self._since >= STEADY):
             return Readiness(count)
-        return Progress(f"{count}/{expected} processes accept", count, expected)
+        return Progress(f"{count}/{expected} processes listen", count, expected)
 
     def baked(self, new: Process, seconds: float) -> object:
         verdict = self.ready(new)

@@ -10,13 +10,14 @@ from typing import Callable, Optional
 from supervisor_hotreload import protocol
 from supervisor_hotreload.driver import Reload
 from supervisor_hotreload.identity import Process
-from supervisor_hotreload.model import Cancelled, Failure, Fault
+from supervisor_hotreload.model import Failure, Fault
 from supervisor_hotreload.servers import gunicorn
 from supervisor_hotreload.servers.gunicorn import GUESS, Generation, Gunicorn
 from supervisor_hotreload.world import World
 from supervisor_hotreload.wrapper import listeners, upgrade
 from supervisor_hotreload.wrapper.child import Command
 from supervisor_hotreload.wrapper.handover import Handover
+from supervisor_hotreload.wrapper.keeper import Keeper
 from supervisor_hotreload.wrapper.options import Options
 from supervisor_hotreload.wrapper.overlap import Overlap
 from supervisor_hotreload.wrapper.reports import Reports
@@ -346,37 +347,3 @@ class Runner:
             state = state or "reloading"
         state = state or ("serving" if self._served.ready else "starting")
         self._reports.write(state, self._served.generation, self._served.process.pid)
-
-
-class Keeper:
-    """Lets the wrapper keep the successor (protocol.Keeper).
-
-    A gunicorn that starts while the symlink it was started in moves to another
-    release takes the directory that it finds for its own, and every later
-    re-exec of it starts there again (gunicorn util.getcwd, arbiter.reexec):
-    such a successor is ended, and the old generation asked for another one.
-
-    :param folder: the working directory, as it was written.
-    """
-
-    def __init__(self, runner: Runner, reload: Reload, folder: str) -> None:
-        self._runner = runner
-        self._reload = reload
-        self._folder = folder
-        self._release = os.path.realpath(folder)
-
-    def expect(self, new: Process) -> None:
-        self._reload.new_pid = new.pid
-        self._runner.expect(new)
-
-    def adopt(self, new: Process) -> None:
-        """:raises Cancelled: when the working directory has moved during the reload."""
-        release = os.path.realpath(self._folder)
-        if release != self._release:
-            self._runner.again()
-            raise Cancelled(
-                f"{self._folder} moved from {self._release} to {release} while the successor "
-                f"started: once more"
-            )
-        self._runner.adopt(new)
-        self._reload.adopted = True
