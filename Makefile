@@ -6,7 +6,7 @@ READY := $(VENV)/ready
 JOBS ?= 4
 DEMO := $(VENV)/demo
 
-.PHONY: demo test lint matrix bench faults clean
+.PHONY: demo test hups lint matrix bench faults clean
 
 # The first command of the README: no test tools, so that it is there soon.
 $(DEMO): setup.py pyproject.toml
@@ -24,6 +24,9 @@ demo: $(DEMO)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n $(JOBS) tests
+
+hups: $(READY)
+	HOTRELOAD_HUPS=50 $(BIN)/python -m pytest -s tests/test_wrapper_load.py
 
 lint: $(READY)
 	$(BIN)/ruff check supervisor_hotreload tests

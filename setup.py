@@ -34,6 +34,7 @@ setup(
             "pytest>=7.4",
             "pytest-xdist>=3.3",
             "hypothesis>=6.100",
+            "hypercorn>=0.14",
             "ruff>=0.9",
             "mypy>=1.14",
             # the servers and frameworks of tests/forks
@@ -53,6 +54,7 @@ setup(
         "console_scripts": [
             "hotreload-demo = supervisor_hotreload.demo:main",
             "hotreload-listener = supervisor_hotreload.listener.command:main",
+            "hotreload-run = supervisor_hotreload.wrapper:main",
         ],
     },
     classifiers=[

@@ -246,15 +246,24 @@ class Settings:
         return [(DEFAULTS, self.defaults), *named]
 
 
+def read(key: str, value: str, known: Mapping[str, Callable[[str], Any]] = KEYS) -> Any:
+    """Return what *value* means for *key*, one of *known*.
+
+    :raises ValueError: with what is wrong with the value.
+    """
+    try:
+        return known[key](value.strip())
+    except ValueError as error:
+        why = str(error)
+        raise ValueError("not a number" if why.startswith("could not convert") else why) from None
+
+
 def _parse(section: str, key: str, value: str) -> Any:
     known_keys = {**KEYS, **GLOBAL} if section == DEFAULTS else KEYS
     if key not in known_keys or (section == DEFAULTS and key in SINGULAR):
         known = ", ".join(sorted(known_keys))
         raise BadSetting(f"[{section}] {key} = {value}: unknown key (there are: {known})")
     try:
-        return known_keys[key](value.strip())
+        return read(key, value, known_keys)
     except ValueError as error:
-        why = str(error)
-        if why.startswith("could not convert"):
-            why = "not a number"
-        raise BadSetting(f"[{section}] {key} = {value}: {why}") from None
+        raise BadSetting(f"[{section}] {key} = {value}: {error}") from None

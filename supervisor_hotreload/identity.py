@@ -1,7 +1,8 @@
 """A process is its pid and its start time; its family is what the kernel says it is.
 
 Linux answers from /proc. Elsewhere psutil does, which cannot tell everything:
-what is not known is None and never guessed.
+what is not known is None and never guessed. psutil is imported where it is asked,
+not before: /proc serves on Linux, and psutil takes megabytes.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ import stat as mode
 import sys
 import time
 from typing import NamedTuple, Optional
-
-import psutil
 
 LINUX = sys.platform.startswith("linux")
 
@@ -86,6 +85,8 @@ def status(pid: int) -> Optional[Status]:
 
 
 def _portable_status(pid: int) -> Optional[Status]:
+    import psutil
+
     try:
         peer = psutil.Process(pid)
         with peer.oneshot():
@@ -161,6 +162,8 @@ def _children_of_threads(pid: int) -> Optional[set[int]]:
 
 
 def _portable_children(pid: int) -> list[Process]:
+    import psutil
+
     try:
         peers = psutil.Process(pid).children()
     except psutil.Error:
@@ -249,6 +252,8 @@ def owner(pid: int) -> Optional[int]:
     if LINUX:
         value = _status_field(pid, b"Uid:")
         return None if value is None else int(value.split()[1])
+    import psutil
+
     try:
         return int(psutil.Process(pid).uids().effective)
     except psutil.Error:

@@ -21,16 +21,13 @@ from supervisor_hotreload.adoption import (
 from supervisor_hotreload.config import DEFAULTS, BadSetting, Settings
 from supervisor_hotreload.driver import Driver, Reload
 from supervisor_hotreload.identity import Process
-from supervisor_hotreload.model import Failure, Fault, Outcome, Policy, Ready
+from supervisor_hotreload.model import Failure, Fault, Outcome, Policy
 from supervisor_hotreload.servers import gunicorn
-from supervisor_hotreload.servers.gunicorn import Generation, Gunicorn
+from supervisor_hotreload.servers.gunicorn import GUESS, Generation, Gunicorn
 from supervisor_hotreload.world import World
 
 LINGER = 1.0
 """Seconds that the tick goes on after a reload, so that its answer leaves at once."""
-
-GUESS = Ready("settle", 10.0)
-"""How to tell readiness where the heartbeat cannot be read and nothing else is set."""
 
 
 class Keeper:
@@ -350,20 +347,10 @@ class Reloads:
                 Fault.FOREIGN_SUCCESSOR,
                 f"an older generation ({elders[0]}) of {tracked.name} still lives",
             )
-        status = self.world.status(old.master.pid)
-        if status is not None and status.state in "Tt":
-            raise Failure(
-                Fault.STOPPED_BY_SIGNAL,
-                f"the master of {tracked.name} ({old.master}) is stopped by a signal; "
-                f"continue it with: kill -CONT {old.master.pid}",
-            )
+        gunicorn.must_be_alone(self.world, tracked.name, old)
         tracked.remember(old.master)
         for successor in tracked.successors():
-            raise Failure(
-                Fault.FOREIGN_SUCCESSOR,
-                f"{tracked.name} has a successor already ({successor}), somebody sent USR2 to "
-                f"{old.master}: end one of them first",
-            )
+            raise gunicorn.foreign(tracked.name, successor, old)
 
     def _survey(self, tracked: Tracked) -> Optional[Generation]:
         current = tracked.current()

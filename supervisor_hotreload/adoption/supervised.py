@@ -12,10 +12,10 @@ from supervisor.states import SupervisorStates
 from supervisor_hotreload.adoption import orphans
 from supervisor_hotreload.adoption.events import channel, make_room
 from supervisor_hotreload.adoption.seams import missing
-from supervisor_hotreload.adoption.subreaper import become_subreaper
 from supervisor_hotreload.adoption.tick import Tick
 from supervisor_hotreload.adoption.tracked import Desk, Tracked
 from supervisor_hotreload.model import Failure
+from supervisor_hotreload.subreaper import become_subreaper
 from supervisor_hotreload.world import World
 
 LINE = 2000

@@ -17,15 +17,15 @@ from typing import Any, Callable, Optional, Protocol
 from supervisor.options import make_namespec
 from supervisor.states import ProcessStates, getProcessStateDescription
 
-from supervisor_hotreload.adoption.kinship import (
+from supervisor_hotreload.adoption.watching import UNKNOWN_STATUS, Watch
+from supervisor_hotreload.identity import Process
+from supervisor_hotreload.kinship import (
     Lineage,
     find_heir,
     successors,
     workers_left,
     workers_of,
 )
-from supervisor_hotreload.adoption.watching import UNKNOWN_STATUS, Watch
-from supervisor_hotreload.identity import Process
 from supervisor_hotreload.model import Failure
 from supervisor_hotreload.world import World
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Callable, Optional
 
 from supervisor_hotreload.identity import Process, Unreadable
-from supervisor_hotreload.model import Failure, Fault, Policy, Progress, Readiness
+from supervisor_hotreload.model import Failure, Fault, Policy, Progress, Readiness, Ready
 from supervisor_hotreload.probes import Heartbeat, Settle, Watch, shares
 from supervisor_hotreload.world import World
 
@@ -42,6 +42,9 @@ SWITCHES = 3
 
 BLIND = 2.0
 """Seconds after which it is promoted for sure: its loop looks every second."""
+
+GUESS = Ready("settle", 10.0)
+"""How to tell readiness where the heartbeat cannot be read and nothing else is set."""
 
 DEPTH = 3
 """How many shells or wrappers deep the master may sit under the supervised pid."""
@@ -162,6 +165,33 @@ class Crew:
         elif now - self._orphaned_at > self._grace:
             for worker in self._seen:
                 self._world.signal(worker, "KILL")
+
+
+def must_be_alone(world: World, name: str, old: Generation) -> None:
+    """Refuse the reload of a generation that could not hear USR2, or has heard it already.
+
+    :param name: what the program is called.
+    :raises Failure: STOPPED_BY_SIGNAL or FOREIGN_SUCCESSOR.
+    """
+    status = world.status(old.master.pid)
+    if status is not None and status.state in "Tt":
+        raise Failure(
+            Fault.STOPPED_BY_SIGNAL,
+            f"the master of {name} ({old.master}) is stopped by a signal; "
+            f"continue it with: kill -CONT {old.master.pid}",
+        )
+    for child in old.children:
+        if is_master(world, child, old):
+            raise foreign(name, child, old)
+
+
+def foreign(name: str, successor: Process, old: Generation) -> Failure:
+    """Return the refusal of a reload of a program that has a successor already."""
+    return Failure(
+        Fault.FOREIGN_SUCCESSOR,
+        f"{name} has a successor already ({successor}), somebody sent USR2 to {old.master}: "
+        f"end one of them first",
+    )
 
 
 class Gunicorn:
