@@ -19,9 +19,6 @@ from supervisor_hotreload.model import (
 )
 from supervisor_hotreload.protocol import Steps, Wait
 
-HISTORY = 20
-"""How many ended reloads of one program are remembered."""
-
 OUTPUT_LINES = 200
 """How many lines of the program's own output are kept for one reload."""
 
@@ -215,12 +212,16 @@ class Reload:
         else:
             self.say(f"{outcome.value} in {self.seconds:.1f} s")
         self.phase = Phase.DONE
-        for callback in self._on_end:
-            callback(self)
+        callbacks, self._on_end = self._on_end, []  # they hold what a reload has no use for now
+        for callback in callbacks:
+            try:
+                callback(self)
+            except Exception:  # noqa: BLE001 - the others have to be told as well
+                self._log(f"hotreload: {self.name}: {traceback.format_exc()}")
 
 
 class Driver:
-    """Every reload of one supervisord: active ones, one queue, the past.
+    """Every reload of one supervisord: the active ones, and the last of each program.
 
     Reloads of different programs that are started one by one run side by side;
     a batch runs one after the other.
@@ -228,7 +229,7 @@ class Driver:
 
     def __init__(self) -> None:
         self._active: dict[str, Reload] = {}
-        self._past: dict[str, deque[Reload]] = {}
+        self._latest: dict[str, Reload] = {}
 
     @property
     def idle(self) -> bool:
@@ -240,8 +241,7 @@ class Driver:
 
     def latest(self, name: str) -> Optional[Reload]:
         """Return the reload of *name* under way, or the last one that ended."""
-        past = self._past.get(name)
-        return self._active.get(name) or (past[-1] if past else None)
+        return self._active.get(name) or self._latest.get(name)
 
     def add(self, reload: Reload) -> None:
         """Take on a reload.
@@ -272,4 +272,4 @@ class Driver:
 
     def _retire(self, reload: Reload) -> None:
         del self._active[reload.name]
-        self._past.setdefault(reload.name, deque(maxlen=HISTORY)).append(reload)
+        self._latest[reload.name] = reload

@@ -45,18 +45,17 @@ def find_heir(
     dead: Lineage,
     seen: Iterable[Process],
     taken: Callable[[int], bool],
-    pidfile: Optional[str],
+    pidfile: Callable[[], Optional[str]],
 ) -> Optional[Heir]:
     """Return the successor of a generation whose supervised process has ended.
 
     :param seen: other generations seen while it lived.
     :param taken: tells whether supervisord tracks a pid already.
-    :param pidfile: where the program writes its pid, if that is known.
+    :param pidfile: returns where the program writes its pid, if that is known.
     """
     for process in seen:
         if world.alive(process):
-            return Heir(process, "a child of the old master, seen while it lived")
-    named = _named(world, pidfile)
+            return Heir(process, "seen while the old master lived")
     kin = [child for child in orphans(world, dead) if not taken(child.pid)]
     for child in kin:
         if has_own_workers(world, child) and execed(world, child, dead):
@@ -64,9 +63,11 @@ def find_heir(
     for child in kin:
         if execed(world, child, dead) and reexeced_from(world, child, dead):
             return Heir(child, "an orphan of the old master, still booting")
+    path = pidfile() if kin else None
+    named = _named(world, path)
     for child in kin:
         if child.pid in named and execed(world, child, dead):
-            return Heir(child, f"an orphan of the old master that {pidfile} names")
+            return Heir(child, f"an orphan of the old master that {path} names")
     return None
 
 

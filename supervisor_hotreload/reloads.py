@@ -33,21 +33,39 @@ LINGER = 1.0
 class Keeper:
     """Lets supervisord keep the successor of one program (protocol.Keeper)."""
 
-    def __init__(self, reload: Reload, tracked: Tracked) -> None:
+    def __init__(self, reload: Reload, tracked: Tracked, world: World) -> None:
         self._reload = reload
         self._tracked = tracked
+        self._world = world
+        self._release = os.path.realpath(tracked.directory)
 
     def expect(self, new: Process) -> None:
         self._reload.new_pid = new.pid
         self._tracked.successor = new
 
     def adopt(self, new: Process) -> None:
+        self._must_not_have_moved(new)
         self._tracked.adopt(new)
         self._reload.adopted = True
         self._reload.say(
             f"adopted: pid {new.pid} is the program's own now, generation "
             f"{self._tracked.generation}"
         )
+
+    def _must_not_have_moved(self, new: Process) -> None:
+        """Refuse a successor that has booted in what ``directory`` pointed to before.
+
+        It would re-exec there for ever: gunicorn keeps the resolved path when
+        PWD and its directory are not the same any more (gunicorn util.getcwd).
+        """
+        directory = self._tracked.directory
+        now = os.path.realpath(directory)
+        if now != self._release and self._world.directory(new) == self._release:
+            raise Failure(
+                Fault.RELEASE_MOVED,
+                f"{directory} was moved to {now} while the successor ({new}) booted in "
+                f"{self._release}; reload again",
+            )
 
 
 @dataclass
@@ -85,7 +103,7 @@ class Reloads:
         )
         self.announcer = Announcer(self.supervised.logger)
         self.exits = Exits()
-        self._again: set[str] = set()
+        self._again: dict[str, Tracked] = {}
         self._idle_since: Optional[float] = None
         self._report_bad_settings()
 
@@ -174,23 +192,36 @@ class Reloads:
 
         :raises Failure: when the reload is refused.
         """
+        found = self._survey(tracked) is not None
+        if not found and not gunicorn.names_gunicorn(tracked.command):
+            return False
         if not self.policy(tracked).relay_sighup:
             return False
-        if self._survey(tracked) is None:
-            if gunicorn.names_gunicorn(tracked.command):
-                raise self._too_early(tracked)  # a HUP would end a gunicorn that still boots
-            return False
+        if not found:
+            raise self._too_early(tracked)  # a HUP would end a gunicorn that still boots
         if self.driver.active(tracked.name) is not None:
-            self._again.add(tracked.name)
+            self._again[tracked.name] = tracked
         else:
             self.start(tracked)
         return True
 
     def stopped(self, tracked: Tracked, reason: str) -> None:
         reload = self.driver.active(tracked.name)
-        self._again.discard(tracked.name)
+        self._again.pop(tracked.name, None)
         if reload is not None:
             reload.abandon(Failure(Fault.STOPPED, reason))
+
+    def runs(self, tracked: Tracked) -> None:
+        """Know the master behind a shell before it is needed."""
+        old = self._survey(tracked)
+        if old is not None:
+            tracked.remember(old.master)
+
+    def inherited(self, tracked: Tracked) -> None:
+        """The old master died in the middle: there is nothing to go back to."""
+        reload = self.driver.active(tracked.name)
+        if reload is not None:
+            reload.adopted = True
 
     def pidfile(self, tracked: Tracked) -> Optional[str]:
         return self.policy(tracked).pidfile
@@ -209,19 +240,25 @@ class Reloads:
             reload = self._new(tracked)
             self.driver.add(reload)
             reload.say(f"the successor ({successor}) lives too, the reload goes on")
-            self._run(tracked, reload, old, self.policy(tracked), successor)
+            try:
+                self._run(tracked, reload, old, self.policy(tracked), successor)
+            except Exception as error:
+                self._refuse(tracked, reload, self._as_failure(tracked, error))
+                raise
 
     # -- the loop
 
     def step(self) -> None:
         """Step every active reload; called at every tick."""
         self.driver.step()
+        for name in [name for name in self._again if self.driver.active(name) is None]:
+            self._follow_up(self._again.pop(name))
         now = self.world.now()
         if not self.driver.idle:
             self._idle_since = None
         elif self._idle_since is None:
             self._idle_since = now
-        elif now - self._idle_since > LINGER:
+        elif now - self._idle_since > LINGER and not self._again:
             self.supervised.tick.turn_off()
 
     # -- inside
@@ -247,13 +284,17 @@ class Reloads:
         """Begin *reload*, or raise a Failure and nothing else: no reload may be left half begun."""
         try:
             self._look_and_run(tracked, reload, bake)
-        except Failure:
-            raise
-        except Exception as error:
-            self.supervised.logger.critical(f"hotreload: {tracked.name}: {traceback.format_exc()}")
-            raise Failure(
-                Fault.INTERNAL, f"an error inside hotreload: {type(error).__name__}: {error}"
-            ) from error
+        except Exception as error:  # noqa: BLE001 - whatever it is, it refuses this reload only
+            raise self._as_failure(tracked, error) from None
+
+    def _as_failure(self, tracked: Tracked, error: Exception) -> Failure:
+        """Return *error* itself if it is a Failure; anything else is an error of ours."""
+        if isinstance(error, Failure):
+            return error
+        self.supervised.logger.critical(f"hotreload: {tracked.name}: {traceback.format_exc()}")
+        return Failure(
+            Fault.INTERNAL, f"an error inside hotreload: {type(error).__name__}: {error}"
+        )
 
     def _look_and_run(self, tracked: Tracked, reload: Reload, bake: Optional[float]) -> None:
         policy = self._admit(tracked)
@@ -299,7 +340,7 @@ class Reloads:
         server = Gunicorn(self.world, old, policy, tracked.command)
         self.supervised.tick.turn_on()
         self._idle_since = None
-        keeper = Keeper(reload, tracked)
+        keeper = Keeper(reload, tracked, self.world)
         if successor is None:
             reload.begin(protocol.reload(server, policy, keeper, check))
         else:
@@ -364,9 +405,8 @@ class Reloads:
             end_capture()
             tracked.successor = None
             reload.serving = self.serving(tracked)
-            if tracked.name in self._again:
-                self._again.discard(tracked.name)
-                self._follow_up(tracked)
+            if reload.fault is Fault.NO_SUCCESSOR:
+                tracked.give_up_on_successor()
 
         return close
 
@@ -382,16 +422,19 @@ class Reloads:
 
     def _next(self, batch: Batch, bake: Optional[float]) -> None:
         """Begin the next reload of a batch; called again when that one has ended."""
-        if not batch.waiting:
-            return
-        tracked, reload = batch.waiting.popleft()
-        batch.results.append((tracked, reload))
-        reload.when_ended(lambda _: self._next(batch, bake))
-        try:
-            self._must_go_on(batch, tracked)
-            self._begin(tracked, reload, bake)
-        except Failure as failure:
-            self._refuse(tracked, reload, failure)
+        while batch.waiting:
+            tracked, reload = batch.waiting.popleft()
+            batch.results.append((tracked, reload))
+            if reload.done:
+                continue  # cancelled, or the program was stopped, while it was queued
+            try:
+                self._must_go_on(batch, tracked)
+                self._begin(tracked, reload, bake)
+            except Failure as failure:
+                self._refuse(tracked, reload, failure)
+            if not reload.done:
+                reload.when_ended(lambda _: self._next(batch, bake))
+                return
 
     def _refuse(self, tracked: Tracked, reload: Reload, failure: Failure) -> None:
         reload.serving = self.serving(tracked)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import Any, Callable, Optional
 
 from supervisor.http import NOT_DONE_YET
@@ -22,8 +21,6 @@ Answer = Any
 
 Options = Optional[dict[str, Any]]
 
-_tables: weakref.WeakKeyDictionary[Any, TriggerTable] = weakref.WeakKeyDictionary()
-
 
 def make_hotreload_rpcinterface(supervisord: Any, **config: str) -> HotReloadNamespaceRPCInterface:
     """Make the interface; supervisord calls this once for every HTTP server it has.
@@ -32,13 +29,13 @@ def make_hotreload_rpcinterface(supervisord: Any, **config: str) -> HotReloadNam
     :param config: the keys of [rpcinterface:hotreload], defaults for every program.
     :raises SeamMissing: when this supervisor is not one that hotreload knows.
     """
-    if supervisord not in _tables:
+    if not hasattr(supervisord, "hotreload"):  # its own reload makes a new Supervisor
         try:
-            _tables[supervisord] = TriggerTable(Reloads(supervisord, config))
+            supervisord.hotreload = TriggerTable(Reloads(supervisord, config))
         except SeamMissing as error:
             supervisord.options.logger.critical(str(error))
             raise
-    table = _tables[supervisord]
+    table: TriggerTable = supervisord.hotreload
     return HotReloadNamespaceRPCInterface(table.reloads, table)
 
 

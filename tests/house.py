@@ -22,6 +22,8 @@ from supervisor.xmlrpc import SupervisorTransport
 
 from supervisor_hotreload.identity import heartbeats
 
+BIN = pathlib.Path(sys.executable).parent
+
 APP = """\
 import os, time
 time.sleep({boot})
@@ -356,7 +358,8 @@ class House:
             found = importlib.util.find_spec(package)
             assert found is not None and found.origin is not None
             shutil.copytree(pathlib.Path(found.origin).parent, site / package)
-        self._gunicorn = site / "gunicorn.sh"
+        self._gunicorn = site / "bin" / "gunicorn"
+        self._gunicorn.parent.mkdir()
         self._gunicorn.write_text("from gunicorn.app.wsgiapp import run\nrun()\n")
         self.python = "/usr/bin/python3"
         self.environment["PYTHONPATH"] = str(site)

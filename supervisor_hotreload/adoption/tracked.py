@@ -2,9 +2,9 @@
 
 Five methods are changed on the one Subprocess instance, none on the class:
 ``finish`` finds an heir before supervisord declares the program dead,
-``kill`` ends both generations, ``signal`` may turn HUP into a reload,
-``transition`` waits until a port is free before it spawns, and ``spawn`` ends
-what an operator's start would find in its way.
+and reports that only when all of it is gone, ``kill`` ends both generations,
+``signal`` may turn HUP into a reload, ``transition`` gives a program that is
+down a regular look, and ``spawn`` takes note of what was spawned.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import signal
 import traceback
+from dataclasses import dataclass
 from typing import Any, Callable, Optional, Protocol
 
 from supervisor.options import make_namespec
@@ -30,8 +31,25 @@ from supervisor_hotreload.model import Failure
 from supervisor_hotreload.world import World
 
 HOLD = 5.0
-"""Seconds that a dead program waits for an old generation that still drains: it
-holds the port. Then the old one is told to hurry, and a while later is killed."""
+"""Seconds that a dead program waits for what is left of it and holds its port. Then
+that is told to hurry, and as long after is killed."""
+
+LATE = 120.0
+"""Seconds for which a successor that nobody waits for any more is ended when it comes."""
+
+
+@dataclass
+class Kept:
+    """An exit that is not reported yet.
+
+    :param status: the wait status of the process that was tracked.
+    :param since: when that was.
+    :param rungs: how many signals the rest has been sent.
+    """
+
+    status: int
+    since: float
+    rungs: int = 0
 
 
 class Desk(Protocol):
@@ -45,6 +63,12 @@ class Desk(Protocol):
 
     def pidfile(self, tracked: Tracked) -> Optional[str]:
         """Return where the program writes its pid, if that is known."""
+
+    def runs(self, tracked: Tracked) -> None:
+        """The program has been started and is RUNNING."""
+
+    def inherited(self, tracked: Tracked) -> None:
+        """The old master has died and its successor is the program's own now."""
 
     def adopts_orphans(self, tracked: Tracked) -> bool:
         """Tell whether what an earlier supervisord has left is to be adopted."""
@@ -81,7 +105,8 @@ class Tracked:
         self._watch: Optional[Watch] = None
         self._options = process.config.options
         self._lineage: Optional[Lineage] = None
-        self._held_since: Optional[float] = None
+        self._kept: Optional[Kept] = None
+        self._unwanted_until = 0.0
         self._hook()
 
     @property
@@ -101,8 +126,7 @@ class Tracked:
     @property
     def watched(self) -> bool:
         """Tell whether the tracked process is no child of supervisord's."""
-        status = self._world.status(self.pid) if self.pid else None
-        return status is not None and status.parent != self._world.own_pid()
+        return bool(self.pid) and not self._world.is_child(self.pid)
 
     @property
     def running(self) -> bool:
@@ -154,11 +178,13 @@ class Tracked:
         if status is None:
             return
         process = status.process
+        own = self._world.status(self._world.own_pid())
+        image = 0 if own is not None and status.image == own.image else status.image
         if self._lineage is None or self._lineage.tracked != process:
             made = status.group == process.pid
-            self._begin(Lineage(process, status.group, made, {process: status.image}))
+            self._begin(Lineage(process, status.group, made, {process: image}))
         elif not self._lineage.images.get(process):
-            self._lineage.images[process] = status.image
+            self._lineage.images[process] = image  # not that of a fork that is yet to exec
 
     def _note_spawn(self) -> None:
         """Remember a process that supervisord has just forked, before it has exec'd."""
@@ -183,20 +209,28 @@ class Tracked:
         ``laststart`` stays: uptime goes on counting, and Subprocess.finish
         asserts STARTING for a program that seems to have started just now.
         """
-        if self.pid == new.pid:
-            return
         self.note()
-        old, status = self._lineage, self._world.status(self.pid)
-        if status is not None and status.parent == self._world.own_pid():
-            self._options.pidhistory[self.pid] = Retired(self)
-        elif status is not None:
-            del self._options.pidhistory[self.pid]  # nobody will reap it here
+        if self.pid != new.pid:
+            self._inherit_from(new, gone=False)
+
+    def _inherit_from(self, new: Process, gone: bool) -> None:
+        """Let *new* follow the tracked process, which has been reaped already if *gone*."""
+        old = self._lineage
+        self._let_go(gone)
         self.successor = None
         self.generation += 1
         if old is not None:
             self.elders.extend({old.tracked, *old.images})
         self._take(new, old.group if old is not None else 0, old is not None and old.made)
-        self._watch_over(new)
+
+    def _let_go(self, gone: bool) -> None:
+        """Track the tracked process no longer; whoever reaps it deletes its entry."""
+        if gone:
+            return
+        if self._world.is_child(self.pid):
+            self._options.pidhistory[self.pid] = Retired(self)
+        else:
+            del self._options.pidhistory[self.pid]  # nobody will reap it here
 
     def take_orphan(self, process: Process, started: float, pipes: dict[str, Any]) -> None:
         """Take what an earlier supervisord has left for the program, before autostart.
@@ -219,10 +253,10 @@ class Tracked:
         group = status.group if status is not None else 0
         self._take(process, group, group == process.pid)
         subprocess.change_state(ProcessStates.STARTING)
-        self._watch_over(process)
 
     def _take(self, process: Process, group: int, made: bool) -> None:
-        """Let supervisord track *process*. Every change of the tracked pid passes here."""
+        """Let supervisord track *process*. Every adoption passes here."""
+        self._watch_over(process)
         self._options.pidhistory[process.pid] = self.process
         self.process.pid = process.pid
         status = self._world.status(process.pid)
@@ -233,21 +267,13 @@ class Tracked:
         """Learn of its exit, which may go to another parent: the old master still lives."""
         if self._watch is not None:
             self._watch.close()
-        socket_map = self._options.get_socket_map()
-        self._watch = Watch(socket_map, self.logger, process, lambda: self._ended(process))
+        self._watch = Watch(self._options, process, lambda: self._ended(process))
 
     def _ended(self, process: Process) -> None:
         """The watched *process* has ended: tell supervisord as its own reap() would."""
         self._watch = None
-        status = self._world.status(process.pid)
-        if (
-            status is not None
-            and status.process == process
-            and status.parent == self._world.own_pid()
-        ):
-            return  # it is a child after all, supervisord reaps it with its real status
-        if self.pid != process.pid:
-            return
+        if self._world.is_child(process.pid) or self.pid != process.pid:
+            return  # it is a child after all: supervisord reaps it with its real status
         self.process.finish(process.pid, UNKNOWN_STATUS)
         self._options.pidhistory.pop(process.pid, None)
 
@@ -264,14 +290,17 @@ class Tracked:
         send, transition, spawn = process.signal, process.transition, process.spawn
 
         def hooked_finish(pid: int, sts: int) -> None:
-            if not self._guarded(lambda: self._inherit(pid), False):
-                finish(pid, sts)
-                self._guarded(self._clear_up, None)
+            if self._guarded(lambda: self._inherit(pid), False):
+                return
+            if not self._guarded(lambda: self._outlived(pid, sts), False):
+                finish(pid, sts if self._kept is None else self._kept.status)
+                self._guarded(self._forget, None)
 
         def hooked_kill(sig: int) -> Any:
             others = self._guarded(lambda: self._others(sig), [])
             result = kill(sig)
             if self.process.state == ProcessStates.STOPPING:
+                self.elders += [other for other in others if other not in self.elders]
                 self._guarded(lambda: self._desk.stopped(self, "stopped by an operator"), None)
                 self._guarded(lambda: self._end_all(others, sig), None)
             return result
@@ -283,11 +312,10 @@ class Tracked:
             return refusal if taken else send(sig)
 
         def hooked_transition() -> None:
-            if not self._guarded(self._holds, False):
-                transition()
+            self._guarded(self._tend, None)
+            transition()
 
         def hooked_spawn() -> Any:
-            self._guarded(lambda: self._end_all(self.living_elders(), signal.SIGKILL), None)
             pid = spawn()
             self._guarded(self._note_spawn, None)
             return pid
@@ -318,10 +346,11 @@ class Tracked:
         seen = [self.successor] if self.successor is not None else []
         if ending:  # STOPPED has to wait for them all
             seen += self.living_elders()
-        heir = find_heir(self._world, self._lineage, seen, self._taken, self._pidfile())
+        heir = find_heir(self._world, self._lineage, seen, self._taken, self._pidfile)
         if heir is None:
             return False
-        self.adopt(heir.process)
+        self._inherit_from(heir.process, gone=True)
+        self._desk.inherited(self)
         self.elders = [elder for elder in self.elders if elder != heir.process]
         if ending:
             self._end_all([heir.process], self.process.config.stopsignal)
@@ -342,16 +371,71 @@ class Tracked:
         except Failure:
             return None  # a setting is bad: kinship has to do
 
-    def _clear_up(self) -> None:
-        """Nothing inherits the program: end the workers that it has left, they hold its port."""
+    def _outlived(self, pid: int, sts: int) -> bool:
+        """Tell whether something of the program outlives its tracked process *pid*.
+
+        An old generation that still drains, or the workers of a master that was
+        killed, hold the port: they are tracked until they are gone, so that a
+        stop reaches them, and only then is the exit reported and nothing is
+        spawned against a port that is held.
+        """
+        if self._lineage is None or self._lineage.tracked.pid != pid:
+            return False
+        orphaned = workers_left(self._world, self._lineage)
+        self._end_all(orphaned, signal.SIGTERM)
+        left = self.living_elders() + orphaned
+        left = [process for process in left if process.pid != pid]
+        if not left:
+            return False
+        if self._kept is None:
+            self._kept = Kept(sts, self._world.now())
+            names = ", ".join(map(str, left))
+            self.logger.warn(
+                f"hotreload: {self.name}: pid {pid} ended; its exit is reported, and nothing is "
+                f"spawned, once {names} of it is gone and holds the port no more"
+            )
+        self.elders = left[1:]
+        self._let_go(gone=True)
+        self._take(left[0], self._lineage.group, self._lineage.made)
+        return True
+
+    def _forget(self) -> None:
+        """The program has ended: what was known of it holds no more."""
         if self._watch is not None:
             self._watch.close()
-            self._watch = None
-        if self._lineage is not None:
-            left = workers_left(self._world, self._lineage)
-            self.elders.extend(left)
-            self._end_all(left, signal.SIGTERM)
-            self._lineage = None
+        self._watch = self._kept = self._lineage = None
+
+    def _tend(self) -> None:
+        """Look after what needs time; called at every turn of supervisord's loop."""
+        if self._lineage is not None and not self._lineage.images.get(self._lineage.tracked):
+            self.note()
+        if self._kept is not None:
+            self._hurry(self._kept)
+        if self._world.now() < self._unwanted_until:
+            late = self.successors()
+            if late:
+                self._unwanted_until = 0.0
+                self.logger.warn(
+                    f"hotreload: {self.name}: {late[0]}, the successor of a reload that was given "
+                    f"up, has come after all and is ended"
+                )
+                self._end_all(late, signal.SIGTERM)
+
+    def _hurry(self, kept: Kept) -> None:
+        """The program is down until the rest of it has ended: QUIT, then SIGKILL."""
+        age = self._world.now() - kept.since
+        for number, (after, sig) in enumerate(((HOLD, signal.SIGQUIT), (2 * HOLD, signal.SIGKILL))):
+            if age > after and kept.rungs == number:
+                kept.rungs += 1
+                current = self.current()
+                self._end_all([*self.living_elders(), *([current] if current else [])], sig)
+
+    def give_up_on_successor(self) -> None:
+        """End a successor that comes although the reload has stopped waiting for it.
+
+        A USR2 cannot be recalled: a master that was busy may honour it later.
+        """
+        self._unwanted_until = self._world.now() + LATE
 
     def _taken(self, pid: int) -> bool:
         return self._options.pidhistory.get(pid) is self.process
@@ -377,27 +461,6 @@ class Tracked:
             for worker in workers:
                 if not self._taken(worker.pid):
                     self._world.send(worker, sig)
-
-    def _holds(self) -> bool:
-        """Tell whether a dead program has to wait: an old generation holds its port."""
-        waiting = self.process.state == ProcessStates.EXITED and self.process.config.autorestart
-        elders = self.living_elders() if waiting else []
-        if not elders:
-            self._held_since = None
-            return False
-        now = self._world.now()
-        if self._held_since is None:
-            self._held_since = now
-            names = ", ".join(map(str, elders))
-            self.logger.warn(
-                f"hotreload: {self.name}: not spawned again before the old generation ({names}) "
-                f"is gone, it holds the port"
-            )
-        elif now - self._held_since > 2 * HOLD:
-            self._end_all(elders, signal.SIGKILL)
-        elif now - self._held_since > HOLD:
-            self._end_all(elders, signal.SIGQUIT)
-        return True
 
     # -- process groups
 

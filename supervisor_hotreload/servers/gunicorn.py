@@ -8,6 +8,7 @@ QUIT only one that has none (gunicorn arbiter.handle_winch, handle_quit).
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -209,6 +210,8 @@ class Gunicorn:
         self._crews: dict[Process, Crew] = {}
         self._crew(old.master).look()
         self._watch: Optional[Watch] = None
+        self._baked_since: Optional[float] = None
+        self._ended_at: Optional[float] = None
         self._asleep: Optional[int] = None
         self._orphaned_at: Optional[float] = None
 
@@ -256,17 +259,22 @@ class Gunicorn:
             self._crew(master).look()
         if self._is_stopped(new):
             raise Failure(Fault.BAKE_FAILED, f"the successor ({new}) is stopped by a signal")
-        if not self._old.readable:
-            verdict = self._probe(new)
-            if not verdict:
-                raise Failure(Fault.BAKE_FAILED, f"the successor ({new}) lost workers")
-        if self._watch is None:
-            self._watch = Watch(self._world, new, self._number("timeout", TIMEOUT))
-        complaint = self._watch.complaint()
+        now = self._world.now()
+        if self._baked_since is None:
+            self._baked_since = now
+        complaint = self._complaint(new)
         if complaint is not None:
             raise Failure(Fault.BAKE_FAILED, f"the successor ({new}): {complaint}")
-        left = seconds - (self._world.now() - self._watch.since)
-        return Readiness(self._old.workers) if left <= 0 else False
+        done = now - self._baked_since >= seconds
+        return Readiness(self._old.workers) if done else False
+
+    def _complaint(self, new: Process) -> Optional[str]:
+        """Return what is wrong with a successor that was ready, None when nothing is."""
+        if not self._old.readable:
+            return None if self._probe(new) else "it lost workers"
+        if self._watch is None:
+            self._watch = Watch(self._world, new, self._number("timeout", TIMEOUT))
+        return self._watch.complaint()
 
     def serving(self) -> bool:
         return self._world.alive(self._old.master)
@@ -303,8 +311,8 @@ class Gunicorn:
         first = "TERM" if self._crew(old).look() else "QUIT"
         patience = self._policy.drain_timeout
         if patience is None:
-            told = self._options.get("graceful-timeout")
-            patience = float(told) + DRAIN_MARGIN if told else DRAIN_CEILING
+            told = "graceful-timeout" in self._options
+            patience = self._grace() + DRAIN_MARGIN if told else DRAIN_CEILING
         yield self._rung(old, first, patience)
         yield self._rung(old, "QUIT", QUICK)
         yield Rung(lambda: self._kill(old), QUICK)
@@ -312,7 +320,10 @@ class Gunicorn:
     def dismissal(self, new: Process) -> Iterator[Rung]:
         """TERM: workers that are ready have requests; those that are not have none."""
         yield self._rung(new, "TERM", BOOT_GRACE)
-        yield Rung(lambda: self._kill_unready(new), self._policy.drain_timeout or 40.0)
+        yield Rung(
+            lambda: self._kill_unready(new),
+            self._policy.drain_timeout or self._grace() + DRAIN_MARGIN,
+        )
         yield Rung(lambda: self._kill(new), QUICK)
 
     def _rung(self, master: Process, name: str, patience: float) -> Rung:
@@ -349,7 +360,19 @@ class Gunicorn:
             return Progress(
                 f"{len(left)} old worker{'' if len(left) == 1 else 's'} left", 0, len(left)
             )
-        return not self._world.alive(self._old.tracked)
+        return self._wrapper_ended()
+
+    def _wrapper_ended(self) -> bool:
+        """Tell whether a shell before the old master is gone, which ends by itself or is ended."""
+        wrapper = self._old.tracked
+        if not self._world.alive(wrapper):
+            return True
+        now = self._world.now()
+        if self._ended_at is None:
+            self._ended_at = now
+        elif now - self._ended_at > QUICK:
+            self._world.signal(wrapper, "TERM" if now - self._ended_at < 2 * QUICK else "KILL")
+        return False
 
     def dismissed(self, new: Process) -> bool:
         """Return True when the successor and its workers are gone."""
@@ -435,9 +458,12 @@ def resembles(arguments: list[str], before: list[str]) -> bool:
     )
 
 
+GUNICORN = re.compile(r"(^|[\s/'\"])gunicorn(3|_paster)?($|[\s'\"])")
+
+
 def names_gunicorn(command: str) -> bool:
-    """Tell whether a configured command is a gunicorn by its name."""
-    return "gunicorn" in command
+    """Tell whether a configured command runs gunicorn, by a word of it."""
+    return GUNICORN.search(command) is not None
 
 
 SHORT = {"-p": "pid", "-t": "timeout"}

@@ -114,7 +114,7 @@ class Served:
     def heir(self, seen: Iterable[Process], taken: Callable[[int], bool]) -> Optional[Heir]:
         """Return who follows the tracked process, which has ended."""
         lineage = Lineage(self.process, self._group, False, self._images)
-        return find_heir(self._world, lineage, seen, taken, self._options.policy.pidfile)
+        return find_heir(self._world, lineage, seen, taken, lambda: self._options.policy.pidfile)
 
     def forks(self) -> list[Process]:
         """Return what a master has forked and left to us: workers, a successor not yet executed."""
