@@ -6,7 +6,7 @@ READY := $(VENV)/ready
 JOBS ?= 4
 DEMO := $(VENV)/demo
 
-.PHONY: demo test lint matrix bench servers faults clean
+.PHONY: demo test hups lint matrix bench servers faults clean
 
 # The first command of the README: no test tools, so that it is there soon.
 $(DEMO): setup.py pyproject.toml
@@ -25,6 +25,9 @@ demo: $(DEMO)
 test: $(READY)
 	$(BIN)/python -m pytest -n $(JOBS) tests
 
+hups: $(READY)
+	HOTRELOAD_HUPS=50 $(BIN)/python -m pytest -s tests/test_wrapper_load.py
+
 lint: $(READY)
 	$(BIN)/ruff check supervisor_hotreload tests
 	$(BIN)/ruff format --check supervisor_hotreload tests
@@ -38,6 +41,10 @@ bench: $(READY)
 
 servers: $(READY)
 	$(BIN)/python -m tests.servers_table --write docs/servers-table.rst
+
+faults: $(READY)
+	$(BIN)/python -m tests.faults --write docs/faults.rst
+	HOTRELOAD_SCHEDULES=10000 $(BIN)/python -m pytest -q tests/test_invariant.py
 
 clean:
 	rm -rf $(VENV) .venvs build dist *.egg-info

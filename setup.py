@@ -34,6 +34,7 @@ setup(
             "pytest>=7.4",
             "pytest-xdist>=3.3",
             "hypothesis>=6.100",
+            "hypercorn>=0.14",
             "ruff>=0.9",
             "mypy>=1.14",
             # the servers and frameworks of tests/forks
@@ -52,8 +53,10 @@ setup(
     entry_points={
         "console_scripts": [
             "hotreload-demo = supervisor_hotreload.demo:main",
+            "hotreload-listener = supervisor_hotreload.listener.command:main",
             "hotreload-orphan = supervisor_hotreload.orphan:main",
-        ]
+            "hotreload-run = supervisor_hotreload.wrapper:main",
+        ],
     },
     classifiers=[
         "Development Status :: 4 - Beta",

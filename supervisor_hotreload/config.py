@@ -10,9 +10,10 @@ import signal
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from string import ascii_letters
 from typing import Any, Callable, Optional
 
-from supervisor_hotreload.model import Policy, Ready
+from supervisor_hotreload.model import Condition, Policy, Ready, Triggers
 from supervisor_hotreload.servers import AUTO, STRATEGIES
 
 Sections = Mapping[str, Mapping[str, str]]
@@ -122,6 +123,78 @@ def _signal(value: str) -> str:
     return name
 
 
+TIMES = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+SIZES = {"KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
+
+
+def _with_unit(
+    units: Mapping[str, float], value: str, parse: Callable[[str], float] = _positive
+) -> float:
+    """Return the number that *value* is, with or without one of *units*."""
+    digits = value.rstrip(ascii_letters)
+    if not digits:
+        raise ValueError("not a number")
+    unit = value[len(digits) :]
+    if unit and unit not in units:
+        raise ValueError(f"unknown unit {unit} (there are: {', '.join(units)})")
+    number = parse(digits.strip())
+    return number * units[unit] if unit else number
+
+
+def _duration(value: str) -> float:
+    return _with_unit(TIMES, value.lower())
+
+
+def _pause(value: str) -> float:
+    return _with_unit(TIMES, value.lower(), _seconds)
+
+
+def _size(value: str) -> float:
+    return _with_unit(SIZES, value.upper())
+
+
+def _list(value: str) -> tuple[str, ...]:
+    found = tuple(word.strip() for line in value.splitlines() for word in line.split(","))
+    if not any(found):
+        raise ValueError("empty")
+    return tuple(word for word in found if word)
+
+
+def _paths(value: str) -> tuple[str, ...]:
+    return tuple(_path(path) for path in _list(value))
+
+
+def _conditions(value: str) -> tuple[Condition, ...]:
+    return tuple(_condition(item) for item in _list(value))
+
+
+def _condition(value: str) -> Condition:
+    """Return what ``EVENT[:KEY=VALUE ...]`` means."""
+    event, _, rest = value.partition(":")
+    tokens = []
+    for word in rest.split():
+        key, equals, wanted = word.partition("=")
+        if not key or not equals:
+            raise ValueError(f"{word} is not KEY=VALUE")
+        tokens.append((key, wanted))
+    return Condition(event.strip().upper(), tuple(tokens))
+
+
+TRIGGERS: dict[str, Callable[[str], Any]] = {
+    "touch": _paths,
+    "watch": _paths,
+    "settle": _pause,
+    "after": _list,
+    "on": _conditions,
+    "max_memory": _size,
+    "every": _duration,
+    "min_interval": _duration,
+    "allow_requests_from": _list,
+    "notify": _text,
+}
+"""What each key of unattended reloads takes. A key is a field of Triggers."""
+
 KEYS: dict[str, Callable[[str], Any]] = {
     "pidfile": _path,
     "ready": _ready,
@@ -137,13 +210,18 @@ KEYS: dict[str, Callable[[str], Any]] = {
     "promote_timeout": _positive,
     "relay_sighup": _boolean,
     "adopt_orphans": _boolean,
+    **TRIGGERS,
 }
-"""What each key takes. A key is a field of Policy."""
+"""What each key takes. A key is a field of Policy, or of Triggers."""
 
-SINGULAR = frozenset({"pidfile"})
+SINGULAR = frozenset({"pidfile", *TRIGGERS}) - {"settle", "min_interval", "notify"}
 """Keys that cannot be a default for every program."""
 
-GLOBAL: dict[str, Callable[[str], Any]] = {"programs": str.split, "subreaper": _boolean}
+GLOBAL: dict[str, Callable[[str], Any]] = {
+    "programs": str.split,
+    "reload_on_sighup": str.split,
+    "subreaper": _boolean,
+}
 """Keys of the plugin itself, which no program has."""
 
 
@@ -180,9 +258,32 @@ class Settings:
         found: dict[str, Any] = {}
         for section, keys in self._of(group, process):
             for key, value in keys.items():
-                if key not in GLOBAL:
+                if key not in GLOBAL and key not in TRIGGERS:
                     found[key] = _parse(section, key, value)
         return replace(Policy(), **found)
+
+    def triggers(self, group: str, process: str) -> tuple[Triggers, list[str]]:
+        """Return what reloads one program unattended, and what is wrong with that.
+
+        A setting that cannot be used is left out; the others hold.
+        """
+        found: dict[str, Any] = {}
+        errors: list[str] = []
+        for section, keys in self._of(group, process):
+            for key in keys.keys() & TRIGGERS.keys():
+                try:
+                    found[key] = _parse(section, key, keys[key])
+                except BadSetting as error:
+                    errors.append(str(error))
+        return replace(Triggers(), **found), errors
+
+    def configured(self, group: str, process: str) -> bool:
+        """Tell whether a program has a section of its own."""
+        return len(self._of(group, process)) > 1
+
+    def sighup(self) -> list[str]:
+        """Return the names that a HUP to the listener reloads."""
+        return self.defaults.get("reload_on_sighup", "").replace(",", " ").split()
 
     def programs(self) -> Optional[list[str]]:
         """Return the names that ``all`` is limited to, None for no limit."""
@@ -204,15 +305,24 @@ class Settings:
         return [(DEFAULTS, self.defaults), *named]
 
 
+def read(key: str, value: str, known: Mapping[str, Callable[[str], Any]] = KEYS) -> Any:
+    """Return what *value* means for *key*, one of *known*.
+
+    :raises ValueError: with what is wrong with the value.
+    """
+    try:
+        return known[key](value.strip())
+    except ValueError as error:
+        why = str(error)
+        raise ValueError("not a number" if why.startswith("could not convert") else why) from None
+
+
 def _parse(section: str, key: str, value: str) -> Any:
     known_keys = {**KEYS, **GLOBAL} if section == DEFAULTS else KEYS
     if key not in known_keys or (section == DEFAULTS and key in SINGULAR):
         known = ", ".join(sorted(known_keys))
         raise BadSetting(f"[{section}] {key} = {value}: unknown key (there are: {known})")
     try:
-        return known_keys[key](value.strip())
+        return read(key, value, known_keys)
     except ValueError as error:
-        why = str(error)
-        if why.startswith("could not convert"):
-            why = "not a number"
-        raise BadSetting(f"[{section}] {key} = {value}: {why}") from None
+        raise BadSetting(f"[{section}] {key} = {value}: {error}") from None

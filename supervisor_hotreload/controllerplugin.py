@@ -12,7 +12,7 @@ from supervisor.supervisorctl import ControllerPluginBase, LSBInitExitStatuses
 
 from supervisor_hotreload.model import Fault
 
-POLL = 0.1
+POLL = 0.05
 """Seconds between two looks at a reload."""
 
 USAGE = """\
@@ -27,6 +27,7 @@ hotreload --strategy <s> <name>\tReload in another way than the one that is set,
 \t\t\tsuch as chain or upgrade
 hotreload --brutal <name>\tReload uWSGI without waiting for its workers
 hotreload --cancel <name>\tRoll back the active reload of a program
+hotreload --status\t\tShow the active or last reload of every program
 
 Exit status 0 when every named program serves its new generation; else the
 old generation serves on, and the reason is printed. Ctrl-C leaves the reload
@@ -55,7 +56,7 @@ class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # s
         if not self.ctl.upcheck():
             return
         try:
-            names, wishes, cancel = parse(arg)
+            names, wishes, action = parse(arg)
         except BadUsage as error:
             self.ctl.output(f"Error: {error}")
             self.ctl.exitstatus = LSBInitExitStatuses.INVALID_ARGS
@@ -63,8 +64,10 @@ class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # s
             return
         try:
             for position, name in enumerate(names):
-                if cancel:
+                if action == "cancel":
                     self._cancel(name)
+                elif action == "status":
+                    self._status(name)
                 else:
                     self._reload(name, wishes, names[position + 1 :])
         except KeyboardInterrupt:
@@ -119,8 +122,9 @@ class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # s
     def _leave(self, name: str, rest: list[str]) -> None:
         self.ctl.output("")
         self.ctl.output(
-            f"{name}: the reload goes on in supervisord; see how it ends in its log, or roll it "
-            f"back with: supervisorctl hotreload --cancel {name}"
+            f"{name}: the reload goes on in supervisord; see how it ends with: supervisorctl "
+            f"hotreload --status {name}, or roll it back with: supervisorctl hotreload --cancel "
+            f"{name}"
         )
         if rest:
             self.ctl.output(f"not started: {' '.join(rest)}")
@@ -132,6 +136,22 @@ class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # s
             self._report(name, fault)
         else:
             self.ctl.output(f"{name}: rolled back")
+
+    def _status(self, name: str) -> None:
+        try:
+            chosen = self._proxy.getAllReloadInfo()
+            if name != "all":
+                group, process = split_namespec(name)
+                chosen = [i for i in chosen if i["group"] == group and process in (None, i["name"])]
+        except xmlrpc.client.Fault as fault:
+            self._report(name, fault)
+            return
+        if not chosen:
+            self.ctl.output(f"{name}: ERROR (no such process)")
+            self._fail(LSBInitExitStatuses.GENERIC)
+        for info in chosen:
+            title = make_namespec(info["group"], info["name"])
+            self.ctl.output(f"{title:<32} {summary(info)}")
 
     def _report(self, name: str, fault: xmlrpc.client.Fault) -> None:
         if fault.faultCode == 1:  # supervisor.xmlrpc.Faults.UNKNOWN_METHOD
@@ -151,8 +171,19 @@ class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # s
         self.ctl.exitstatus = status
 
 
-def parse(arg: str) -> tuple[list[str], Wishes, bool]:
-    """Return the names, ``--bake`` and ``--strategy``, and whether ``--cancel`` was given.
+def summary(info: dict[str, Any]) -> str:
+    """Return one line about the reload that *info* (getReloadInfo) tells of."""
+    now = f"generation {info['generation']} (pid {info['pid']})" if info["pid"] else "not running"
+    if info["active"]:
+        return f"{info['phase']} for {info['seconds']:.0f} s, pid {info['new_pid']} follows {now}"
+    if not info["outcome"]:
+        return f"{now}, never reloaded"
+    why = f": {info['reason']}" if info["reason"] else ""
+    return f"{now}, last reload {info['outcome']} in {info['seconds']:.1f} s{why}"
+
+
+def parse(arg: str) -> tuple[list[str], Wishes, str]:
+    """Return the names, ``--bake`` and ``--strategy``, and what to do: reload, cancel or status.
 
     :raises BadUsage: with what is wrong.
     """
@@ -162,7 +193,7 @@ def parse(arg: str) -> tuple[list[str], Wishes, bool]:
         raise BadUsage(str(error)) from None
     names: list[str] = []
     wishes: Wishes = {}
-    cancel = False
+    actions: list[str] = []
     while words:
         word = words.pop(0)
         option, equals, value = word.partition("=")
@@ -172,19 +203,23 @@ def parse(arg: str) -> tuple[list[str], Wishes, bool]:
             wishes["strategy"] = value if equals else words.pop(0) if words else ""
         elif word == "--brutal":
             wishes["strategy"] = "brutal"
-        elif word == "--cancel":
-            cancel = True
+        elif word in ("--cancel", "--status"):
+            actions.append(word[2:])
         elif word.startswith("-"):
             raise BadUsage(f"unknown option {word}")
         else:
             names.append(word)
+    if len(actions) + bool(wishes) > 1:
+        given = ", ".join(sorted({*wishes, *actions}))
+        raise BadUsage(f"--cancel, --status and wishes do not go together (given: {given})")
+    action = actions[0] if actions else "reload"
+    if action == "status" and not names:
+        names = ["all"]
     if not names:
         raise BadUsage("hotreload requires a process name")
-    if cancel and wishes:
-        raise BadUsage(f"--cancel and --{next(iter(wishes))} do not go together")
     if "all" in names:
         names = ["all"]
-    return list(dict.fromkeys(names)), wishes, cancel
+    return list(dict.fromkeys(names)), wishes, action
 
 
 def _seconds(value: str) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import traceback
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
@@ -19,9 +18,6 @@ from supervisor_hotreload.model import (
     Progress,
 )
 from supervisor_hotreload.protocol import Steps, Wait
-
-HISTORY = 20
-"""How many ended reloads of one program are remembered."""
 
 OUTPUT_LINES = 200
 """How many lines of the program's own output are kept for one reload."""
@@ -222,12 +218,16 @@ class Reload:
         else:
             self.say(f"{outcome.value} in {self.seconds:.1f} s")
         self.phase = Phase.DONE
-        for callback in self._on_end:
-            callback(self)
+        callbacks, self._on_end = self._on_end, []  # they hold what a reload has no use for now
+        for callback in callbacks:
+            try:
+                callback(self)
+            except Exception:  # noqa: BLE001 - the others have to be told as well
+                self._log(f"hotreload: {self.name}: {traceback.format_exc()}")
 
 
 class Driver:
-    """Every reload of one supervisord: active ones, one queue, the past.
+    """Every reload of one supervisord: the active ones, and the last of each program.
 
     Reloads of different programs that are started one by one run side by side;
     a batch runs one after the other.
@@ -235,7 +235,7 @@ class Driver:
 
     def __init__(self) -> None:
         self._active: dict[str, Reload] = {}
-        self._past: dict[str, deque[Reload]] = {}
+        self._latest: dict[str, Reload] = {}
 
     @property
     def idle(self) -> bool:
@@ -247,36 +247,35 @@ class Driver:
 
     def latest(self, name: str) -> Optional[Reload]:
         """Return the reload of *name* under way, or the last one that ended."""
-        past = self._past.get(name)
-        return self._active.get(name) or (past[-1] if past else None)
-
-    def past(self, name: str) -> Iterable[Reload]:
-        return tuple(self._past.get(name, ()))
+        return self._active.get(name) or self._latest.get(name)
 
     def add(self, reload: Reload) -> None:
         """Take on a reload.
 
         :raises Failure: ALREADY_RELOADING when one of that program is active.
         """
-        if reload.name in self._active:
-            running = self._active[reload.name]
-            raise Failure(
-                Fault.ALREADY_RELOADING,
-                f"{reload.name}: another reload is active ({running.phase.value}, "
-                f"{running.seconds:.0f} s)",
-            )
+        self.must_be_free(reload.name)
         self._active[reload.name] = reload
         reload.when_ended(self._retire)
+
+    def must_be_free(self, name: str) -> None:
+        """Refuse a second reload of one program.
+
+        :raises Failure: ALREADY_RELOADING.
+        """
+        running = self._active.get(name)
+        if running is not None:
+            raise Failure(
+                Fault.ALREADY_RELOADING,
+                f"{name}: another reload is active ({running.phase.value}, "
+                f"{running.seconds:.0f} s)",
+            )
 
     def step(self) -> None:
         """Step every active reload."""
         for reload in list(self._active.values()):
             reload.step()
 
-    def forget(self, name: str) -> None:
-        """Drop the history of a program that has been removed."""
-        self._past.pop(name, None)
-
     def _retire(self, reload: Reload) -> None:
         del self._active[reload.name]
-        self._past.setdefault(reload.name, deque(maxlen=HISTORY)).append(reload)
+        self._latest[reload.name] = reload

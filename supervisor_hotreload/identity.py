@@ -1,7 +1,8 @@
 """A process is its pid and its start time; its family is what the kernel says it is.
 
 Linux answers from /proc. Elsewhere psutil does, which cannot tell everything:
-what is not known is None and never guessed.
+what is not known is None and never guessed. psutil is imported where it is asked,
+not before: /proc serves on Linux, and psutil takes megabytes.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ from __future__ import annotations
 import os
 import stat as mode
 import sys
+import time
 from typing import NamedTuple, Optional
 
-import psutil
-
 LINUX = sys.platform.startswith("linux")
+
+
+READINGS = 4
+"""How often a list of children is read at most until two readings agree."""
 
 
 class Process(NamedTuple):
@@ -81,6 +85,8 @@ def status(pid: int) -> Optional[Status]:
 
 
 def _portable_status(pid: int) -> Optional[Status]:
+    import psutil
+
     try:
         peer = psutil.Process(pid)
         with peer.oneshot():
@@ -107,32 +113,57 @@ def alive(process: Process) -> bool:
     return lookup(process.pid) == process
 
 
+def age(process: Process) -> float:
+    """Return the seconds since *process* was started."""
+    if LINUX:
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        return max(0.0, now - process.start / os.sysconf("SC_CLK_TCK"))
+    return max(0.0, time.time() - process.start / 1000)  # all that psutil tells there
+
+
 def children(pid: int) -> list[Process]:
     """Return the living children of *pid*, oldest first.
 
     gunicorn forks its workers from the main thread, others need not: the
-    children of all threads count.
+    children of all threads count. The kernel's list can miss one while a
+    sibling of it exits (proc(5)), so it is read until two readings agree.
     """
-    pids: list[int] = []
-    if LINUX:
-        try:
-            tasks = os.listdir(f"/proc/{pid}/task")
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            return []
-        for task in tasks:
-            try:
-                with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
-                    pids.extend(map(int, file.read().split()))
-            except (FileNotFoundError, ProcessLookupError):
-                if os.path.exists(f"/proc/{pid}/task/{task}"):
-                    return _portable_children(pid)  # a kernel without CONFIG_PROC_CHILDREN
-    else:
+    if not LINUX:
         return _portable_children(pid)
+    pids: set[int] = set()
+    before: Optional[set[int]] = None
+    for _ in range(READINGS):
+        seen = _children_of_threads(pid)
+        if seen is None:
+            return _portable_children(pid)  # a kernel without CONFIG_PROC_CHILDREN
+        pids |= seen
+        if seen == before:
+            break
+        before = seen
     found = (lookup(child) for child in pids)
     return sorted((child for child in found if child is not None), key=lambda c: c.start)
 
 
+def _children_of_threads(pid: int) -> Optional[set[int]]:
+    """Return one reading of the children of *pid*, None where the kernel has no such list."""
+    pids: set[int] = set()
+    try:
+        tasks = os.listdir(f"/proc/{pid}/task")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return pids
+    for task in tasks:
+        try:
+            with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
+                pids.update(map(int, file.read().split()))
+        except (FileNotFoundError, ProcessLookupError):
+            if os.path.exists(f"/proc/{pid}/task/{task}"):
+                return None
+    return pids
+
+
 def _portable_children(pid: int) -> list[Process]:
+    import psutil
+
     try:
         peers = psutil.Process(pid).children()
     except psutil.Error:
@@ -221,14 +252,6 @@ def executable(pid: int) -> str:
     return name[: -len(" (deleted)")] if name.endswith(" (deleted)") else name
 
 
-def directory(pid: int) -> str:
-    """Return the working directory of *pid*, empty when hidden."""
-    try:
-        return os.readlink(f"/proc/{pid}/cwd")
-    except OSError:
-        return ""
-
-
 def catches(pid: int, number: int) -> Optional[bool]:
     """Tell whether *pid* has a handler for the signal (proc(5), SigCgt); None when unknown."""
     mask = _status_field(pid, b"SigCgt:")
@@ -244,6 +267,8 @@ def owner(pid: int) -> Optional[int]:
     if LINUX:
         value = _status_field(pid, b"Uid:")
         return None if value is None else int(value.split()[1])
+    import psutil
+
     try:
         return int(psutil.Process(pid).uids().effective)
     except psutil.Error:

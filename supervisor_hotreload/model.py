@@ -50,6 +50,7 @@ class Fault(enum.IntEnum):
     TOO_LATE = 706
     STOPPED_BY_SIGNAL = 707
     FOREIGN_SUCCESSOR = 708
+    RELEASE_MOVED = 709
 
     NO_SUCCESSOR = 710
     SUCCESSOR_EXITED = 711
@@ -63,6 +64,8 @@ class Fault(enum.IntEnum):
     INTERNAL = 719
     TRIAL_FAILED = 720
     SERVER_EXITED = 721
+
+    NO_LISTENER = 730
 
 
 ROLLBACKS = frozenset({Fault.CANCELLED, Fault.CHECK_FAILED, Fault.BAKE_FAILED})
@@ -132,6 +135,39 @@ class Policy:
     promote_timeout: float = 10.0
     relay_sighup: bool = True
     adopt_orphans: bool = True
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One event that reloads a program.
+
+    :param event: supervisor's name of the event, or of a family of events.
+    :param tokens: what its header and payload have to say.
+    """
+
+    event: str
+    tokens: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Triggers:
+    """What reloads one program unattended. Times are in seconds, 0 is never.
+
+    :param settle: seconds of quiet before a reload, for ``watch`` and for events.
+    :param max_memory: bytes, 0 for no limit.
+    :param min_interval: at least so long between two unattended reloads.
+    """
+
+    touch: tuple[str, ...] = ()
+    watch: tuple[str, ...] = ()
+    settle: float = 1.0
+    after: tuple[str, ...] = ()
+    on: tuple[Condition, ...] = ()
+    max_memory: float = 0.0
+    every: float = 0.0
+    min_interval: float = 10.0
+    allow_requests_from: tuple[str, ...] = ()
+    notify: str = ""
 
 
 @dataclass(frozen=True)

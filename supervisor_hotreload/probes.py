@@ -232,9 +232,9 @@ class Watch:
         self._world = world
         self._master = master
         self._patience = patience
-        self.since = world.now()
+        since = world.now()
         beats = world.heartbeats(master)
-        self._seen = {key: (beat, self.since) for key, beat in beats.items()}
+        self._seen = {key: (beat, since) for key, beat in beats.items()}
         self._workers = [w for w in world.children(master) if shares(world, beats, w)]
 
     def complaint(self) -> Optional[str]:

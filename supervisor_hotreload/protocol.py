@@ -191,16 +191,15 @@ def tried(trial: Check, policy: Policy, steps: Steps) -> Steps:
 
 def spawn(server: Server, timeout: float) -> Generator[Wait, Any, Any]:
     """Ask for a successor until there is one."""
-    for attempt in range(ATTEMPTS):
+    for _ in range(ATTEMPTS):
         server.reexec()
         try:
             return (
                 yield Wait(Phase.SPAWNING, server.successor, timeout / ATTEMPTS, Fault.NO_SUCCESSOR)
             )
         except Overdue:
-            if attempt == ATTEMPTS - 1:
-                raise
-    raise AssertionError("unreachable")
+            continue
+    raise Overdue(Fault.NO_SUCCESSOR, f"spawning was not over in {timeout:g} s")
 
 
 def ask(check: Check, new: Any, timeout: float, fault: Fault = Fault.CHECK_FAILED) -> Steps:

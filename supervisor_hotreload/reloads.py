@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import traceback
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Optional
 
 from supervisor_hotreload import protocol, servers
-from supervisor_hotreload.adoption import CheckCommand, SettingsFile, Supervised, Tracked
+from supervisor_hotreload.adoption import (
+    Announcer,
+    CheckCommand,
+    Exits,
+    SettingsFile,
+    Supervised,
+    Tracked,
+)
 from supervisor_hotreload.config import DEFAULTS, BadSetting, Settings
 from supervisor_hotreload.driver import Driver, Reload
 from supervisor_hotreload.identity import Process
@@ -25,15 +34,18 @@ LINGER = 1.0
 class Keeper:
     """Lets supervisord keep the successor of one program (protocol.Keeper)."""
 
-    def __init__(self, reload: Reload, tracked: Tracked) -> None:
+    def __init__(self, reload: Reload, tracked: Tracked, world: World) -> None:
         self._reload = reload
         self._tracked = tracked
+        self._world = world
+        self._release = os.path.realpath(tracked.directory)
 
     def expect(self, new: Process) -> None:
         self._reload.new_pid = new.pid
         self._tracked.successor = new
 
     def adopt(self, new: Process) -> None:
+        self._must_not_have_moved(new)
         self._tracked.adopt(new)
         self._reload.adopted = True
         self._reload.say(
@@ -44,6 +56,21 @@ class Keeper:
     def commit(self) -> None:
         """Know that nothing leads back from now on; the tracked process stays."""
         self._reload.adopted = True
+
+    def _must_not_have_moved(self, new: Process) -> None:
+        """Refuse a successor that has booted in what ``directory`` pointed to before.
+
+        It would re-exec there for ever: gunicorn keeps the resolved path when
+        PWD and its directory are not the same any more (gunicorn util.getcwd).
+        """
+        directory = self._tracked.directory
+        now = os.path.realpath(directory)
+        if now != self._release and self._world.directory(new) == self._release:
+            raise Failure(
+                Fault.RELEASE_MOVED,
+                f"{directory} was moved to {now} while the successor ({new}) booted in "
+                f"{self._release}; reload again",
+            )
 
 
 @dataclass
@@ -79,9 +106,10 @@ class Reloads:
         self.supervised = Supervised(
             supervisord, self.world, self, self.step, self._may_be_subreaper()
         )
-        self._again: set[str] = set()
+        self.announcer = Announcer(self.supervised.logger)
+        self.exits = Exits()
+        self._again: dict[str, Tracked] = {}
         self._idle_since: Optional[float] = None
-        self._batches: list[Batch] = []
         self._report_bad_settings()
 
     # -- what may be asked
@@ -110,12 +138,15 @@ class Reloads:
         bake: Optional[float] = None,
         strategy: Optional[str] = None,
     ) -> Batch:
-        """Start the reloads of several programs, one after the other."""
-        batch = Batch(deque())
-        for tracked in chosen:
-            reload = self._new(tracked)
+        """Start the reloads of several programs, one after the other.
+
+        :raises Failure: ALREADY_RELOADING when one of them is being reloaded; none is started.
+        """
+        batch = Batch(deque((tracked, self._new(tracked)) for tracked in chosen))
+        for _, reload in batch.waiting:
+            self.driver.must_be_free(reload.name)
+        for _, reload in batch.waiting:
             self.driver.add(reload)
-            batch.waiting.append((tracked, reload))
         self._next(batch, bake, strategy)
         return batch
 
@@ -174,23 +205,36 @@ class Reloads:
 
         :raises Failure: when the reload is refused.
         """
+        found = self._survey(tracked) is not None
+        if not found and servers.named(tracked.program) is None:
+            return False
         if not self.policy(tracked).relay_sighup:
             return False
-        if self._survey(tracked) is None:
-            if servers.named(tracked.program) is not None:
-                raise self._too_early(tracked)  # a HUP may end a server that still boots
-            return False
+        if not found:
+            raise self._too_early(tracked)  # a HUP may end a server that still boots
         if self.driver.active(tracked.name) is not None:
-            self._again.add(tracked.name)
+            self._again[tracked.name] = tracked
         else:
             self.start(tracked)
         return True
 
     def stopped(self, tracked: Tracked, reason: str) -> None:
         reload = self.driver.active(tracked.name)
-        self._again.discard(tracked.name)
+        self._again.pop(tracked.name, None)
         if reload is not None:
             reload.abandon(Failure(Fault.STOPPED, reason))
+
+    def runs(self, tracked: Tracked) -> None:
+        """Know the master behind a shell before it is needed."""
+        found = self._survey(tracked)
+        if found is not None:
+            tracked.remember(found.old.master)
+
+    def inherited(self, tracked: Tracked) -> None:
+        """The old master died in the middle: there is nothing to go back to."""
+        reload = self.driver.active(tracked.name)
+        if reload is not None:
+            reload.adopted = True
 
     def pidfile(self, tracked: Tracked) -> Optional[str]:
         return self.policy(tracked).pidfile
@@ -201,26 +245,33 @@ class Reloads:
     def orphan_taken(self, tracked: Tracked) -> None:
         """Go on with the reload in whose middle the earlier supervisord was killed."""
         found = self._survey(tracked)
-        if found is None:
+        if found is None:  # it has drained already: what is left to do is to adopt its heir
+            tracked.successor = next(iter(tracked.successors()), None)
             return
         tracked.remember(found.old.master)
         for successor in tracked.successors()[:1]:
             reload = self._new(tracked)
             self.driver.add(reload)
             reload.say(f"the successor ({successor}) lives too, the reload goes on")
-            self._run(tracked, reload, found, self.policy(tracked), successor)
+            try:
+                self._run(tracked, reload, found, self.policy(tracked), successor)
+            except Exception as error:
+                self._refuse(tracked, reload, self._as_failure(tracked, error))
+                raise
 
     # -- the loop
 
     def step(self) -> None:
         """Step every active reload; called at every tick."""
         self.driver.step()
+        for name in [name for name in self._again if self.driver.active(name) is None]:
+            self._follow_up(self._again.pop(name))
         now = self.world.now()
         if not self.driver.idle:
             self._idle_since = None
         elif self._idle_since is None:
             self._idle_since = now
-        elif now - self._idle_since > LINGER:
+        elif now - self._idle_since > LINGER and not self._again:
             self.supervised.tick.turn_off()
 
     # -- inside
@@ -247,7 +298,29 @@ class Reloads:
         tracked: Tracked,
         reload: Reload,
         bake: Optional[float],
-        strategy: Optional[str] = None,
+        strategy: Optional[str],
+    ) -> None:
+        """Begin *reload*, or raise a Failure and nothing else: no reload may be left half begun."""
+        try:
+            self._look_and_run(tracked, reload, bake, strategy)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it refuses this reload only
+            raise self._as_failure(tracked, error) from None
+
+    def _as_failure(self, tracked: Tracked, error: Exception) -> Failure:
+        """Return *error* itself if it is a Failure; anything else is an error of ours."""
+        if isinstance(error, Failure):
+            return error
+        self.supervised.logger.critical(f"hotreload: {tracked.name}: {traceback.format_exc()}")
+        return Failure(
+            Fault.INTERNAL, f"an error inside hotreload: {type(error).__name__}: {error}"
+        )
+
+    def _look_and_run(
+        self,
+        tracked: Tracked,
+        reload: Reload,
+        bake: Optional[float],
+        strategy: Optional[str],
     ) -> None:
         policy = self._admit(tracked)
         if bake is not None:
@@ -299,6 +372,7 @@ class Reloads:
         """Let the protocol run, from its beginning or from a *successor* that exists."""
         old = found.old
         reload.old_pid = old.master.pid
+        self.announcer.announce(tracked, reload)
         tracked.remember(old.master)
         end_capture = self.supervised.capture(tracked, reload.output.append)
         reload.when_ended(self._close(tracked, end_capture))
@@ -320,7 +394,7 @@ class Reloads:
         if policy.check is not None:
             check = CheckCommand(tracked.process, tracked.name, policy.check, old.master)
         server = family.server(self.world, old, policy, tracked.program)
-        keeper = Keeper(reload, tracked)
+        keeper = Keeper(reload, tracked, self.world)
         if successor is not None:
             server.expect(successor)
             return protocol.resume(server, policy, keeper, successor, check)
@@ -393,20 +467,10 @@ class Reloads:
                 Fault.FOREIGN_SUCCESSOR,
                 f"an older generation ({elders[0]}) of {tracked.name} still lives",
             )
-        status = self.world.status(old.master.pid)
-        if status is not None and status.state in "Tt":
-            raise Failure(
-                Fault.STOPPED_BY_SIGNAL,
-                f"the master of {tracked.name} ({old.master}) is stopped by a signal; "
-                f"continue it with: kill -CONT {old.master.pid}",
-            )
+        servers.must_hear(self.world, tracked.name, old.master)
         tracked.remember(old.master)
         for successor in tracked.successors():
-            raise Failure(
-                Fault.FOREIGN_SUCCESSOR,
-                f"{tracked.name} has a successor already ({successor}), somebody asked "
-                f"{old.master} for it: end one of them first",
-            )
+            raise servers.foreign(tracked.name, successor, old.master)
 
     def _survey(self, tracked: Tracked, strategy: Optional[str] = None) -> Optional[Found]:
         current = tracked.current()
@@ -428,9 +492,8 @@ class Reloads:
             if reload.outcome is Outcome.FAILED and reload.new_pid == reload.old_pid != 0:
                 mixed = reload.adopted and tracked.running
                 reload.serving += "; its workers may be of either release" if mixed else ""
-            if tracked.name in self._again:
-                self._again.discard(tracked.name)
-                self._follow_up(tracked)
+            if reload.fault is Fault.NO_SUCCESSOR:
+                tracked.give_up_on_successor()
 
         return close
 
@@ -446,16 +509,19 @@ class Reloads:
 
     def _next(self, batch: Batch, bake: Optional[float], strategy: Optional[str]) -> None:
         """Begin the next reload of a batch; called again when that one has ended."""
-        if not batch.waiting:
-            return
-        tracked, reload = batch.waiting.popleft()
-        batch.results.append((tracked, reload))
-        reload.when_ended(lambda _: self._next(batch, bake, strategy))
-        try:
-            self._must_go_on(batch, tracked)
-            self._begin(tracked, reload, bake, strategy)
-        except Failure as failure:
-            self._refuse(tracked, reload, failure)
+        while batch.waiting:
+            tracked, reload = batch.waiting.popleft()
+            batch.results.append((tracked, reload))
+            if reload.done:
+                continue  # cancelled, or the program was stopped, while it was queued
+            try:
+                self._must_go_on(batch, tracked)
+                self._begin(tracked, reload, bake, strategy)
+            except Failure as failure:
+                self._refuse(tracked, reload, failure)
+            if not reload.done:
+                reload.when_ended(lambda _: self._next(batch, bake, strategy))
+                return
 
     def _refuse(self, tracked: Tracked, reload: Reload, failure: Failure) -> None:
         reload.serving = self.serving(tracked)

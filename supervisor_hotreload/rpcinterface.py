@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import Any, Callable, Optional
 
 from supervisor.http import NOT_DONE_YET
 from supervisor.options import split_namespec
 from supervisor.xmlrpc import Faults, RPCError
 
-from supervisor_hotreload.adoption import SeamMissing, Tracked
+from supervisor_hotreload.adoption import SeamMissing, Tracked, ask_listener
 from supervisor_hotreload.driver import Reload
 from supervisor_hotreload.model import Failure, Fault, Outcome
 from supervisor_hotreload.reloads import Batch, Reloads
 from supervisor_hotreload.servers import STRATEGIES
+from supervisor_hotreload.triggers import TriggerTable
 
 API_VERSION = "1.0"
 
@@ -21,8 +21,6 @@ Answer = Any
 """What supervisor's XML-RPC takes: a value, or a function that it calls until it has one."""
 
 Options = Optional[dict[str, Any]]
-
-_desks: weakref.WeakKeyDictionary[Any, Reloads] = weakref.WeakKeyDictionary()
 
 
 def make_hotreload_rpcinterface(supervisord: Any, **config: str) -> HotReloadNamespaceRPCInterface:
@@ -32,20 +30,22 @@ def make_hotreload_rpcinterface(supervisord: Any, **config: str) -> HotReloadNam
     :param config: the keys of [rpcinterface:hotreload], defaults for every program.
     :raises SeamMissing: when this supervisor is not one that hotreload knows.
     """
-    if supervisord not in _desks:
+    if not hasattr(supervisord, "hotreload"):  # its own reload makes a new Supervisor
         try:
-            _desks[supervisord] = Reloads(supervisord, config)
+            supervisord.hotreload = TriggerTable(Reloads(supervisord, config))
         except SeamMissing as error:
             supervisord.options.logger.critical(str(error))
             raise
-    return HotReloadNamespaceRPCInterface(_desks[supervisord])
+    table: TriggerTable = supervisord.hotreload
+    return HotReloadNamespaceRPCInterface(table.reloads, table)
 
 
 class HotReloadNamespaceRPCInterface:
     """Methods that do not begin with an underscore are published by supervisor."""
 
-    def __init__(self, reloads: Reloads) -> None:
+    def __init__(self, reloads: Reloads, triggers: TriggerTable) -> None:
         self._reloads = reloads
+        self._triggers = triggers
 
     def getAPIVersion(self) -> str:
         """Return the version of the hotreload RPC API
@@ -116,7 +116,9 @@ class HotReloadNamespaceRPCInterface:
         an earlier one has left it), boolean active, string phase, string outcome,
         int fault, string reason, string serving, int old_pid, int new_pid, double seconds,
         int workers_ready, int workers, array log (structs of double seconds, string phase,
-        string text), array output (lines that the program has printed since it began)
+        string text), array output (lines that the program has printed since it began),
+        and of unattended reloads string trigger (what fired last), double next_attempt
+        (seconds from now, -1 for none), string trigger_failure
         """
         return self._info(self._find(name))
 
@@ -138,6 +140,51 @@ class HotReloadNamespaceRPCInterface:
         tracked = self._find(name)
         reload = _or_fault(lambda: self._reloads.cancel(tracked))
         return _until(lambda: reload.done, lambda: True) if wait else True
+
+    def getTriggers(self, revision: str = "") -> dict[str, Any]:
+        """Get what reloads each program unattended, and how its latest reload went
+
+        The event listener asks for this. Settings that cannot be used are told in
+        ``errors``; the others hold.
+
+        @param string revision  Optional: the one of an earlier answer
+        @return struct result  A struct with the key string revision, and unless that is the
+        given one: string instance, string state_file, array sighup, array errors, array
+        names (of all programs), array programs (structs with the settings, the age in
+        seconds and the latest reload, of those that have changed since)
+        """
+        return self._triggers.read(revision)
+
+    def requestReload(self, name: str) -> bool:
+        """Ask the event listener to reload a program, as ``request_reload()`` of an app does
+
+        Unlike reloadProcess it is limited by ``min_interval``, and one that is asked for
+        during a reload is remembered.
+
+        @param string name  The name of the process (or ``group:name``)
+        @return boolean result  Always true unless error
+        """
+        tracked = self._find(name)
+        if not ask_listener(tracked.name, self._reloads.supervised.pools()):
+            raise _fault(
+                Fault.NO_LISTENER,
+                f"{name}: no event listener takes requests: add [eventlistener:hotreload] with "
+                f"command = hotreload-listener and REMOTE_COMMUNICATION among its events",
+            )
+        return True
+
+    def noteTrigger(self, name: str, trigger: str, wait: float, failure: str) -> bool:
+        """Take note of what the event listener does, for getReloadInfo
+
+        @param string name  The name of the process (or ``group:name``)
+        @param string trigger  What has fired last
+        @param double wait  Seconds until the next attempt, negative for none
+        @param string failure  Why the last attempt has failed
+        @return boolean result  Always true unless error
+        """
+        tracked = self._find(name)
+        self._triggers.note(tracked, str(trigger), float(wait), str(failure))
+        return True
 
     # -- inside
 
@@ -168,6 +215,7 @@ class HotReloadNamespaceRPCInterface:
             "generation": tracked.generation,
             "statename": tracked.state,
             "watched": tracked.watched,
+            **self._triggers.remark(tracked),
             **(NO_STORY if latest is None else _story(latest)),
         }
 

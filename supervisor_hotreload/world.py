@@ -27,6 +27,17 @@ class World:
     def own_pid(self) -> int:
         return os.getpid()
 
+    def is_child(self, pid: int) -> bool:
+        """Tell whether *pid* is a child of ours, dead or alive; needs no descriptor.
+
+        As long as it is one its pid is nobody else's.
+        """
+        try:
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return False
+        return True
+
     def status(self, pid: int) -> Optional[Status]:
         return identity.status(pid)
 
@@ -65,6 +76,13 @@ class World:
             if child.pid not in (own, *line) and me is not None and child.start <= me.start
         ]
 
+    def directory(self, process: Process) -> Optional[str]:
+        """Return the directory that *process* is in, None when that is hidden."""
+        try:
+            return os.readlink(f"/proc/{process.pid}/cwd")
+        except OSError:
+            return None
+
     def owner(self, process: Process) -> Optional[int]:
         return identity.owner(process.pid)
 
@@ -86,9 +104,6 @@ class World:
     def program(self, process: Process) -> str:
         """Return the name of the file that *process* executes, '' when hidden."""
         return identity.executable(process.pid)
-
-    def directory(self, process: Process) -> str:
-        return identity.directory(process.pid)
 
     def catches(self, process: Process, name: str) -> Optional[bool]:
         """Tell whether *process* has a handler for the signal *name* ('HUP')."""
@@ -113,23 +128,20 @@ class World:
 
         :return: False when the process is gone.
         """
+        handle = None
         try:
-            if not hasattr(os, "pidfd_open"):
-                if not self.alive(process):
-                    return False
-                os.kill(process.pid, number)
-                return True
-            handle = os.pidfd_open(process.pid)
-        except ProcessLookupError:
-            return False
-        try:
+            handle = _hold(process.pid)
             if not self.alive(process):
                 return False
-            signal.pidfd_send_signal(handle, number)
+            if handle is not None:
+                signal.pidfd_send_signal(handle, number)
+            else:
+                os.kill(process.pid, number)
         except ProcessLookupError:
             return False
         finally:
-            os.close(handle)
+            if handle is not None:
+                os.close(handle)
         return True
 
     def read_pid(self, path: str) -> int:
@@ -152,6 +164,16 @@ class World:
         if not 1 < pid < 1 << 31:
             raise ValueError(f"pidfile {path}: {pid} cannot be the pid of a server")
         return pid
+
+
+def _hold(pid: int) -> Optional[int]:
+    """Return a pid descriptor, None where the system has none to give."""
+    try:
+        return os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
+    except ProcessLookupError:
+        raise
+    except OSError:
+        return None  # an old kernel, a seccomp filter, no descriptor left
 
 
 def _read_regular(path: str, limit: int) -> bytes:

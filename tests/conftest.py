@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.house import House
+from tests.wrapped import Wrapped
 
 failed = pytest.StashKey[bool]()
 
@@ -31,5 +32,18 @@ def house(request: Any) -> Iterator[House]:
     finally:
         if request.node.stash.get(failed, False):
             print(made.story("what supervisord and the program logged:"))
+        made.stop()
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture
+def wrapped() -> Iterator[Wrapped]:
+    """A hotreload-run that is ended, with all it started, whatever happens."""
+    root = pathlib.Path(tempfile.mkdtemp(prefix="hr-"))
+    root.chmod(0o755)
+    made = Wrapped(root)
+    try:
+        yield made
+    finally:
         made.stop()
         shutil.rmtree(root, ignore_errors=True)

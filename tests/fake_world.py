@@ -90,6 +90,10 @@ class FakeWorld(World):
     def own_pid(self) -> int:
         return SUPERVISORD
 
+    def is_child(self, pid: int) -> bool:
+        fake = self.procs.get(pid)
+        return fake is not None and fake.parent == SUPERVISORD
+
     def status(self, pid: int) -> Optional[Status]:
         fake = self.procs.get(pid)
         if fake is None:
@@ -110,6 +114,9 @@ class FakeWorld(World):
 
     def orphanage(self) -> list[Process]:
         return self._below(SUPERVISORD) + self._below(INIT)
+
+    def directory(self, process: Process) -> Optional[str]:
+        return None
 
     def strays(self) -> list[Process]:
         return []

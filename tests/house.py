@@ -20,6 +20,10 @@ from typing import Any, Callable, Optional, Union
 import psutil
 from supervisor.xmlrpc import SupervisorTransport
 
+from supervisor_hotreload.identity import heartbeats
+
+BIN = pathlib.Path(sys.executable).parent
+
 APP = """\
 import os, time
 time.sleep({boot})
@@ -190,9 +194,16 @@ class House:
                 wait_until(self._is_complete, what=lambda: self.story("gunicorn lacks workers"))
 
     def _is_complete(self) -> bool:
-        """Tell whether every worker of every gunicorn here has been forked."""
-        wanted = [int(number) for number in re.findall(r"--workers (\d+)", self._sections)]
-        return len({*self.family(), *self.application()}) >= sum(wanted) + len(wanted)
+        """Tell whether every worker of every gunicorn here has loaded the application.
+
+        One that has not would load the next release, as soon as ``current`` points to it.
+        """
+        wanted = sum(int(number) for number in re.findall(r"--workers (\d+)", self._sections))
+        family = {*self.family(), *self.application()}
+        parents = {process.ppid() for process in family if _lives(process)}
+        masters = parents & {process.pid for process in family}
+        beats = [beat for pid in masters for beat in heartbeats(pid).values()]
+        return len(beats) >= wanted and all(beat.flipped for beat in beats)
 
     @property
     def alive(self) -> bool:
@@ -347,7 +358,8 @@ class House:
             found = importlib.util.find_spec(package)
             assert found is not None and found.origin is not None
             shutil.copytree(pathlib.Path(found.origin).parent, site / package)
-        self._gunicorn = site / "gunicorn.sh"
+        self._gunicorn = site / "bin" / "gunicorn"
+        self._gunicorn.parent.mkdir()
         self._gunicorn.write_text("from gunicorn.app.wsgiapp import run\nrun()\n")
         self.python = "/usr/bin/python3"
         self.environment["PYTHONPATH"] = str(site)

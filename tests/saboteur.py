@@ -2,6 +2,7 @@
 
 ``break`` names a method of servers.gunicorn.Gunicorn, or of Keeper, that is to
 raise; ``times`` names a file for the processor time of every step of a reload;
+``hold`` names a method of Gunicorn that has nothing to say for ``seconds``;
 ``polls`` counts the turns of supervisord's loop; ``setClock`` lets the system
 clock jump as supervisord sees it.
 """
@@ -37,6 +38,8 @@ def make_saboteur_rpcinterface(supervisord: Any, **config: str) -> SaboteurRPCIn
     if target:
         owner = Gunicorn if hasattr(Gunicorn, target) else reloads.Keeper
         setattr(owner, target, _raise)
+    if "hold" in config:
+        _hold(config["hold"], float(config["seconds"]))
     if "times" in config:
         _time_steps(config["times"])
     if "polls" in config:
@@ -46,6 +49,18 @@ def make_saboteur_rpcinterface(supervisord: Any, **config: str) -> SaboteurRPCIn
 
 def _raise(*_: Any) -> None:
     raise FileNotFoundError("sabotage")
+
+
+def _hold(name: str, seconds: float) -> None:
+    real = getattr(Gunicorn, name)
+    began: list[float] = []
+
+    def held(self: Gunicorn, *arguments: Any) -> Any:
+        if not began:
+            began.append(time.monotonic())
+        return real(self, *arguments) if time.monotonic() - began[0] > seconds else None
+
+    setattr(Gunicorn, name, held)
 
 
 def _time_steps(path: str) -> None:

@@ -47,7 +47,7 @@ class FakeWatch:
 
     living: list[FakeWatch] = []  # noqa: RUF012 - emptied by every simulation
 
-    def __init__(self, _map: Any, _logger: Any, watched: Any, on_exit: Any) -> None:
+    def __init__(self, _options: Any, watched: Any, on_exit: Any) -> None:
         self._process, self._on_exit = watched, on_exit
         FakeWatch.living.append(self)
 

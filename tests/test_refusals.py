@@ -182,7 +182,15 @@ def test_names_and_states(house: House) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [(), ("--bake",), ("--bake", "x", "myapp"), ("--nonsense", "myapp"), ("'",)]
+    "words",
+    [
+        (),
+        ("--bake",),
+        ("--bake", "x", "myapp"),
+        ("--nonsense", "myapp"),
+        ("'",),
+        ("--cancel", "--status", "x"),
+    ],
 )
 def test_bad_usage(house: House, words: tuple[str, ...]) -> None:
     house.configure()
@@ -191,6 +199,22 @@ def test_bad_usage(house: House, words: tuple[str, ...]) -> None:
     assert done.returncode == 2
     assert done.stdout.startswith("Error: ")
     assert "hotreload <name>" in done.stdout
+
+
+def test_status(house: House) -> None:
+    house.configure()
+    house.start()
+    pid = house.info()["pid"]
+    assert f"generation 1 (pid {pid}), never reloaded" in house.ctl("hotreload", "--status").stdout
+    house.release("v2", boot=2)
+    house.rpc().hotreload.reloadProcess("myapp", False)
+    house.wait_for_phase("booting")
+    assert f"follows generation 1 (pid {pid})" in house.ctl("hotreload", "--status", "myapp").stdout
+    house.wait_for_outcome()
+    done = house.ctl("hotreload", "--status", "myapp:*")
+    assert "generation 2" in done.stdout
+    assert "last reload succeeded in" in done.stdout
+    assert house.ctl("hotreload", "--status", "nobody").returncode == 1
 
 
 def test_another_reload_is_active(house: House) -> None:

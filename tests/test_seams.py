@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import os
 import pathlib
+import subprocess
+import sys
 import types
 from typing import Any
 
@@ -12,7 +15,6 @@ from supervisor.options import ServerOptions
 from supervisor.supervisord import Supervisor
 
 import supervisor_hotreload
-from supervisor_hotreload.adoption import seams
 from supervisor_hotreload.adoption.supervised import SeamMissing, Supervised
 from supervisor_hotreload.rpcinterface import HotReloadNamespaceRPCInterface
 from tests.house import House
@@ -29,8 +31,30 @@ def supervisord() -> Any:
     return Supervisor(options)
 
 
-def test_every_seam_is_there() -> None:
-    assert seams.missing(supervisord()) == []
+CONTRACT = """\
+import supervisor.options
+from supervisor_hotreload.adoption import seams
+from tests.test_seams import supervisord
+print(supervisor.options.VERSION, seams.missing(supervisord()))
+"""
+
+
+@pytest.mark.parametrize("version", ["4.2.5", "4.3.0"])
+def test_every_seam_is_there(version: str, tmp_path: pathlib.Path) -> None:
+    """The contract, pinned for the versions of supervisor that there are."""
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
+    # 4.2.5 imports pkg_resources, which setuptools 81 dropped
+    packages = [f"supervisor=={version}", "setuptools<81"]
+    subprocess.run([*pip, "--target", str(tmp_path), *packages], check=True)
+    path = os.pathsep.join((str(tmp_path), str(PACKAGE.parent)))
+    done = subprocess.run(
+        [sys.executable, "-c", CONTRACT],
+        env=dict(os.environ, PYTHONPATH=path),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == f"{version} []\n", done.stderr
 
 
 @pytest.mark.parametrize("name", ["pidhistory", "kill", "execve", "get_socket_map"])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from supervisor_hotreload.config import KEYS, BadSetting, Settings
-from supervisor_hotreload.model import Policy, Ready
+from supervisor_hotreload.config import KEYS, TRIGGERS, BadSetting, Settings
+from supervisor_hotreload.model import Condition, Policy, Ready, Triggers
 from tests.house import House
 from tests.load import get
 
@@ -22,8 +22,62 @@ def test_sections_override_defaults_and_one_another() -> None:
     assert settings.programs() == ["web"]
 
 
-def test_every_key_is_a_field_of_policy() -> None:
-    assert set(KEYS) <= set(Policy.__dataclass_fields__)
+def test_every_key_is_a_field() -> None:
+    fields = {*Policy.__dataclass_fields__, *Triggers.__dataclass_fields__}
+    assert set(KEYS) <= fields
+    assert set(Triggers.__dataclass_fields__) == set(TRIGGERS)
+
+
+def test_triggers_are_read_as_they_are_meant() -> None:
+    settings = Settings(
+        {"min_interval": "5m", "reload_on_sighup": "web, other"},
+        {
+            "web": {
+                "touch": "/a, /b",
+                "every": "1d",
+                "max_memory": "2 GB",
+                "settle": "0",
+                "on": "tick_60, PROCESS_STATE:processname=x from_state=RUNNING",
+            }
+        },
+    )
+    assert settings.errors() == []
+    triggers, errors = settings.triggers("web", "a")
+    assert errors == []
+    assert triggers == Triggers(
+        touch=("/a", "/b"),
+        every=86400,
+        max_memory=2 << 30,
+        settle=0,
+        min_interval=300,
+        on=(
+            Condition("TICK_60"),
+            Condition("PROCESS_STATE", (("processname", "x"), ("from_state", "RUNNING"))),
+        ),
+    )
+    assert settings.sighup() == ["web", "other"]
+    assert settings.policy("web", "a") == Policy()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [
+        ("touch", "relative", "not an absolute path"),
+        ("every", "0", "has to be more than 0"),
+        ("every", "5y", "unknown unit y (there are: s, m, h, d)"),
+        ("max_memory", "8TB", "unknown unit TB (there are: KB, MB, GB)"),
+        ("max_memory", "inf", "not a number"),
+        ("on", "TICK_60:what", "what is not KEY=VALUE"),
+        ("after", " , ", "empty"),
+    ],
+)
+def test_a_bad_trigger_is_told_and_the_others_hold(key: str, value: str, why: str) -> None:
+    settings = Settings({}, {"web": {key: value, "min_interval": "3"}})
+    triggers, errors = settings.triggers("web", "web")
+    assert triggers == Triggers(min_interval=3)
+    assert errors == [f"[hotreload:web] {key} = {value}: {why}"]
+    assert settings.errors() == errors
+    assert settings.policy("web", "web") == Policy()  # it can be reloaded by hand
 
 
 @pytest.mark.parametrize(
@@ -101,6 +155,19 @@ def test_included_files_and_expansions(house: House) -> None:
     house.start()
     house.release("v2", boot=600)
     assert "booting was not over in 0.6 s" in house.ctl("hotreload", "myapp").stdout
+
+
+def test_a_file_that_is_included_later_is_seen(house: House) -> None:
+    (house.root / "conf.d").mkdir()
+    house.configure(more="[include]\nfiles = conf.d/*.conf\n")
+    house.start()
+    house.reload()
+    (house.root / "conf.d" / "new.conf").write_text("[hotreload:myapp]\nready_timeout = no\n")
+    assert "[hotreload:myapp] ready_timeout = no" in house.ctl("hotreload", "myapp").stdout
+    (house.root / "conf.d" / "new.conf").write_text("garbage\n")
+    done = house.ctl("hotreload", "myapp")
+    assert done.returncode == 1
+    assert "new.conf" in done.stdout
 
 
 def test_settle_where_the_heartbeat_cannot_be_read(house: House) -> None:

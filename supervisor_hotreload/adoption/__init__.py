@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from supervisor_hotreload.adoption.check import CheckCommand
+from supervisor_hotreload.adoption.events import Announcer, Exits, ask_listener, unheard
 from supervisor_hotreload.adoption.settings import SettingsFile
-from supervisor_hotreload.adoption.supervised import SeamMissing, Supervised
+from supervisor_hotreload.adoption.supervised import SeamMissing, Supervised, printable
 from supervisor_hotreload.adoption.tracked import Desk, Tracked
 
-__all__ = ["CheckCommand", "Desk", "SeamMissing", "SettingsFile", "Supervised", "Tracked"]
+__all__ = [
+    "Announcer",
+    "CheckCommand",
+    "Desk",
+    "Exits",
+    "SeamMissing",
+    "SettingsFile",
+    "Supervised",
+    "Tracked",
+    "ask_listener",
+    "printable",
+    "unheard",
+]

@@ -7,9 +7,11 @@ user, its age and its shape; in doubt it is left alone, and why is said.
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 import time
-from typing import Any, Optional
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Optional
 
 from supervisor_hotreload import servers
 from supervisor_hotreload.adoption.tracked import Tracked
@@ -17,15 +19,31 @@ from supervisor_hotreload.identity import Process
 from supervisor_hotreload.world import World
 
 
-def find(world: World, tracked: Tracked, pidfile: Optional[str]) -> Optional[Process]:
+class Stray(NamedTuple):
+    """A process that lost its parent, and the environment that it was given."""
+
+    process: Process
+    environment: dict[str, str]
+
+
+def strays(world: World) -> list[Stray]:
+    """Return every process that may be what an earlier supervisord has left."""
+    return [Stray(process, world.environment(process)) for process in world.strays()]
+
+
+def find(
+    world: World, tracked: Tracked, pidfile: Optional[str], among: Iterable[Stray]
+) -> Optional[Process]:
     """Return the process of *tracked* that an earlier supervisord has left.
 
     :raises LookupError: when there is one that cannot be told for sure.
     """
+    expected = given_to(tracked)
+    named = _named(world, pidfile)
     verdicts = [
         (process, _doubt(world, tracked, process))
-        for process in world.strays()
-        if _was_given_to(world, tracked, process) or _named(world, process, pidfile)
+        for process, given in among
+        if process.pid == named or expected.items() <= given.items()
     ]
     sure = [process for process, doubt in verdicts if doubt is None]
     if len(sure) == 1:
@@ -39,27 +57,24 @@ def find(world: World, tracked: Tracked, pidfile: Optional[str]) -> Optional[Pro
     return None
 
 
-def _was_given_to(world: World, tracked: Tracked, process: Process) -> bool:
-    """Tell whether supervisord has given *process* the names of the program (Subprocess.spawn)."""
-    given = world.environment(process)
+def given_to(tracked: Tracked) -> dict[str, str]:
+    """Return the environment that supervisord gives a program (Subprocess._spawn_as_child)."""
     config = tracked.process.config
-    expected = {
+    given = {
         "SUPERVISOR_ENABLED": "1",
         "SUPERVISOR_PROCESS_NAME": config.name,
         "SUPERVISOR_GROUP_NAME": tracked.group,
     }
     url = config.serverurl or config.options.serverurl
-    if url:
-        expected["SUPERVISOR_SERVER_URL"] = url
-    return all(given.get(name) == value for name, value in expected.items())
+    return {**given, "SUPERVISOR_SERVER_URL": url} if url else given
 
 
-def _named(world: World, process: Process, pidfile: Optional[str]) -> bool:
-    """Tell whether the pidfile names *process*: setproctitle overwrites the environment."""
+def _named(world: World, pidfile: Optional[str]) -> Optional[int]:
+    """Return the pid that the pidfile names: setproctitle overwrites the environment."""
     try:
-        return pidfile is not None and world.read_pid(pidfile) == process.pid
+        return None if pidfile is None else world.read_pid(pidfile)
     except ValueError:
-        return False
+        return None
 
 
 def _doubt(world: World, tracked: Tracked, process: Process) -> Optional[str]:
@@ -68,15 +83,28 @@ def _doubt(world: World, tracked: Tracked, process: Process) -> Optional[str]:
     user = os.getuid() if config.uid is None else config.uid
     if world.owner(process) != user:
         return f"does not run as user id {user}"
-    words = world.arguments(process)
-    name = os.path.basename(tracked.process.config.command.split()[0])
-    if not any(name in word for word in words):
-        return f"does not run {name}"
     if servers.family_of(world, process, tracked.program) is not None:
         return None
-    family = servers.named(tracked.program)
-    boots = family is not None and family.boots(world, process)
+    boots = _boots(world, tracked, process)
     return None if boots else "is no server with workers that hotreload knows"
+
+
+def _boots(world: World, tracked: Tracked, process: Process) -> bool:
+    """Tell whether *process* is a master that has no workers yet, or none any more.
+
+    A helper that the program has started has the same environment: it has to
+    run the very command.
+    """
+    given = shlex.split(tracked.process.config.command)
+    words = world.arguments(process)[-len(given) :]
+    family = servers.named(tracked.program)
+    return (
+        family is not None
+        and len(words) == len(given)
+        and words[1:] == given[1:]
+        and os.path.basename(words[0]) == os.path.basename(given[0])
+        and family.boots(world, process)
+    )
 
 
 def started_at(process: Process) -> float:

@@ -58,6 +58,9 @@ SEAMS: dict[str, Test] = {
         dispatchers.POutputDispatcher._log, "self", "data"
     ),
     "events.subscribe(type, callback)": lambda s: _takes(events.subscribe, "type", "callback"),
+    "events.register(name, type)": lambda s: _takes(events.register, "name", "event"),
+    "events.EventTypes": lambda s: hasattr(events, "EventTypes"),
+    "events.ProcessStateExitedEvent": lambda s: hasattr(events, "ProcessStateExitedEvent"),
     "events.SupervisorRunningEvent": lambda s: hasattr(events, "SupervisorRunningEvent"),
     "events.ProcessGroupAddedEvent": lambda s: hasattr(events, "ProcessGroupAddedEvent"),
     "events.ProcessGroupRemovedEvent": lambda s: hasattr(events, "ProcessGroupRemovedEvent"),

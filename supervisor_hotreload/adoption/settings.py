@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import configparser
 import glob
+import itertools
 import os
 from typing import Any, Optional
 
@@ -26,46 +28,58 @@ class SettingsFile:
         self._defaults = defaults
         self._stamp: Optional[Stamp] = None
         self._settings = Settings(defaults, {})
+        self._patterns: list[str] = []
 
     def read(self) -> Settings:
         """Return the settings as they are now.
 
-        :raises ValueError: when the file cannot be read or parsed.
+        A file that supervisord read as root and can read no more, now that it
+        is another user, keeps the settings that are known.
+
+        :raises ValueError: when the file cannot be parsed.
         """
         path = self._options.configfile
-        if not path:
+        if not path or not os.access(path, os.R_OK):
             return self._settings
-        if self._stamp is None or _stamp(name for name, *_ in self._stamp) != self._stamp:
+        if self._stamp is None or _stamp(self._files(path)) != self._stamp:
             parser = UnhosedConfigParser()
-            files = self._parse(parser, path)
+            try:
+                self._parse(parser, path)
+            except configparser.Error as error:
+                raise ValueError(str(error).replace("\n", " ")) from None
             self._settings = self._extract(parser)
-            self._stamp = _stamp(files)
+            self._stamp = _stamp(self._files(path))
         return self._settings
 
-    def _parse(self, parser: Any, path: str) -> list[str]:
+    def _files(self, path: str) -> list[str]:
+        """Return *path* and what its [include] matches now."""
+        here = os.path.dirname(os.path.abspath(path))
+        matches = (sorted(glob.glob(os.path.join(here, pattern))) for pattern in self._patterns)
+        return [path, *itertools.chain.from_iterable(matches)]
+
+    def _parse(self, parser: Any, path: str) -> None:
         """Read *path* and what it includes (options.ServerOptions.read_config)."""
         here = os.path.dirname(os.path.abspath(path))
-        if not parser.read(path):
-            raise ValueError(f"could not read {path}")
+        parser.read(path)
         parser.expansions = self._options.environ_expansions
-        files = [path]
         parser.expand_here(here)
+        self._patterns = []
         if parser.has_section("include") and parser.has_option("include", "files"):
             expansions = dict(self._options.environ_expansions, here=here)
             expansions["host_node_name"] = os.uname().nodename
             patterns = expand(parser.get("include", "files"), expansions, "include.files")
-            for pattern in patterns.split():
-                for name in sorted(glob.glob(os.path.join(here, pattern))):
-                    parser.read(name)
-                    parser.expand_here(os.path.abspath(os.path.dirname(name)))
-                    files.append(name)
-        return files
+            self._patterns = patterns.split()
+        for name in self._files(path)[1:]:
+            parser.read(name)
+            parser.expand_here(os.path.abspath(os.path.dirname(name)))
 
     def _extract(self, parser: Any) -> Settings:
-        expansions = {"host_node_name": os.uname().nodename}
         sections: dict[str, dict[str, str]] = {}
         for section in parser.sections():
             if section.startswith(PREFIX) or section == self._section:
+                names = section[len(PREFIX) :].split(":")
+                expansions = {"host_node_name": os.uname().nodename}
+                expansions.update(group_name=names[0], program_name=names[-1])
                 sections[section] = {
                     key: parser.saneget(section, key, expansions=expansions)
                     for key in parser.options(section)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import traceback
 from typing import Any, Callable, Optional
@@ -10,11 +11,12 @@ from supervisor import events
 from supervisor.states import SupervisorStates
 
 from supervisor_hotreload.adoption import orphans
+from supervisor_hotreload.adoption.events import channel, make_room
 from supervisor_hotreload.adoption.seams import missing
-from supervisor_hotreload.adoption.subreaper import become_subreaper
 from supervisor_hotreload.adoption.tick import Tick
 from supervisor_hotreload.adoption.tracked import Desk, Tracked
 from supervisor_hotreload.model import Failure
+from supervisor_hotreload.subreaper import become_subreaper
 from supervisor_hotreload.world import World
 
 LINE = 2000
@@ -61,10 +63,20 @@ class Supervised:
         self._hook_exec()
         for group in supervisord.process_groups.values():
             self._take_on(group)
-        events.subscribe(events.ProcessGroupAddedEvent, self._on_group_added)
-        events.subscribe(events.ProcessGroupRemovedEvent, self._on_group_removed)
-        events.subscribe(events.ProcessStateRunningEvent, self._on_running)
-        events.subscribe(events.SupervisorRunningEvent, self._on_supervisor_running)
+        make_room(supervisord.process_groups.values())
+        self._subscribe(events.ProcessGroupAddedEvent, self._on_group_added)
+        self._subscribe(events.ProcessGroupRemovedEvent, self._on_group_removed)
+        self._subscribe(events.ProcessStateRunningEvent, self._on_running)
+        self._subscribe(events.SupervisorRunningEvent, self._on_supervisor_running)
+
+    def _subscribe(self, kind: Any, callback: Callable[[Any], None]) -> None:
+        def guarded(event: Any) -> None:
+            try:
+                callback(event)
+            except Exception:  # noqa: BLE001 - it would end supervisord
+                self.logger.critical(f"hotreload: {traceback.format_exc()}")
+
+        events.subscribe(kind, guarded)
 
     @property
     def stopping(self) -> bool:
@@ -95,6 +107,11 @@ class Supervised:
         process = self.supervisord.process_groups[group].processes[name]
         return self._tracked[id(process)]
 
+    def pools(self) -> list[Any]:
+        """Return the event listener pools (supervisor's EventListenerPool)."""
+        groups = self.supervisord.process_groups.values()
+        return [group for group in groups if hasattr(group, "event_buffer")]
+
     def _take_on(self, group: Any) -> None:
         if hasattr(group, "event_buffer"):
             return  # an event listener pool: supervisord talks to these over pipes
@@ -103,6 +120,7 @@ class Supervised:
 
     def _on_group_added(self, event: Any) -> None:
         self._take_on(self.supervisord.process_groups[event.group])
+        make_room(self.supervisord.process_groups.values())
 
     def _on_group_removed(self, event: Any) -> None:
         kept = {
@@ -116,6 +134,7 @@ class Supervised:
         tracked = self._tracked.get(id(event.process))
         if tracked is not None:
             tracked.note()
+            self._desk.runs(tracked)
 
     # -- supervisord itself
 
@@ -126,16 +145,17 @@ class Supervised:
             self.logger.warn(
                 "hotreload: this system has no subreaper; new generations are adopted by watching"
             )
-        for tracked in list(self._tracked.values()):
-            self._find_orphan(tracked)
+        strays = orphans.strays(self._world)
+        for tracked in list(self._tracked.values()) if strays else ():
+            self._find_orphan(tracked, strays)
 
-    def _find_orphan(self, tracked: Tracked) -> None:
+    def _find_orphan(self, tracked: Tracked, strays: list[orphans.Stray]) -> None:
         """Take what an earlier supervisord has left of a program, instead of a second copy."""
         try:
             pidfile = self._desk.pidfile(tracked)
             if not self._desk.adopts_orphans(tracked):
                 return
-            process = orphans.find(self._world, tracked, pidfile)
+            process = orphans.find(self._world, tracked, pidfile, strays)
             if process is None:
                 return
             pipes = orphans.reopen_pipes(process, tracked.process.config.redirect_stderr)
@@ -147,8 +167,8 @@ class Supervised:
             self._desk.orphan_taken(tracked)
         except LookupError as doubt:
             self.logger.warn(f"hotreload: {tracked.name}: not adopted: {doubt}")
-        except Failure as failure:
-            self.logger.warn(f"hotreload: {tracked.name}: not looked for: {failure.reason}")
+        except Failure:
+            self.logger.warn(f"hotreload: {tracked.name}: not looked for: a setting of it is bad")
         except Exception:  # noqa: BLE001 - it would end supervisord
             self.logger.critical(f"hotreload: {tracked.name}: {traceback.format_exc()}")
 
@@ -163,8 +183,10 @@ class Supervised:
                 kill(pid, signal)
             elif pid < 0:
                 tracked.signal_group(signal)
-            else:
+            elif tracked.watched:
                 tracked.signal_alone(signal)
+            else:
+                kill(pid, signal)  # as long as it is our child its pid is nobody else's
 
         options.kill = hooked_kill
 
@@ -178,11 +200,11 @@ class Supervised:
         options, execve = self.options, self.options.execve
 
         def hooked_execve(filename: str, argv: list[str], env: dict[str, str]) -> None:
-            tracked = self._by_name(env)
-            if tracked is not None and "PWD" not in (tracked.process.config.environment or {}):
-                directory = os.path.abspath(tracked.directory)
-                if os.path.isdir(directory) and os.path.samefile(directory, os.curdir):
-                    env["PWD"] = directory
+            with contextlib.suppress(Exception):  # a nicety must not keep a program from starting
+                tracked = self._by_name(env)
+                if tracked is not None:
+                    env.update(working_directory(tracked.process.config))
+                    env.update(channel(tracked.process.config))
             execve(filename, argv, env)
 
         options.execve = hooked_execve
@@ -204,10 +226,18 @@ class Supervised:
             _listen_in(dispatcher, sink)
 
         def end() -> None:
-            for dispatcher in tapped:
-                del dispatcher._log
+            while tapped:
+                vars(tapped.pop()).pop("_log", None)
 
         return end
+
+
+def working_directory(config: Any) -> dict[str, str]:
+    """Return PWD for a program that has a ``directory`` and is in it now."""
+    if config.directory is None or "PWD" in (config.environment or {}):
+        return {}
+    directory = os.path.abspath(config.directory)
+    return {"PWD": directory} if os.path.samefile(directory, os.curdir) else {}
 
 
 def _listen_in(dispatcher: Any, sink: Callable[[str], None]) -> None:

@@ -9,6 +9,11 @@ import time
 import traceback
 from typing import Any, Callable, Optional
 
+from supervisor_hotreload.adoption.watching import Watch
+
+NO_DESCRIPTOR = -1
+"""A key in the socket map that is never polled."""
+
 INTERVAL = 0.025
 """Seconds between two steps."""
 
@@ -41,17 +46,17 @@ class Tick:
         self._sweep()
         descriptor = timerfd()
         self._timer = descriptor is not None
-        self.fd = descriptor if descriptor is not None else os.open(os.devnull, os.O_RDONLY)
+        self.fd = descriptor if descriptor is not None else NO_DESCRIPTOR
         self._map[self.fd] = self
 
     def _sweep(self) -> None:
-        """Drop what a Tick of before supervisord's own reload has left in the map.
+        """Drop what is left in the map from before supervisord's own reload.
 
-        Its descriptor was closed by options.cleanup_fds and may be somebody
-        else's by now: it is not touched.
+        Its descriptors were closed by options.cleanup_fds and may be somebody
+        else's by now: they are not touched.
         """
         for descriptor, dispatcher in list(self._map.items()):
-            if type(dispatcher).__name__ == "Tick" and hasattr(dispatcher, "turn_on"):
+            if isinstance(dispatcher, (Tick, Watch)):
                 del self._map[descriptor]
 
     def turn_on(self) -> None:

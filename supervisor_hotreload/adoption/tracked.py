@@ -2,9 +2,9 @@
 
 Five methods are changed on the one Subprocess instance, none on the class:
 ``finish`` finds an heir before supervisord declares the program dead,
-``kill`` ends both generations, ``signal`` may turn HUP into a reload,
-``transition`` waits until a port is free before it spawns, and ``spawn`` ends
-what an operator's start would find in its way.
+and reports that only when all of it is gone, ``kill`` ends both generations,
+``signal`` may turn HUP into a reload, ``transition`` gives a program that is
+down a regular look, and ``spawn`` takes note of what was spawned.
 """
 
 from __future__ import annotations
@@ -12,21 +12,45 @@ from __future__ import annotations
 import os
 import signal
 import traceback
+from dataclasses import dataclass
 from typing import Any, Callable, Optional, Protocol
 
 from supervisor.options import make_namespec
 from supervisor.states import ProcessStates, getProcessStateDescription
 
-from supervisor_hotreload.adoption.kinship import Lineage, find_heir, successors, workers_left
 from supervisor_hotreload.adoption.watching import UNKNOWN_STATUS, Watch
 from supervisor_hotreload.identity import Process
+from supervisor_hotreload.kinship import (
+    Lineage,
+    find_heir,
+    successors,
+    workers_left,
+    workers_of,
+)
 from supervisor_hotreload.model import Failure
 from supervisor_hotreload.servers import Program
 from supervisor_hotreload.world import World
 
 HOLD = 5.0
-"""Seconds that a dead program waits for an old generation that still drains: it
-holds the port. Then the old one is told to hurry, and a while later is killed."""
+"""Seconds that a dead program waits for what is left of it and holds its port. Then
+that is told to hurry, and as long after is killed."""
+
+LATE = 120.0
+"""Seconds for which a successor that nobody waits for any more is ended when it comes."""
+
+
+@dataclass
+class Kept:
+    """An exit that is not reported yet.
+
+    :param status: the wait status of the process that was tracked.
+    :param since: when that was.
+    :param rungs: how many signals the rest has been sent.
+    """
+
+    status: int
+    since: float
+    rungs: int = 0
 
 
 class Desk(Protocol):
@@ -40,6 +64,12 @@ class Desk(Protocol):
 
     def pidfile(self, tracked: Tracked) -> Optional[str]:
         """Return where the program writes its pid, if that is known."""
+
+    def runs(self, tracked: Tracked) -> None:
+        """The program has been started and is RUNNING."""
+
+    def inherited(self, tracked: Tracked) -> None:
+        """The old master has died and its successor is the program's own now."""
 
     def adopts_orphans(self, tracked: Tracked) -> bool:
         """Tell whether what an earlier supervisord has left is to be adopted."""
@@ -76,7 +106,8 @@ class Tracked:
         self._watch: Optional[Watch] = None
         self._options = process.config.options
         self._lineage: Optional[Lineage] = None
-        self._held_since: Optional[float] = None
+        self._kept: Optional[Kept] = None
+        self._unwanted_until = 0.0
         self._hook()
 
     @property
@@ -96,8 +127,7 @@ class Tracked:
     @property
     def watched(self) -> bool:
         """Tell whether the tracked process is no child of supervisord's."""
-        status = self._world.status(self.pid) if self.pid else None
-        return status is not None and status.parent != self._world.own_pid()
+        return bool(self.pid) and not self._world.is_child(self.pid)
 
     @property
     def running(self) -> bool:
@@ -149,16 +179,27 @@ class Tracked:
 
     def note(self) -> None:
         """Remember what tells the running generation from its successors."""
-        process = self.current()
-        if process is None:
-            return
-        status = self._world.status(process.pid)
+        status = self._world.status(self.pid) if self.pid else None
         if status is None:
             return
+        process = status.process
+        own = self._world.status(self._world.own_pid())
+        image = 0 if own is not None and status.image == own.image else status.image
         if self._lineage is None or self._lineage.tracked != process:
-            self.generation = 1
             made = status.group == process.pid
-            self._lineage = Lineage(process, status.group, made, {process: status.image})
+            self._begin(Lineage(process, status.group, made, {process: image}))
+        elif not self._lineage.images.get(process):
+            self._lineage.images[process] = image  # not that of a fork that is yet to exec
+
+    def _note_spawn(self) -> None:
+        """Remember a process that supervisord has just forked, before it has exec'd."""
+        process = self._world.lookup(self.pid) if self.pid else None
+        if process is not None:
+            self._begin(Lineage(process, process.pid, True, {process: 0}))
+
+    def _begin(self, lineage: Lineage) -> None:
+        self.generation = 1
+        self._lineage = lineage
 
     def remember(self, master: Process) -> None:
         """Remember the master of the running generation, which a shell may stand before."""
@@ -173,21 +214,29 @@ class Tracked:
         ``laststart`` stays: uptime goes on counting, and Subprocess.finish
         asserts STARTING for a program that seems to have started just now.
         """
-        if self.pid == new.pid:
-            return
         self.note()
-        old, status = self._lineage, self._world.status(self.pid)
-        if status is not None and status.parent == self._world.own_pid():
-            self._options.pidhistory[self.pid] = Retired(self)
-        elif status is not None:
-            del self._options.pidhistory[self.pid]  # nobody will reap it here
+        if self.pid != new.pid:
+            self._inherit_from(new, gone=False)
+
+    def _inherit_from(self, new: Process, gone: bool) -> None:
+        """Let *new* follow the tracked process, which has been reaped already if *gone*."""
+        old = self._lineage
+        self._let_go(gone)
         if old is None or new not in old.images:  # else only what stood before it is gone
             self.successor = None
             self.generation += 1
         if old is not None:
             self.elders.extend({old.tracked, *old.images})
         self._take(new, old.group if old is not None else 0, old is not None and old.made)
-        self._watch_over(new)
+
+    def _let_go(self, gone: bool) -> None:
+        """Track the tracked process no longer; whoever reaps it deletes its entry."""
+        if gone:
+            return
+        if self._world.is_child(self.pid):
+            self._options.pidhistory[self.pid] = Retired(self)
+        else:
+            del self._options.pidhistory[self.pid]  # nobody will reap it here
 
     def take_orphan(self, process: Process, started: float, pipes: dict[str, Any]) -> None:
         """Take what an earlier supervisord has left for the program, before autostart.
@@ -210,10 +259,10 @@ class Tracked:
         group = status.group if status is not None else 0
         self._take(process, group, group == process.pid)
         subprocess.change_state(ProcessStates.STARTING)
-        self._watch_over(process)
 
     def _take(self, process: Process, group: int, made: bool) -> None:
-        """Let supervisord track *process*. Every change of the tracked pid passes here."""
+        """Let supervisord track *process*. Every adoption passes here."""
+        self._watch_over(process)
         self._options.pidhistory[process.pid] = self.process
         self.process.pid = process.pid
         status = self._world.status(process.pid)
@@ -224,21 +273,13 @@ class Tracked:
         """Learn of its exit, which may go to another parent: the old master still lives."""
         if self._watch is not None:
             self._watch.close()
-        socket_map = self._options.get_socket_map()
-        self._watch = Watch(socket_map, self.logger, process, lambda: self._ended(process))
+        self._watch = Watch(self._options, process, lambda: self._ended(process))
 
     def _ended(self, process: Process) -> None:
         """The watched *process* has ended: tell supervisord as its own reap() would."""
         self._watch = None
-        status = self._world.status(process.pid)
-        if (
-            status is not None
-            and status.process == process
-            and status.parent == self._world.own_pid()
-        ):
-            return  # it is a child after all, supervisord reaps it with its real status
-        if self.pid != process.pid:
-            return
+        if self._world.is_child(process.pid) or self.pid != process.pid:
+            return  # it is a child after all: supervisord reaps it with its real status
         self.process.finish(process.pid, UNKNOWN_STATUS)
         self._options.pidhistory.pop(process.pid, None)
 
@@ -255,33 +296,35 @@ class Tracked:
         send, transition, spawn = process.signal, process.transition, process.spawn
 
         def hooked_finish(pid: int, sts: int) -> None:
-            if not self._guarded(lambda: self._inherit(pid), False):
-                finish(pid, sts)
-                self._guarded(self._clear_up, None)
+            if self._guarded(lambda: self._inherit(pid), False):
+                return
+            if not self._guarded(lambda: self._outlived(pid, sts), False):
+                finish(pid, sts if self._kept is None else self._kept.status)
+                self._guarded(self._forget, None)
 
         def hooked_kill(sig: int) -> Any:
-            others = self._guarded(self._others, [])
+            others = self._guarded(lambda: self._others(sig), [])
             result = kill(sig)
             if self.process.state == ProcessStates.STOPPING:
+                self.elders += [other for other in others if other not in self.elders]
                 self._guarded(lambda: self._desk.stopped(self, "stopped by an operator"), None)
                 self._guarded(lambda: self._end_all(others, sig), None)
             return result
 
         def hooked_signal(sig: int) -> Any:
-            try:
-                if sig == signal.SIGHUP and self._guarded(lambda: self._desk.relay(self), False):
-                    return None
-            except Failure as refusal:
-                return refusal.reason
-            return send(sig)
+            if sig != signal.SIGHUP:
+                return send(sig)
+            taken, refusal = self._guarded(self._relay, (False, None))
+            return refusal if taken else send(sig)
 
         def hooked_transition() -> None:
-            if not self._guarded(self._holds, False):
-                transition()
+            self._guarded(self._tend, None)
+            transition()
 
         def hooked_spawn() -> Any:
-            self._guarded(lambda: self._end_all(self.living_elders(), signal.SIGKILL), None)
-            return spawn()
+            pid = spawn()
+            self._guarded(self._note_spawn, None)
+            return pid
 
         process.finish, process.kill, process.spawn = hooked_finish, hooked_kill, hooked_spawn
         process.signal, process.transition = hooked_signal, hooked_transition
@@ -290,24 +333,32 @@ class Tracked:
         """Call *function*; if it raises, log that and let supervisord do what it always did."""
         try:
             return function()
-        except Failure:
-            raise
         except Exception:  # noqa: BLE001 - it would end supervisord
             self.logger.critical(f"hotreload: {self.name}: {traceback.format_exc()}")
             return otherwise
 
+    def _relay(self) -> tuple[bool, Optional[str]]:
+        """Return whether a HUP was taken, and why it was refused if it was."""
+        try:
+            return self._desk.relay(self), None
+        except Failure as failure:
+            return True, failure.reason
+
     def _inherit(self, pid: int) -> bool:
         """The tracked process *pid* was reaped: adopt its heir if there is one."""
         if self._lineage is None or self._lineage.tracked.pid != pid:
-            return False  # it never got as far as RUNNING
+            return False
         ending = bool(self.process.killing)
         seen = [self.successor] if self.successor is not None else []
         if ending:  # STOPPED has to wait for them all
             seen += self.living_elders()
-        heir = find_heir(self._world, self._lineage, seen, self._taken, self._pidfile())
+        heir = find_heir(self._world, self._lineage, seen, self._taken, self._pidfile)
         if heir is None:
             return False
-        self.adopt(heir.process)
+        follows = heir.process not in self._lineage.images  # else only a shell is gone
+        self._inherit_from(heir.process, gone=True)
+        if follows:
+            self._desk.inherited(self)
         self.elders = [elder for elder in self.elders if elder != heir.process]
         if ending:
             self._end_all([heir.process], self.process.config.stopsignal)
@@ -328,25 +379,85 @@ class Tracked:
         except Failure:
             return None  # a setting is bad: kinship has to do
 
-    def _clear_up(self) -> None:
-        """Nothing inherits the program: end the workers that it has left, they hold its port."""
+    def _outlived(self, pid: int, sts: int) -> bool:
+        """Tell whether something of the program outlives its tracked process *pid*.
+
+        An old generation that still drains, or the workers of a master that was
+        killed, hold the port: they are tracked until they are gone, so that a
+        stop reaches them, and only then is the exit reported and nothing is
+        spawned against a port that is held.
+        """
+        if self._lineage is None or self._lineage.tracked.pid != pid:
+            return False
+        orphaned = workers_left(self._world, self._lineage)
+        self._end_all(orphaned, signal.SIGTERM)
+        left = self.living_elders() + orphaned
+        left = [process for process in left if process.pid != pid]
+        if not left:
+            return False
+        if self._kept is None:
+            self._kept = Kept(sts, self._world.now())
+            names = ", ".join(map(str, left))
+            self.logger.warn(
+                f"hotreload: {self.name}: pid {pid} ended; its exit is reported, and nothing is "
+                f"spawned, once {names} of it is gone and holds the port no more"
+            )
+        self.elders = left[1:]
+        self._let_go(gone=True)
+        self._take(left[0], self._lineage.group, self._lineage.made)
+        return True
+
+    def _forget(self) -> None:
+        """The program has ended: what was known of it holds no more."""
         if self._watch is not None:
             self._watch.close()
-            self._watch = None
-        if self._lineage is not None:
-            left = workers_left(self._world, self._lineage)
-            self.elders.extend(left)
-            self._end_all(left, signal.SIGTERM)
-            self._lineage = None
+        self._watch = self._kept = self._lineage = None
+
+    def _tend(self) -> None:
+        """Look after what needs time; called at every turn of supervisord's loop."""
+        if self._lineage is not None and not self._lineage.images.get(self._lineage.tracked):
+            self.note()
+        if self._kept is not None:
+            self._hurry(self._kept)
+        if self._world.now() < self._unwanted_until:
+            late = self.successors()
+            if late:
+                self._unwanted_until = 0.0
+                self.logger.warn(
+                    f"hotreload: {self.name}: {late[0]}, the successor of a reload that was given "
+                    f"up, has come after all and is ended"
+                )
+                self._end_all(late, signal.SIGTERM)
+
+    def _hurry(self, kept: Kept) -> None:
+        """The program is down until the rest of it has ended: QUIT, then SIGKILL."""
+        age = self._world.now() - kept.since
+        for number, (after, sig) in enumerate(((HOLD, signal.SIGQUIT), (2 * HOLD, signal.SIGKILL))):
+            if age > after and kept.rungs == number:
+                kept.rungs += 1
+                current = self.current()
+                self._end_all([*self.living_elders(), *([current] if current else [])], sig)
+
+    def give_up_on_successor(self) -> None:
+        """End a successor that comes although the reload has stopped waiting for it.
+
+        A USR2 cannot be recalled: a master that was busy may honour it later.
+        """
+        self._unwanted_until = self._world.now() + LATE
 
     def _taken(self, pid: int) -> bool:
         return self._options.pidhistory.get(pid) is self.process
 
-    def _others(self) -> list[Process]:
-        """Return every living generation of the program but the tracked one."""
+    def _others(self, sig: int) -> list[Process]:
+        """Return every living generation of the program but the tracked one.
+
+        SIGKILL lets a master tell its workers nothing: they count as others then.
+        """
         others = self.living_elders() + self.successors()
         if self.successor is not None and self.successor not in others:
             others.append(self.successor)
+        if sig == signal.SIGKILL and self._lineage is not None:
+            others += workers_of(self._world, self._lineage)
         return others
 
     def _end_all(self, masters: list[Process], sig: int) -> None:
@@ -358,27 +469,6 @@ class Tracked:
             for worker in workers:
                 if not self._taken(worker.pid):
                     self._world.send(worker, sig)
-
-    def _holds(self) -> bool:
-        """Tell whether a dead program has to wait: an old generation holds its port."""
-        waiting = self.process.state == ProcessStates.EXITED and self.process.config.autorestart
-        elders = self.living_elders() if waiting else []
-        if not elders:
-            self._held_since = None
-            return False
-        now = self._world.now()
-        if self._held_since is None:
-            self._held_since = now
-            names = ", ".join(map(str, elders))
-            self.logger.warn(
-                f"hotreload: {self.name}: not spawned again before the old generation ({names}) "
-                f"is gone, it holds the port"
-            )
-        elif now - self._held_since > 2 * HOLD:
-            self._end_all(elders, signal.SIGKILL)
-        elif now - self._held_since > HOLD:
-            self._end_all(elders, signal.SIGQUIT)
-        return True
 
     # -- process groups
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import traceback
 from typing import Any, Callable, Optional
@@ -19,54 +20,63 @@ class Watch:
     A pidfd becomes readable at that moment; without one, every turn of
     supervisord's loop looks.
 
+    :param options: supervisord's ServerOptions.
     :param on_exit: called once; what it raises is logged and swallowed.
     """
 
-    def __init__(
-        self, socket_map: Any, logger: Any, process: Process, on_exit: Callable[[], None]
-    ) -> None:
-        self._map = socket_map
-        self._logger = logger
+    def __init__(self, options: Any, process: Process, on_exit: Callable[[], None]) -> None:
+        self._options = options
         self._process = process
         self._on_exit = on_exit
-        self.fd = _open(process.pid)
-        self._signals = self.fd is not None
-        if self.fd is None:
-            self.fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        self._map[self.fd] = self
+        self._open = True
+        self._in_event = False
+        self._pidfd = _open(process.pid)
+        # without a descriptor it is never polled, and any key that is none will do
+        self._key = -process.pid if self._pidfd is None else self._pidfd
+        options.get_socket_map()[self._key] = self
 
     def close(self) -> None:
         """Look no longer."""
-        if self.fd is not None and self._map.get(self.fd) is self:
-            del self._map[self.fd]
-            os.close(self.fd)
-        self.fd = None
+        socket_map = self._options.get_socket_map()
+        if self._open and socket_map.get(self._key) is self:
+            del socket_map[self._key]
+            if self._pidfd is not None:
+                self._unregister()
+                os.close(self._pidfd)
+        self._open = False
+
+    def _unregister(self) -> None:
+        """Let the poller forget the descriptor; in its own event supervisord does that."""
+        if not self._in_event:
+            with contextlib.suppress(KeyError, OSError, ValueError):  # it was never polled
+                self._options.poller.unregister_readable(self._pidfd)
 
     # what supervisord's loop asks of a dispatcher
 
     def readable(self) -> bool:
-        if not self._signals:
+        if self._open and self._pidfd is None:
             self._look()
-        return self._signals and self.fd is not None
+        return self._open and self._pidfd is not None
 
     def writable(self) -> bool:
         return False
 
     def handle_read_event(self) -> None:
+        self._in_event = True
         self._look()
+        self._in_event = False
 
     def handle_write_event(self) -> None:
         """Never called: writable() is False."""
 
     def handle_error(self) -> None:
-        self._logger.critical(f"hotreload: {traceback.format_exc()}")
+        self._options.logger.critical(f"hotreload: {traceback.format_exc()}")
 
     def _look(self) -> None:
-        if self.fd is None or alive(self._process):
-            return
-        self.close()
         try:
-            self._on_exit()
+            if self._open and not alive(self._process):
+                self.close()
+                self._on_exit()
         except Exception:  # noqa: BLE001 - it would end supervisord
             self.handle_error()
 

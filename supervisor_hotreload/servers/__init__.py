@@ -11,7 +11,13 @@ from typing import Any, Optional
 
 from supervisor_hotreload.identity import Process
 from supervisor_hotreload.servers import generic, gunicorn, nginx, uwsgi
-from supervisor_hotreload.servers.family import Family, Program, Strategy
+from supervisor_hotreload.servers.family import (
+    Family,
+    Program,
+    Strategy,
+    foreign,
+    must_hear,
+)
 from supervisor_hotreload.servers.gunicorn import Gunicorn
 from supervisor_hotreload.world import World
 
@@ -38,7 +44,9 @@ __all__ = [
     "Program",
     "Strategy",
     "family_of",
+    "foreign",
     "leads",
+    "must_hear",
     "named",
     "reexeced",
     "works",

@@ -188,6 +188,30 @@ class Family:
         return True
 
 
+def must_hear(world: World, name: str, master: Process) -> None:
+    """Refuse the reload of a master that is stopped by a signal.
+
+    :param name: what the program is called.
+    :raises Failure: STOPPED_BY_SIGNAL.
+    """
+    status = world.status(master.pid)
+    if status is not None and status.state in "Tt":
+        raise Failure(
+            Fault.STOPPED_BY_SIGNAL,
+            f"the master of {name} ({master}) is stopped by a signal; "
+            f"continue it with: kill -CONT {master.pid}",
+        )
+
+
+def foreign(name: str, successor: Process, master: Process) -> Failure:
+    """Return the refusal of a reload of a program that has a successor already."""
+    return Failure(
+        Fault.FOREIGN_SUCCESSOR,
+        f"{name} has a successor already ({successor}), somebody sent USR2 to {master}: "
+        f"end one of them first",
+    )
+
+
 @dataclass
 class Crew(Generation):
     """A generation whose workers are told by what they accept from.

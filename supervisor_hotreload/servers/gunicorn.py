@@ -8,6 +8,7 @@ QUIT only one that has none (gunicorn arbiter.handle_winch, handle_quit).
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -142,9 +143,15 @@ class Crew:
         self._seen = {w for w in self._seen if w != self.outsider and self._world.alive(w)}
         return sorted(self._seen, key=lambda worker: worker.start)
 
-    def end_if_orphaned(self) -> None:
-        """Without a master nobody tells workers to stop: TERM at once, KILL after the grace."""
+    def urge(self) -> None:
+        """See to it that it ends: what is stopped by a signal hears no other.
+
+        Without a master nobody tells workers to stop: TERM at once, KILL after the grace.
+        """
+        status = self._world.status(self._master.pid)
         if self._world.alive(self._master):
+            if status is not None and status.state in "Tt":
+                self._world.signal(self._master, "CONT")
             return
         now = self._world.now()
         if self._orphaned_at is None:
@@ -154,6 +161,18 @@ class Crew:
         elif now - self._orphaned_at > self._grace:
             for worker in self._seen:
                 self._world.signal(worker, "KILL")
+
+
+def must_be_alone(world: World, name: str, old: Generation) -> None:
+    """Refuse the reload of a generation that could not hear USR2, or has heard it already.
+
+    :param name: what the program is called.
+    :raises Failure: STOPPED_BY_SIGNAL or FOREIGN_SUCCESSOR.
+    """
+    family.must_hear(world, name, old.master)
+    for child in old.children:
+        if is_master(world, child, old):
+            raise family.foreign(name, child, old.master)
 
 
 class Gunicorn:
@@ -169,7 +188,10 @@ class Gunicorn:
         self._probe = self._make_probe()
         self._new: Optional[Process] = None
         self._crews: dict[Process, Crew] = {}
+        self._crew(old.master).look()
         self._watch: Optional[Watch] = None
+        self._baked_since: Optional[float] = None
+        self._ended_at: Optional[float] = None
         self._asleep: Optional[int] = None
         self._orphaned_at: Optional[float] = None
 
@@ -205,32 +227,46 @@ class Gunicorn:
 
     def ready(self, new: Process) -> object:
         self._must_live(new)
-        self._crew(new).look()
+        for master in (self._old.master, new):  # whoever dies, its workers are known
+            self._crew(master).look()
+        if self._is_stopped(new):
+            return Progress("the successor is stopped by a signal")
         return self._probe(new)
 
     def baked(self, new: Process, seconds: float) -> object:
         self._must_live(new)
-        self._crew(new).look()
-        if not self._old.readable:
-            verdict = self._probe(new)
-            if not verdict:
-                raise Failure(Fault.BAKE_FAILED, f"the successor ({new}) lost workers")
-        if self._watch is None:
-            self._watch = Watch(self._world, new, self._number("timeout", TIMEOUT))
-        complaint = self._watch.complaint()
+        for master in (self._old.master, new):  # whoever dies, its workers are known
+            self._crew(master).look()
+        if self._is_stopped(new):
+            raise Failure(Fault.BAKE_FAILED, f"the successor ({new}) is stopped by a signal")
+        now = self._world.now()
+        if self._baked_since is None:
+            self._baked_since = now
+        complaint = self._complaint(new)
         if complaint is not None:
             raise Failure(Fault.BAKE_FAILED, f"the successor ({new}): {complaint}")
-        left = seconds - (self._world.now() - self._watch.since)
-        return Readiness(self._old.workers) if left <= 0 else False
+        done = now - self._baked_since >= seconds
+        return Readiness(self._old.workers) if done else False
+
+    def _complaint(self, new: Process) -> Optional[str]:
+        """Return what is wrong with a successor that was ready, None when nothing is."""
+        if not self._old.readable:
+            return None if self._probe(new) else "it lost workers"
+        if self._watch is None:
+            self._watch = Watch(self._world, new, self._number("timeout", TIMEOUT))
+        return self._watch.complaint()
 
     def serving(self) -> bool:
         return self._world.alive(self._old.master)
 
     def recall(self) -> None:
         """A stopped master has the USR2 still before it: let it come, then end what comes."""
-        status = self._world.status(self._old.master.pid)
-        if status is not None and status.state in "Tt":
+        if self._is_stopped(self._old.master):
             self._world.signal(self._old.master, "CONT")
+
+    def _is_stopped(self, process: Process) -> bool:
+        status = self._world.status(process.pid)
+        return status is not None and status.state in "Tt"
 
     def _must_live(self, new: Process) -> None:
         if not self._world.alive(new):
@@ -255,8 +291,8 @@ class Gunicorn:
         first = "TERM" if self._crew(old).look() else "QUIT"
         patience = self._policy.drain_timeout
         if patience is None:
-            told = self._options.get("graceful-timeout")
-            patience = float(told) + DRAIN_MARGIN if told else DRAIN_CEILING
+            told = "graceful-timeout" in self._options
+            patience = self._grace() + DRAIN_MARGIN if told else DRAIN_CEILING
         yield self._rung(old, first, patience)
         yield self._rung(old, "QUIT", QUICK)
         yield Rung(lambda: self._kill(old), QUICK)
@@ -264,7 +300,10 @@ class Gunicorn:
     def dismissal(self, new: Process) -> Iterator[Rung]:
         """TERM: workers that are ready have requests; those that are not have none."""
         yield self._rung(new, "TERM", BOOT_GRACE)
-        yield Rung(lambda: self._kill_unready(new), self._policy.drain_timeout or 40.0)
+        yield Rung(
+            lambda: self._kill_unready(new),
+            self._policy.drain_timeout or self._grace() + DRAIN_MARGIN,
+        )
         yield Rung(lambda: self._kill(new), QUICK)
 
     def _rung(self, master: Process, name: str, patience: float) -> Rung:
@@ -297,16 +336,28 @@ class Gunicorn:
             self._must_live(self._new)
         left = self._crew(self._old.master).look()
         if self._world.alive(self._old.master) or left:
-            self._crew(self._old.master).end_if_orphaned()
+            self._crew(self._old.master).urge()
             return Progress(
                 f"{len(left)} old worker{'' if len(left) == 1 else 's'} left", 0, len(left)
             )
-        return not self._world.alive(self._old.tracked)
+        return self._wrapper_ended()
+
+    def _wrapper_ended(self) -> bool:
+        """Tell whether a shell before the old master is gone, which ends by itself or is ended."""
+        wrapper = self._old.tracked
+        if not self._world.alive(wrapper):
+            return True
+        now = self._world.now()
+        if self._ended_at is None:
+            self._ended_at = now
+        elif now - self._ended_at > QUICK:
+            self._world.signal(wrapper, "TERM" if now - self._ended_at < 2 * QUICK else "KILL")
+        return False
 
     def dismissed(self, new: Process) -> bool:
         """Return True when the successor and its workers are gone."""
         left = self._crew(new).look()
-        self._crew(new).end_if_orphaned()
+        self._crew(new).urge()
         return not self._world.alive(new) and not left
 
     def promoted(self, new: Process) -> bool:
@@ -392,9 +443,12 @@ def resembles(arguments: list[str], before: list[str]) -> bool:
     )
 
 
+GUNICORN = re.compile(r"(^|[\s/'\"])gunicorn(3|_paster)?($|[\s'\"])")
+
+
 def names_gunicorn(command: str) -> bool:
-    """Tell whether a configured command is a gunicorn by its name."""
-    return "gunicorn" in command
+    """Tell whether a configured command runs gunicorn, by a word of it."""
+    return GUNICORN.search(command) is not None
 
 
 SHORT = {"-p": "pid", "-t": "timeout"}
@@ -451,6 +505,9 @@ class GunicornFamily(Family):
             f"(/proc/{old.master.pid}/fd: permission denied); ready = {GUESS} is used "
             f"instead, which is a guess"
         )
+
+    def admit(self, world: World, old: Generation, policy: Policy, program: Program) -> None:
+        must_be_alone(world, program.name, old)
 
     def trial(self, world: World, old: Generation, program: Program) -> Optional[Trial]:
         words = program.words

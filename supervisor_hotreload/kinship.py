@@ -44,21 +44,20 @@ def find_heir(
     dead: Lineage,
     seen: Iterable[Process],
     taken: Callable[[int], bool],
-    pidfile: Optional[str],
+    pidfile: Callable[[], Optional[str]],
 ) -> Optional[Heir]:
     """Return the successor of a generation whose supervised process has ended.
 
     :param seen: other generations seen while it lived.
     :param taken: tells whether supervisord tracks a pid already.
-    :param pidfile: where the program writes its pid, if that is known.
+    :param pidfile: returns where the program writes its pid, if that is known.
     """
     for master in dead.images:
         if master != dead.tracked and world.alive(master) and not taken(master.pid):
             return Heir(master, "the master that it stood before")
     for process in seen:
         if world.alive(process):
-            return Heir(process, "a child of the old master, seen while it lived")
-    named = _named(world, pidfile)
+            return Heir(process, "seen while the old master lived")
     kin = [child for child in orphans(world, dead) if not taken(child.pid)]
     for child in kin:
         if servers.leads(world, child) and execed(world, child, dead):
@@ -66,9 +65,11 @@ def find_heir(
     for child in kin:
         if execed(world, child, dead) and servers.reexeced(world, child, dead.images):
             return Heir(child, "an orphan of the old master, still booting")
+    path = pidfile() if kin else None
+    named = _named(world, path)
     for child in kin:
         if child.pid in named and execed(world, child, dead):
-            return Heir(child, f"an orphan of the old master that {pidfile} names")
+            return Heir(child, f"an orphan of the old master that {path} names")
     return None
 
 
@@ -83,9 +84,23 @@ def successors(world: World, living: Lineage) -> list[Process]:
     ]
 
 
+def workers_of(world: World, living: Lineage) -> list[Process]:
+    """Return the workers of the masters of a living generation."""
+    return [
+        child
+        for master in living.images
+        for child in world.children(master)
+        if servers.works(world, child)
+    ]
+
+
 def workers_left(world: World, dead: Lineage) -> list[Process]:
     """Return the workers that a dead master has left: they still hold its port."""
-    return [child for child in orphans(world, dead) if servers.works(world, child)]
+    return [
+        child
+        for child in orphans(world, dead)
+        if servers.works(world, child) and not servers.leads(world, child)
+    ]
 
 
 def orphans(world: World, dead: Lineage) -> list[Process]:

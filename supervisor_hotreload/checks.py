@@ -1,0 +1,117 @@
+"""Runs an operator's command beside a loop, never inside it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from typing import Any, Optional
+
+from supervisor_hotreload.identity import Process
+from supervisor_hotreload.model import Failure, Fault
+
+TAIL = 2000
+"""Bytes of the command's output that the answer shows."""
+
+
+class Check:
+    """``check = COMMAND``: its exit status decides whether the successor is adopted;
+    ``check_before``: whether anything is touched at all.
+
+    It is told what it judges by HOTRELOAD_PROGRAM, HOTRELOAD_OLD_PID and
+    HOTRELOAD_NEW_PID.
+
+    A subclass says as whom and where it runs, and who reaps it.
+
+    :param name: the program's.
+    :param command: split as a shell splits it, run without a shell.
+    :param old: the master whose place the successor is to take.
+    :param title: what to call it.
+    :param fault: the kind of the Failure when it does not agree.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: str,
+        old: Process,
+        title: str = "",
+        fault: Fault = Fault.CHECK_FAILED,
+    ) -> None:
+        self._name = name
+        self._command = command
+        self._old = old
+        self._title = title or f"check ({command})"
+        self._fault = fault
+        self._child: Optional[subprocess.Popen[bytes]] = None
+        self._status: Optional[int] = None
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
+
+    def __call__(self, new: Optional[Process]) -> bool:
+        """Return True when the command has agreed; the first call starts it.
+
+        :raises Failure: when it has not.
+        """
+        if self._child is None:
+            self._start(new)
+        if self._status is None:
+            return False
+        if self._status == 0:
+            return True
+        code = os.waitstatus_to_exitcode(self._status)
+        how = f"exited with status {code}" if code >= 0 else f"was killed by signal {-code}"
+        raise Failure(self._fault, f"{self._title} {how}{self._tail()}")
+
+    def finish(self, pid: int, sts: int) -> None:
+        """Take the exit status from whoever has reaped the command."""
+        self._status = sts
+        if self._child is not None:
+            self._child.returncode = os.waitstatus_to_exitcode(sts)  # or subprocess waits for it
+
+    def close(self) -> None:
+        """End the command if it still runs, with all that it has started."""
+        if self._child is not None and self._status is None:
+            os.killpg(self._child.pid, signal.SIGKILL)
+        self._output.close()
+
+    def environment(self) -> Mapping[str, str]:
+        """Return the environment that the command runs in."""
+        return os.environ
+
+    def options(self) -> dict[str, Any]:
+        """Return more of subprocess.Popen's arguments: the directory, the user."""
+        return {}
+
+    def spawned(self, pid: int) -> None:
+        """Tell whoever reaps *pid* to call finish()."""
+
+    def _start(self, new: Optional[Process]) -> None:
+        environment = dict(
+            self.environment(),
+            HOTRELOAD_PROGRAM=self._name,
+            HOTRELOAD_OLD_PID=str(self._old.pid),
+            HOTRELOAD_NEW_PID="" if new is None else str(new.pid),
+        )
+        try:
+            self._child = subprocess.Popen(
+                shlex.split(self._command),
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+                **self.options(),
+            )
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            raise Failure(self._fault, f"{self._title} could not be run: {error}") from None
+        self.spawned(self._child.pid)
+
+    def _tail(self) -> str:
+        self._output.seek(0, os.SEEK_END)
+        self._output.seek(max(0, self._output.tell() - TAIL))
+        text = self._output.read().decode("utf-8", "replace").strip()
+        printable = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+        return f": {printable}" if printable else ""

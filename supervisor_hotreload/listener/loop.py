@@ -1,0 +1,237 @@
+"""What happens when: one select over supervisord's events, signals and timers."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+import traceback
+import xmlrpc.client
+from typing import Optional
+
+from supervisor_hotreload.listener import events
+from supervisor_hotreload.listener.attempts import FOLLOW, Attempts
+from supervisor_hotreload.listener.events import Event
+from supervisor_hotreload.listener.inbox import Inbox
+from supervisor_hotreload.listener.log import say
+from supervisor_hotreload.listener.notify import Notifier
+from supervisor_hotreload.listener.program import Program
+from supervisor_hotreload.listener.roster import Roster
+from supervisor_hotreload.listener.state import StateFile
+from supervisor_hotreload.listener.watcher import Watcher
+from supervisor_hotreload.rpcclient import NoAnswer, Server
+
+LOOK = 1.0
+"""Seconds between two looks at every path."""
+
+CLOSELY = 30
+"""How many looks are cheap until one is close."""
+
+WEIGH = 10.0
+"""Seconds between two looks at the memory."""
+
+REFRESH = 5.0
+"""Seconds until an edit of the configuration is seen, or a reload made by hand."""
+
+PROMPT = 0.1
+"""Seconds between two refreshes that events ask for."""
+
+UNKNOWN_METHOD = 1
+"""supervisor.xmlrpc.Faults.UNKNOWN_METHOD: the plugin is not there."""
+
+
+class NoPlugin(Exception):
+    """supervisord has not loaded hotreload."""
+
+
+class Listener:
+    """The event listener.
+
+    :param server: supervisord's XML-RPC.
+    :param state: path of the state file, empty for supervisord's own directory.
+    """
+
+    def __init__(self, server: Server, state: str = "", stdin: int = 0, stdout: int = 1) -> None:
+        self._state_path = state
+        self._state: Optional[StateFile] = None
+        self._roster = Roster(server, say)
+        self._watcher = Watcher(say)
+        self._notifier = Notifier(say)
+        self._attempts = Attempts(server, self._roster, self._watcher, self._notifier, self._save)
+        self._inbox = Inbox(self._roster, self._prompt, self._refresh_again)
+        self._stream = events.Stream()
+        self._in, self._out = stdin, stdout
+        self._failed = ""
+        self._hup = False
+        self._complaint = ""
+        self._refreshed = 0.0
+        self._looks = 0
+        self._look_at = self._weigh_at = self._refresh_at = 0.0
+
+    def run(self) -> None:
+        """Work until supervisord closes our standard input, or a signal ends us.
+
+        :raises NoPlugin: when there is nothing to work with.
+        :raises ProtocolError: when what comes is no event.
+        """
+        wake, waker = os.pipe()
+        for end in (wake, waker):
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        try:
+            self._turn_until_ended(wake)
+        finally:
+            self._notifier.close()
+
+    def _turn_until_ended(self, wake: int) -> None:
+        while True:
+            self._do_what_is_due(time.monotonic())
+            readable, _, _ = select.select([wake, self._in], [], [], self._pause())
+            if wake in readable:
+                numbers = os.read(wake, 64)
+                if signal.SIGTERM in numbers or signal.SIGINT in numbers:
+                    return
+                self._hup |= signal.SIGHUP in numbers
+            if self._in in readable and not self._read():
+                return
+
+    def _pause(self) -> float:
+        """Return the seconds until there is something to do."""
+        times = [self._look_at, self._weigh_at, self._refresh_at]
+        if self._state is None:
+            times = [self._refresh_at]
+        for program in self._roster.programs.values():
+            when = program.when()
+            if when is not None:
+                times.append(when)
+        return max(0.0, min(times) - time.monotonic())
+
+    # -- supervisord's events
+
+    def _read(self) -> bool:
+        """Take what supervisord has written; return False at its end."""
+        data = os.read(self._in, 1 << 16)
+        if not data:
+            return False
+        self._stream.feed(data)
+        while True:
+            event = self._stream.next()
+            if event is None:
+                return True
+            try:
+                os.write(self._out, self._answer(event) + events.READY)
+            except BrokenPipeError:
+                return False
+
+    def _answer(self, event: Event) -> bytes:
+        """Take *event* and say so; one that cannot be taken is sent again, once."""
+        serial = event.headers.get("serial", "")
+        try:
+            self._inbox.take(event, time.monotonic())
+            self._save()
+        except Exception:  # noqa: BLE001 - without an answer no event would ever come again
+            say(f"an error inside the listener over {event.name}: {traceback.format_exc()}")
+            if serial != self._failed:
+                self._failed = serial
+                return events.FAIL
+        return events.OK
+
+    def _prompt(self) -> None:
+        self._refresh_at = min(self._refresh_at, self._refreshed + PROMPT)
+
+    # -- what is due
+
+    def _do_what_is_due(self, now: float) -> None:
+        if now >= self._refresh_at:
+            self._refresh(now)
+        if self._state is None:
+            return
+        if self._hup:
+            self._hup = False
+            self._on_hup(now)
+        if now >= self._look_at:
+            self._look_at = now + LOOK
+            closely = self._looks % CLOSELY == 0
+            self._looks += 1
+            for program in self._roster.programs.values():
+                self._roster.dirty |= self._watcher.look(program, now, closely)
+            self._notifier.look(now)
+        if now >= self._weigh_at:
+            self._weigh_at = now + WEIGH
+            for program in self._roster.programs.values():
+                self._roster.dirty |= self._watcher.weigh(program, now)
+        for program in list(self._roster.programs.values()):
+            when = program.when()
+            if when is not None and now >= when:
+                self._attempt(program, now)
+        self._save()
+
+    def _attempt(self, program: Program, now: float) -> None:
+        """Reload *program*, as things are now."""
+        if not self._refresh(now):
+            program.hold = now + LOOK
+        elif program.name in self._roster.programs:
+            self._attempts.attempt(program, now)
+        self._refresh_at = min(self._refresh_at, now + FOLLOW)
+
+    def _on_hup(self, now: float) -> None:
+        if not self._roster.sighup:
+            say("HUP: nothing is reloaded, 'reload_on_sighup' in [rpcinterface:hotreload] is empty")
+        for name in self._roster.sighup:
+            programs = self._roster.named(name)
+            if not programs:
+                say(f"reload_on_sighup = {name}: no such program")
+            for program in programs:
+                self._roster.fire(program, "HUP to the listener", now)
+
+    def _refresh(self, now: float) -> bool:
+        """Ask supervisord how things are; return False when it does not tell.
+
+        :raises NoPlugin: when it never will.
+        """
+        self._refreshed = now
+        self._refresh_at = now + REFRESH
+        try:
+            self._roster.refresh(now)
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode == UNKNOWN_METHOD:
+                raise NoPlugin from None
+            return self._complain(fault.faultString, now)
+        except NoAnswer as error:
+            return self._complain(str(error), now)
+        self._complaint = ""
+        if self._state is None:
+            self._begin(now)
+        for program in self._roster.programs.values():
+            self._attempts.follow(program, now)
+            if program.row["active"] or program.attempt is not None:
+                self._refresh_at = now + FOLLOW
+        return True
+
+    def _refresh_again(self) -> None:
+        """Ask anew, unless that has only just been done."""
+        now = time.monotonic()
+        if now - self._refreshed > PROMPT:
+            self._refresh(now)
+
+    def _complain(self, text: str, now: float) -> bool:
+        if text != self._complaint:
+            self._complaint = text
+            say(f"supervisord does not answer, it is asked again: {text}")
+        self._refresh_at = now + LOOK
+        return False
+
+    def _begin(self, now: float) -> None:
+        """Take up what an earlier listener has left, and events."""
+        self._state = StateFile(self._state_path or self._roster.state_file, say)
+        self._roster.restore(self._state.read(), now)
+        self._roster.dirty = True
+        os.write(self._out, events.READY)
+
+    def _save(self) -> None:
+        if self._roster.dirty and self._state is not None:
+            self._roster.dirty = False
+            self._state.write(self._roster.dump())

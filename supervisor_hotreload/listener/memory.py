@@ -1,0 +1,75 @@
+"""The resident memory of one generation: the tracked master and its descendants."""
+
+from __future__ import annotations
+
+import os
+
+import psutil
+
+from supervisor_hotreload.identity import children
+
+DEPTH = 5
+"""Generations of processes under the master that are counted."""
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def resident(pid: int, limit: float) -> tuple[float, bool]:
+    """Return the bytes that a generation holds, and whether shared pages were counted once.
+
+    Counting shared pages once (PSS) walks every mapping, so it is done only
+    where the plain sum is above *limit*: it is never less.
+    """
+    pids = family(pid)
+    plain = sum(_plain(member) for member in pids)
+    if plain <= limit:
+        return plain, False
+    try:
+        return float(sum(_proportional(member) for member in pids)), True
+    except PermissionError:
+        return plain, False
+
+
+def family(pid: int) -> list[int]:
+    """Return *pid* and its descendants."""
+    found = level = [pid]
+    for _ in range(DEPTH):
+        level = [child.pid for parent in level for child in children(parent)]
+        found = found + level
+    return list(dict.fromkeys(found))
+
+
+def _plain(pid: int) -> float:
+    """Return the resident set of *pid*, 0 when it is gone."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return float(file.read().split()[1]) * PAGE
+    except ProcessLookupError:
+        return 0.0
+    except FileNotFoundError:
+        return _portable(pid)
+
+
+def _portable(pid: int) -> float:
+    try:
+        return float(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0.0
+
+
+def _proportional(pid: int) -> int:
+    """Return the proportional set of *pid*, 0 when it is gone (proc(5), Linux 4.14).
+
+    :raises PermissionError: when the kernel does not tell, or not us.
+    """
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+            for line in file:
+                if line.startswith(b"Pss:"):
+                    return int(line.split()[1]) * 1024
+    except ProcessLookupError:
+        return 0
+    except FileNotFoundError:
+        if os.path.exists(f"/proc/{pid}"):
+            raise PermissionError from None
+    return 0

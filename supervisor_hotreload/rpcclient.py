@@ -1,0 +1,102 @@
+"""A small XML-RPC client of supervisord: one connection a call, each with a deadline.
+
+It imports the standard library only: it is used inside applications as well.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import socket
+import xmlrpc.client
+from collections.abc import Mapping
+from typing import Any, Optional
+from urllib.parse import urlsplit
+from xml.parsers.expat import ExpatError
+
+DEADLINE = 5.0
+"""Seconds that supervisord may take for one step of an answer."""
+
+UNAUTHORIZED = (
+    "; set SUPERVISOR_USERNAME and SUPERVISOR_PASSWORD in 'environment' of the section "
+    "that starts this program"
+)
+
+BROKEN = (OSError, http.client.HTTPException, ExpatError, xmlrpc.client.ResponseError)
+"""What a server that answers wrongly, or not at all, raises here."""
+
+
+class NoAnswer(Exception):
+    """supervisord could not be asked; the message says why."""
+
+
+class Server:
+    """supervisord's XML-RPC server.
+
+    Nothing is sent twice: a method that starts something must not be.
+
+    :param url: 'unix:///path' or 'http://host:port' (SUPERVISOR_SERVER_URL).
+    :raises ValueError: for another kind of URL.
+    """
+
+    def __init__(self, url: str, username: str = "", password: str = "") -> None:
+        if not url.startswith(("unix://", "http://")):
+            raise ValueError(f"SUPERVISOR_SERVER_URL = {url}: neither unix:// nor http://")
+        self._url = url
+        self._headers = {"Content-Type": "text/xml"}
+        if username:
+            token = base64.b64encode(f"{username}:{password}".encode()).decode()
+            self._headers["Authorization"] = f"Basic {token}"
+
+    def call(self, method: str, *parameters: Any) -> Any:
+        """Return what *method* answers.
+
+        :raises xmlrpc.client.Fault: when supervisord refuses.
+        :raises NoAnswer: when it cannot be asked.
+        """
+        connection = _Unix(self._url[7:]) if self._url.startswith("unix://") else self._tcp()
+        try:
+            body = xmlrpc.client.dumps(parameters, method).encode()
+            connection.request("POST", "/RPC2", body, self._headers)
+            answer = connection.getresponse()
+            content = answer.read()
+            if answer.status != 200:
+                hint = UNAUTHORIZED if answer.status == 401 else ""
+                raise NoAnswer(f"{self._url}: {answer.status} {answer.reason}{hint}")
+            return xmlrpc.client.loads(content)[0][0]
+        except BROKEN as error:
+            raise NoAnswer(f"{self._url}: {error}") from None
+        finally:
+            connection.close()
+
+    def _tcp(self) -> http.client.HTTPConnection:
+        parts = urlsplit(self._url)
+        return http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=DEADLINE)
+
+
+class _Unix(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=DEADLINE)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def from_environment(environment: Mapping[str, str]) -> Optional[Server]:
+    """Return the server of the supervisord that started this process, if it has one.
+
+    :raises ValueError: when its URL is of a kind that is not known.
+    """
+    url = environment.get("SUPERVISOR_SERVER_URL")
+    if not url:
+        return None
+    return Server(
+        url,
+        environment.get("SUPERVISOR_USERNAME", ""),
+        environment.get("SUPERVISOR_PASSWORD", ""),
+    )

@@ -1,0 +1,13 @@
+"""``hotreload-run``: a command whose pid never changes, for use without the plugin.
+
+`options` reads the command line, `entry` sets the scene, `run` is the loop,
+`served` knows what runs now, `child` starts a copy of it, `overlap` reloads
+what cannot re-exec, `listeners` tells who accepts; `signals`, `sockets`,
+`notify`, `reports`, `check`, `keeper`, `upgrade` and `handover` are what their names say.
+"""
+
+from __future__ import annotations
+
+from supervisor_hotreload.wrapper.entry import main
+
+__all__ = ["main"]

@@ -1,0 +1,91 @@
+"""The command ``hotreload-run``."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+from contextlib import suppress
+from typing import NoReturn, Optional
+
+from supervisor_hotreload.subreaper import become_subreaper
+from supervisor_hotreload.world import World
+from supervisor_hotreload.wrapper import handover
+from supervisor_hotreload.wrapper.child import CannotStart, Command
+from supervisor_hotreload.wrapper.handover import Handover
+from supervisor_hotreload.wrapper.options import Options, Usage, parse
+from supervisor_hotreload.wrapper.reports import Reports
+from supervisor_hotreload.wrapper.run import Runner
+from supervisor_hotreload.wrapper.signals import Signals
+from supervisor_hotreload.wrapper.sockets import BadAddress, Listening
+
+
+def main() -> NoReturn:
+    """Run a command under a pid that never changes; end as its server ends."""
+    try:
+        options = parse(sys.argv[0], sys.argv[1:])
+    except Usage as usage:
+        _tell(str(usage), usage.status)
+    state = handover.take(os.environ)
+    signals = Signals(None if state is None else state.mask)
+    try:
+        opened = () if state is None else state.sockets
+        listening = Listening(options.listen, os.environ, opened)
+        if options.pid is not None:
+            _write_pid(options.pid)
+    except (BadAddress, OSError) as error:
+        _tell(f"hotreload-run: {error}", 2)
+    become_subreaper()
+    status = _run(options, signals, listening, state)
+    if options.pid is not None:
+        _remove_pid(options.pid)
+    if not options.leave:
+        listening.remove_paths()
+    _end_like(status)
+
+
+def _run(
+    options: Options, signals: Signals, listening: Listening, state: Optional[Handover]
+) -> int:
+    """Return the wait status of the server."""
+    inherited = {k: v for k, v in os.environ.items() if k not in ("LISTEN_FDS", "LISTEN_PID")}
+    notify = inherited.pop("NOTIFY_SOCKET", None) if options.notify else None
+    reports = Reports(options, World(), notify)
+    folder = options.chdir if state is None else state.folder
+    sockets = listening.descriptors
+    command = Command(options.command, inherited, sockets, signals, folder, options.leave)
+    try:
+        return Runner(options, signals, listening, command, reports, state).run()
+    except CannotStart as error:
+        reports.log(f"hotreload-run: {error}")
+        return error.status << 8
+
+
+def _write_pid(path: str) -> None:
+    with open(path, "w", encoding="ascii") as file:
+        file.write(f"{os.getpid()}\n")
+
+
+def _remove_pid(path: str) -> None:
+    """Remove the pidfile unless somebody else has written to it since."""
+    with suppress(OSError, ValueError):
+        if World().read_pid(path) == os.getpid():
+            os.unlink(path)
+
+
+def _end_like(status: int) -> NoReturn:
+    """End as the server has ended: with its exit status, or killed by the same signal."""
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        os._exit(code)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    with suppress(OSError):  # SIGKILL cannot be reset
+        signal.signal(-code, signal.SIG_DFL)
+    os.kill(os.getpid(), -code)
+    os._exit(128 - code)  # pid 1 cannot be killed by itself
+
+
+def _tell(text: str, status: int) -> NoReturn:
+    (sys.stderr if status else sys.stdout).write(text.rstrip() + "\n")
+    sys.exit(status)

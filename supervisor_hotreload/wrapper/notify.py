@@ -1,0 +1,37 @@
+"""Tells systemd the state of the service (sd_notify(3))."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+
+
+class Notifier:
+    """One service manager.
+
+    :param address: the value of NOTIFY_SOCKET: a path, or an abstract one after '@'.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self._socket = socket.socket(
+            socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        )
+
+    def ready(self, status: str) -> None:
+        self._send("READY=1", f"STATUS={status}")
+
+    def reloading(self, now: float) -> None:
+        """Begin a reload, which the next ready() ends (Type=notify and notify-reload).
+
+        :param now: the monotonic clock, in seconds.
+        """
+        self._send("RELOADING=1", f"MONOTONIC_USEC={int(now * 1_000_000)}", "STATUS=reloading")
+
+    def stopping(self) -> None:
+        self._send("STOPPING=1")
+
+    def _send(self, *lines: str) -> None:
+        text = "\n".join(line.replace("\n", " ") for line in lines)
+        with suppress(OSError):  # a manager that does not listen must not end the service
+            self._socket.sendto(text.encode(), self._address)

@@ -1,0 +1,74 @@
+"""Signals as events of a loop: caught by a descriptor, read in the order they came."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Iterable
+from typing import Optional
+
+UNCAUGHT = {
+    signal.SIGKILL,
+    signal.SIGSTOP,
+    signal.SIGTSTP,  # job control of a shell: it reaches the whole foreground group by itself
+    signal.SIGSEGV,  # faults of this process itself
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGILL,
+    signal.SIGTRAP,
+    signal.SIGSYS,
+    signal.SIGABRT,
+    signal.SIGPIPE,  # ignored by Python, so that a write fails instead
+    signal.SIGXFSZ,
+}
+
+
+class Signals:
+    """Every signal that can be caught.
+
+    :param mask: what was blocked when the command was started; read from the
+        kernel unless an earlier image of this process has handed it over.
+    """
+
+    def __init__(self, mask: Optional[Iterable[int]] = None) -> None:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        self.mask = frozenset(int(number) for number in (before if mask is None else mask))
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        self._caught = [number for number in signal.Signals if number not in UNCAUGHT]
+        for number in self._caught:
+            signal.signal(number, lambda *_: None)
+        self.unblock()
+
+    def block(self) -> None:
+        """Keep signals pending: over a fork or an exec none may get lost."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
+    def unblock(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+    def reset(self) -> None:
+        """In a child before its exec: as if nothing had been caught or blocked."""
+        signal.set_wakeup_fd(-1)
+        for number in (*self._caught, signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
+
+    def put(self, number: int) -> None:
+        """Let *number* be the next that wait() returns, as if it had just come."""
+        os.write(self._writer, bytes([number]))
+
+    def wait(self, timeout: Optional[float]) -> list[signal.Signals]:
+        """Return each signal that has come, once; wait for one up to *timeout* seconds.
+
+        :param timeout: None to wait for ever.
+        """
+        select.select([self._reader], [], [], timeout)
+        try:
+            numbers = os.read(self._reader, 65536)
+        except BlockingIOError:
+            return []
+        return [signal.Signals(number) for number in dict.fromkeys(numbers)]
