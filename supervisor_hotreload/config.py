@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from string import ascii_letters
@@ -49,6 +50,16 @@ def _boolean(value: str) -> bool:
 def _path(value: str) -> str:
     if not os.path.isabs(value):
         raise ValueError("not an absolute path")
+    return value
+
+
+def _command(value: str) -> str:
+    try:
+        words = shlex.split(value)
+    except ValueError as error:
+        raise ValueError(f"cannot be split into words: {error}") from None
+    if not words:
+        raise ValueError("empty")
     return value
 
 
@@ -145,7 +156,7 @@ KEYS: dict[str, Callable[[str], Any]] = {
     "spawn_timeout": _positive,
     "ready_timeout": _positive,
     "bake": _seconds,
-    "check": _text,
+    "check": _command,
     "check_timeout": _positive,
     "drain_timeout": _positive,
     "promote_timeout": _positive,
@@ -199,7 +210,7 @@ class Settings:
         found: dict[str, Any] = {}
         for section, keys in self._of(group, process):
             for key, value in keys.items():
-                if key not in GLOBAL and key not in TRIGGERS:
+                if key not in TRIGGERS and not (section == DEFAULTS and key in GLOBAL):
                     found[key] = _parse(section, key, value)
         return replace(Policy(), **found)
 
