@@ -6,6 +6,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import os
+import shlex
 import signal
 import urllib.parse
 from collections.abc import Mapping
@@ -53,6 +54,16 @@ def _boolean(value: str) -> bool:
 def _path(value: str) -> str:
     if not os.path.isabs(value):
         raise ValueError("not an absolute path")
+    return value
+
+
+def _command(value: str) -> str:
+    try:
+        words = shlex.split(value)
+    except ValueError as error:
+        raise ValueError(f"cannot be split into words: {error}") from None
+    if not words:
+        raise ValueError("empty")
     return value
 
 
@@ -201,9 +212,9 @@ KEYS: dict[str, Callable[[str], Any]] = {
     "spawn_timeout": _positive,
     "ready_timeout": _positive,
     "bake": _seconds,
-    "check": _text,
+    "check": _command,
     "check_timeout": _positive,
-    "check_before": _text,
+    "check_before": _command,
     "strategy": _strategy,
     "signal": _signal,
     "drain_timeout": _positive,
@@ -258,7 +269,7 @@ class Settings:
         found: dict[str, Any] = {}
         for section, keys in self._of(group, process):
             for key, value in keys.items():
-                if key not in GLOBAL and key not in TRIGGERS:
+                if key not in TRIGGERS and not (section == DEFAULTS and key in GLOBAL):
                     found[key] = _parse(section, key, value)
         return replace(Policy(), **found)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import shlex
 import time
 import xmlrpc.client
@@ -62,6 +63,8 @@ class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # s
             self.ctl.exitstatus = LSBInitExitStatuses.INVALID_ARGS
             self.help_hotreload()
             return
+        if action == "help":
+            self.help_hotreload()
         try:
             for position, name in enumerate(names):
                 if action == "cancel":
@@ -80,10 +83,18 @@ class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # s
 
     def _reload(self, name: str, wishes: Wishes, rest: list[str]) -> None:
         try:
-            for program in self._start(name, wishes):
-                self._follow(program, rest)
+            programs = self._start(name, wishes)
+            numbers = [self._proxy.getReloadInfo(program)["number"] for program in programs]
+            for position, (program, number) in enumerate(zip(programs, numbers)):
+                self._follow(program, number, programs[position + 1 :], rest)
         except xmlrpc.client.Fault as fault:
             self._report(name, fault)
+        except (OSError, http.client.HTTPException):
+            self.ctl.output(
+                f"{name}: ERROR (supervisord does not answer any more; once it runs again it goes "
+                f"on with the reload, see: supervisorctl hotreload --status {name})"
+            )
+            self._fail(LSBInitExitStatuses.GENERIC)
 
     def _start(self, name: str, options: Wishes) -> list[str]:
         """Start what *name* means; return the programs that are being reloaded, in order."""
@@ -97,12 +108,12 @@ class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # s
             return [name]
         return [make_namespec(row["group"], row["name"]) for row in rows]
 
-    def _follow(self, name: str, rest: list[str]) -> None:
+    def _follow(self, name: str, number: int, queued: list[str], rest: list[str]) -> None:
         """Print each line of a reload when it is there, until it has ended."""
         shown = 0
         try:
             while True:
-                info = self._proxy.getReloadInfo(name)
+                info = self._proxy.getReloadInfo(name, number)
                 for line in info["log"][shown:]:
                     self.ctl.output(f"{name}: {line['seconds']:6.2f}s  {line['text']}")
                 shown = len(info["log"])
@@ -110,7 +121,7 @@ class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # s
                     break
                 time.sleep(POLL)
         except KeyboardInterrupt:
-            self._leave(name, rest)
+            self._leave(name, queued, rest)
             raise
         if info["outcome"] != "succeeded":
             for line in info["output"]:
@@ -119,23 +130,43 @@ class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # s
             self._fail(LSBInitExitStatuses.GENERIC)
         self.ctl.output(f"{name}: {info['serving']}")
 
-    def _leave(self, name: str, rest: list[str]) -> None:
+    def _leave(self, name: str, queued: list[str], rest: list[str]) -> None:
         self.ctl.output("")
         self.ctl.output(
             f"{name}: the reload goes on in supervisord; see how it ends with: supervisorctl "
             f"hotreload --status {name}, or roll it back with: supervisorctl hotreload --cancel "
             f"{name}"
         )
+        if queued:
+            self.ctl.output(f"supervisord goes on with: {' '.join(queued)}")
         if rest:
             self.ctl.output(f"not started: {' '.join(rest)}")
 
     def _cancel(self, name: str) -> None:
         try:
-            self._proxy.cancelReload(name)
+            for program in self._active(name):
+                self._proxy.cancelReload(program)
+                self.ctl.output(f"{program}: rolled back")
         except xmlrpc.client.Fault as fault:
             self._report(name, fault)
-        else:
-            self.ctl.output(f"{name}: rolled back")
+
+    def _active(self, name: str) -> list[str]:
+        """Return the programs that *name* means and that are being reloaded, last first.
+
+        A single name is itself, so that supervisord says why it cannot be cancelled.
+        """
+        group, process = split_namespec(name)
+        if name != "all" and process is not None:
+            return [name]
+        chosen = [
+            make_namespec(info["group"], info["name"])
+            for info in self._proxy.getAllReloadInfo()
+            if info["active"] and (name == "all" or info["group"] == group)
+        ]
+        if not chosen:
+            self.ctl.output(f"{name}: ERROR (no reload is active)")
+            self._fail(LSBInitExitStatuses.GENERIC)
+        return chosen[::-1]
 
     def _status(self, name: str) -> None:
         try:
@@ -175,7 +206,8 @@ def summary(info: dict[str, Any]) -> str:
     """Return one line about the reload that *info* (getReloadInfo) tells of."""
     now = f"generation {info['generation']} (pid {info['pid']})" if info["pid"] else "not running"
     if info["active"]:
-        return f"{info['phase']} for {info['seconds']:.0f} s, pid {info['new_pid']} follows {now}"
+        follows = f", pid {info['new_pid']} follows {now}" if info["new_pid"] else f", {now}"
+        return f"{info['phase']} for {info['seconds']:.0f} s{follows}"
     if not info["outcome"]:
         return f"{now}, never reloaded"
     why = f": {info['reason']}" if info["reason"] else ""
@@ -205,6 +237,8 @@ def parse(arg: str) -> tuple[list[str], Wishes, str]:
             wishes["strategy"] = "brutal"
         elif word in ("--cancel", "--status"):
             actions.append(word[2:])
+        elif word in ("-h", "--help"):
+            return [], {}, "help"
         elif word.startswith("-"):
             raise BadUsage(f"unknown option {word}")
         else:

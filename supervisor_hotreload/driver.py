@@ -19,6 +19,10 @@ from supervisor_hotreload.model import (
 )
 from supervisor_hotreload.protocol import Steps, Wait
 
+REMEMBERED = 3
+"""How many ended reloads of one program are remembered: a HUP may have followed the one
+that a client still asks about."""
+
 OUTPUT_LINES = 200
 """How many lines of the program's own output are kept for one reload."""
 
@@ -41,10 +45,18 @@ class Reload:
     :param name: the program, as 'group:process' or 'process'.
     :param clock: returns monotonic seconds.
     :param log: called with each line.
+    :param warn: called with the line of a reload that did not succeed.
     """
 
-    def __init__(self, name: str, clock: Callable[[], float], log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        clock: Callable[[], float],
+        log: Callable[[str], None],
+        warn: Optional[Callable[[str], None]] = None,
+    ) -> None:
         self.name = name
+        self.number = 0
         self.phase = Phase.QUEUED
         self.outcome = Outcome.PENDING
         self.fault: Optional[Fault] = None
@@ -58,6 +70,7 @@ class Reload:
         self.output: deque[str] = deque(maxlen=OUTPUT_LINES)
         self._clock = clock
         self._log = log
+        self._warn = warn or log
         self._began = clock()
         self._ended: Optional[float] = None
         self._steps: Optional[Steps] = None
@@ -214,7 +227,9 @@ class Reload:
         if failure is not None:
             self.fault = failure.fault
             self.reason = failure.reason
-            self.say(f"{outcome.value} while {at.value}: {failure.reason}")
+            text = f"{outcome.value} while {at.value}: {failure.reason}"
+            self._write(text)
+            self._warn(f"hotreload: {self.name}: {' '.join(text.split())}")
         else:
             self.say(f"{outcome.value} in {self.seconds:.1f} s")
         self.phase = Phase.DONE
@@ -235,7 +250,8 @@ class Driver:
 
     def __init__(self) -> None:
         self._active: dict[str, Reload] = {}
-        self._latest: dict[str, Reload] = {}
+        self._past: dict[str, deque[Reload]] = {}
+        self._count = 0
 
     @property
     def idle(self) -> bool:
@@ -247,7 +263,13 @@ class Driver:
 
     def latest(self, name: str) -> Optional[Reload]:
         """Return the reload of *name* under way, or the last one that ended."""
-        return self._active.get(name) or self._latest.get(name)
+        past = self._past.get(name)
+        return self._active.get(name) or (past[-1] if past else None)
+
+    def numbered(self, name: str, number: int) -> Optional[Reload]:
+        """Return the reload of *name* with that number, None when it is not remembered."""
+        known = [*self._past.get(name, ()), *filter(None, [self._active.get(name)])]
+        return next((reload for reload in known if reload.number == number), None)
 
     def add(self, reload: Reload) -> None:
         """Take on a reload.
@@ -255,6 +277,8 @@ class Driver:
         :raises Failure: ALREADY_RELOADING when one of that program is active.
         """
         self.must_be_free(reload.name)
+        self._count += 1
+        reload.number = self._count
         self._active[reload.name] = reload
         reload.when_ended(self._retire)
 
@@ -278,4 +302,4 @@ class Driver:
 
     def _retire(self, reload: Reload) -> None:
         del self._active[reload.name]
-        self._latest[reload.name] = reload
+        self._past.setdefault(reload.name, deque(maxlen=REMEMBERED)).append(reload)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import traceback
 from collections import deque
@@ -19,7 +20,7 @@ from supervisor_hotreload.adoption import (
     Supervised,
     Tracked,
 )
-from supervisor_hotreload.config import DEFAULTS, BadSetting, Settings
+from supervisor_hotreload.config import DEFAULTS, PREFIX, BadSetting, Settings
 from supervisor_hotreload.driver import Driver, Reload
 from supervisor_hotreload.identity import Process
 from supervisor_hotreload.model import Failure, Fault, Outcome, Policy
@@ -192,9 +193,10 @@ class Reloads:
 
     def serving(self, tracked: Tracked) -> str:
         """Return a sentence that says what serves now."""
-        if tracked.pid and tracked.current() is not None:
+        if (tracked.running or tracked.starting) and tracked.current() is not None:
             found = self._survey(tracked)
-            workers = f", {found.old.workers} workers" if found is not None else ""
+            count = found.old.workers if found is not None else 0
+            workers = f", {count} worker{'' if count == 1 else 's'}" if count else ""
             return f"generation {tracked.generation} (pid {tracked.pid}{workers}) serves"
         return f"nothing serves, {tracked.name} is {tracked.state}"
 
@@ -289,9 +291,26 @@ class Reloads:
             lines = [failure.reason]
         for line in lines:
             self.supervised.logger.error(f"hotreload: bad setting: {line}")
+        for section in self._strangers():
+            self.supervised.logger.warn(
+                f"hotreload: [{PREFIX}{section}] is for no program that there is: "
+                f"{', '.join(self.supervised.groups()) or 'there is none'}"
+            )
+
+    def _strangers(self) -> list[str]:
+        """Return the sections that are named like no group, process or group:process."""
+        known: set[str] = set()
+        for group, members in self.supervised.groups().items():
+            known |= {group, *(t.process.config.name for t in members)}
+            known |= {f"{group}:{t.process.config.name}" for t in members}
+        try:
+            return [name for name in self.settings().sections if name not in known]
+        except Failure:
+            return []
 
     def _new(self, tracked: Tracked) -> Reload:
-        return Reload(tracked.name, self.world.now, self.supervised.logger.info)
+        logger = self.supervised.logger
+        return Reload(tracked.name, self.world.now, logger.info, logger.warn)
 
     def _begin(
         self,
@@ -492,6 +511,8 @@ class Reloads:
             if reload.outcome is Outcome.FAILED and reload.new_pid == reload.old_pid != 0:
                 mixed = reload.adopted and tracked.running
                 reload.serving += "; its workers may be of either release" if mixed else ""
+            if reload.fault is Fault.SUCCESSOR_EXITED:
+                reload.reason += last_words(reload.output)
             if reload.fault is Fault.NO_SUCCESSOR:
                 tracked.give_up_on_successor()
 
@@ -533,3 +554,12 @@ class Reloads:
                 raise Failure(
                     Fault.NOT_ATTEMPTED, f"not attempted after the failure of {before.name}"
                 )
+
+
+EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit|NotFound)\b.*")
+
+
+def last_words(output: Iterable[str]) -> str:
+    """Return the last exception in what a program has printed, but for gunicorn's own."""
+    found = [line for line in output if EXCEPTION.match(line) and "HaltServer" not in line]
+    return f": {found[-1][:300]}" if found else ""

@@ -65,7 +65,7 @@ class HotReloadNamespaceRPCInterface:
         @param struct options  Optional: ``bake`` (double, seconds), ``strategy`` (string)
         @return boolean result  Always true unless error; for ``group:*`` as reloadProcessGroup
         """
-        group, process = split_namespec(name)
+        group, process = split_namespec(str(name))
         if process is None:
             return self.reloadProcessGroup(group, wait, options)
         tracked = self._find(name)
@@ -107,11 +107,12 @@ class HotReloadNamespaceRPCInterface:
         ]
         return self._reload_all(members, "all", wait, options)
 
-    def getReloadInfo(self, name: str) -> dict[str, Any]:
+    def getReloadInfo(self, name: str, number: int = 0) -> dict[str, Any]:
         """Get what there is to know about the reload of a program that is active, or was last
 
         @param string name  The name of the process (or ``group:name``)
-        @return struct result  A struct with keys string name, string group, string
+        @param int number  Optional: which reload, by the ``number`` of an earlier answer
+        @return struct result  A struct with keys int number, string name, string group, string
         statename, int pid, int generation, boolean watched (it is no child of supervisord's,
         an earlier one has left it), boolean active, string phase, string outcome,
         int fault, string reason, string serving, int old_pid, int new_pid, double seconds,
@@ -120,7 +121,7 @@ class HotReloadNamespaceRPCInterface:
         and of unattended reloads string trigger (what fired last), double next_attempt
         (seconds from now, -1 for none), string trigger_failure
         """
-        return self._info(self._find(name))
+        return self._info(self._find(name), number)
 
     def getAllReloadInfo(self) -> list[dict[str, Any]]:
         """Get the reload info of every program
@@ -189,6 +190,8 @@ class HotReloadNamespaceRPCInterface:
     # -- inside
 
     def _find(self, name: str) -> Tracked:
+        if not isinstance(name, str):
+            raise RPCError(Faults.INCORRECT_PARAMETERS, f"{name!r} is no name")
         group, process = split_namespec(name)
         try:
             return self._reloads.supervised.member(group, process)
@@ -206,8 +209,10 @@ class HotReloadNamespaceRPCInterface:
             return [_row(tracked, Faults.SUCCESS, "queued") for tracked in chosen]
         return _until(lambda: batch.done, lambda: _rows(batch))
 
-    def _info(self, tracked: Tracked) -> dict[str, Any]:
-        latest = self._reloads.driver.latest(tracked.name)
+    def _info(self, tracked: Tracked, number: int = 0) -> dict[str, Any]:
+        driver = self._reloads.driver
+        asked = driver.numbered(tracked.name, number) if number else None
+        latest = asked or driver.latest(tracked.name)
         return {
             "name": tracked.process.config.name,
             "group": tracked.group,
@@ -221,6 +226,7 @@ class HotReloadNamespaceRPCInterface:
 
 
 NO_STORY: dict[str, Any] = {
+    "number": 0,
     "active": False,
     "phase": "",
     "outcome": "",
@@ -241,6 +247,7 @@ NO_STORY: dict[str, Any] = {
 def _story(reload: Reload) -> dict[str, Any]:
     progress = reload.progress
     return {
+        "number": reload.number,
         "active": not reload.done,
         "phase": reload.phase.value,
         "outcome": reload.outcome.value,

@@ -229,7 +229,7 @@ class House:
 
         def reported() -> Any:
             assert self.alive
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, xmlrpc.client.Fault):  # it reloads itself
                 info = self.info(name)
                 return info if info["statename"] == state else None
 

@@ -138,3 +138,39 @@ def test_a_client_that_goes_away_takes_nothing_along(house: House) -> None:
     client.wait()
     assert house.wait_for_outcome()["outcome"] == "succeeded"
     house.reload()
+
+
+@pytest.mark.parametrize("what", ["stop", "shutdown"])
+def test_a_program_that_is_down_while_its_old_generation_drains(house: House, what: str) -> None:
+    """Its exit is not reported before that is gone, and a stop reaches it."""
+    house.configure("--workers 2", program="autorestart = true\nstopwaitsecs = 8")
+    house.start()
+    house.release("v2")
+    with Load(house.port, fast=0, slow=2, slow_path="/slow4") as load:
+        load.wait_in_flight()
+        house.rpc().hotreload.reloadProcess("myapp", False)
+        new = house.wait_for_phase("draining")["new_pid"]
+        os.kill(new, signal.SIGKILL)
+        wait_until(lambda: "its exit is reported" in house.log())
+        done = house.ctl(what, *(["myapp"] if what == "stop" else []))
+        assert done.returncode == 0, done.stdout
+        if what == "shutdown":
+            house.wait_for_exit()
+        assert house.application() == []
+    if what == "stop":
+        assert house.info()["statename"] == "STOPPED"
+    assert house.log().count("spawned: 'myapp'") == 1
+
+
+def test_no_descriptor_is_lost_over_restarts(house: House) -> None:
+    house.configure("--workers 1", program="redirect_stderr = false")
+    house.start()
+
+    def round_trip() -> int:
+        house.reload()
+        assert house.ctl("restart", "myapp").returncode == 0
+        wait_until(lambda: len(house.masters()) == 1)
+        return len(os.listdir(f"/proc/{house.pid}/fd"))
+
+    first = round_trip()
+    assert [round_trip() for _ in range(3)] == [first] * 3

@@ -117,3 +117,25 @@ def test_in_doubt_it_is_left_alone_and_why_is_said(house: House) -> None:
     wait_until(lambda: "not adopted" in house.log())
     assert f"myapp: not adopted: pid {impostor.pid} does not run as user id 0" in house.log()
     assert house.info()["statename"] == "STOPPED"
+
+
+def test_a_helper_that_outlived_its_program_is_not_adopted(house: House) -> None:
+    """It has the program's environment and user, and it is no server."""
+    house.release(
+        "v1",
+        code="import subprocess, sys\n"
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)', 'gunicorn'],\n"
+        "                 start_new_session=True)\n"
+        "def app(environ, start_response):\n"
+        "    start_response('200 OK', [('Content-Length', '2')])\n    return [b'v1']\n",
+    )
+    house.configure("--workers 1")
+    house.start()
+    wait_for_answer(house.port)
+    house.application()
+    house.ctl("shutdown")
+    house.wait_for_exit()
+    house.start()
+    assert "was left by" not in house.log()
+    assert house.log().count("spawned: 'myapp'") == 2
+    assert wait_for_answer(house.port) == b"v1"

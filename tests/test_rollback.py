@@ -144,3 +144,32 @@ def test_a_check_that_cannot_be_run(house: House) -> None:
     assert "/no/such/command" in fault.faultString
     assert_unchanged(house, before)
     assert get(house.port)
+
+
+@pytest.mark.parametrize("what", ["cancel", "cancel all", "stop", "restart"])
+def test_what_is_done_to_a_reload_that_is_queued(house: House, what: str) -> None:
+    """It is never begun, and the batch goes on."""
+    more = "numprocs = 3\nprocess_name = web%(process_num)d\n"
+    command = house.gunicorn("--workers 1", bind=f"unix:{house.root}/%(process_num)d.sock")
+    house.configure(name="web", command=command, program=more, settings="bake = 3")
+    house.start(running="web:web2")
+    house.release("v2")
+    before = {name: house.info(f"web:web{name}")["pid"] for name in range(3)}
+    house.rpc().hotreload.reloadProcessGroup("web", False)
+    house.wait_for_phase("baking", "web:web0")
+    if what == "cancel all":
+        assert house.ctl("hotreload", "--cancel", "web:*").returncode == 0
+    elif what == "cancel":
+        assert house.ctl("hotreload", "--cancel", "web:web1").returncode == 0
+    else:
+        assert house.ctl(what, "web:web1").returncode == 0
+    outcomes = [house.wait_for_outcome(f"web:web{number}")["outcome"] for number in range(3)]
+    after = {name: house.info(f"web:web{name}")["pid"] for name in range(3)}
+    if what == "cancel all":
+        assert outcomes == ["rolled back"] * 3
+        assert after == before
+    else:
+        assert outcomes[0] == "succeeded"
+        assert outcomes[1] == ("rolled back" if what == "cancel" else "failed")
+        assert house.reload_info("web:web1")["new_pid"] == 0
+    wait_until(lambda: len(house.masters()) == (2 if what == "stop" else 3))

@@ -210,6 +210,7 @@ def test_workers_of_a_killed_master_do_not_hold_the_port(house: House) -> None:
     configure_nginx(house)
     house.configure(command=nginx(house), program=STOP)
     start(house, house.port, 2)
+    wait_until(lambda: len(workers(house)) == 2)  # a title comes a moment after the fork
     before = workers(house)
     os.kill(house.info()["pid"], signal.SIGKILL)
     wait_until(lambda: workers(house) and not before & workers(house), what=house.log)

@@ -94,6 +94,8 @@ def test_a_bad_trigger_is_told_and_the_others_hold(key: str, value: str, why: st
         ("ready", "settle", "neither"),
         ("ready", "settle:-1", "not a number of seconds"),
         ("check", " ", "empty"),
+        ("check", "'unterminated", "cannot be split"),
+        ("programs", "all", "unknown key"),
     ],
 )
 def test_an_error_names_section_key_and_value(key: str, value: str, why: str) -> None:

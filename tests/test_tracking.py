@@ -165,9 +165,27 @@ def test_the_relay_can_be_switched_off(house: House, where: str) -> None:
     assert house.info()["pid"] == old
 
 
+def test_a_successor_that_comes_too_late_is_ended(house: House) -> None:
+    """A USR2 cannot be recalled: a master that was busy honours it after the reload gave up."""
+    house.configure("--workers 2", settings="spawn_timeout = 1\nrelay_sighup = false")
+    house.start()
+    with Load(house.port, fast=1, slow=1, slow_path="/slow6") as load:
+        load.wait_in_flight()
+        house.ctl("signal", "HUP", "myapp")  # gunicorn waits for its old worker, deaf
+        wait_until(lambda: "Handling signal: hup" in house.app_log())
+        done = house.ctl("hotreload", "myapp")
+        if done.returncode != 0:  # older versions hear USR2 meanwhile
+            assert "spawning was not over in 1 s" in done.stdout
+            wait_until(lambda: "has come after all and is ended" in house.log(), 30)
+            wait_until(lambda: len(house.masters()) == 1, 30)
+    house.reload()
+    assert len(house.masters()) == 1
+
+
 def test_hup_goes_through_to_what_is_no_gunicorn(house: House) -> None:
     house.configure(
-        more="[program:other]\nautorestart = false\ncommand = /bin/sleep 1000\n",
+        more="[program:other]\nautorestart = false\n"
+        f"command = {house.python} -c 'import time; time.sleep(1000)' gunicorn_exporter.py\n",
     )
     house.start()
     house.wait_for("RUNNING", "other")

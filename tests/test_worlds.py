@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
 
 import pytest
 
+from supervisor_hotreload.world import World
 from tests.house import House, wait_until
 from tests.load import Load
 from tests.test_robustness import saboteur
@@ -66,7 +68,7 @@ def test_root_without_ptrace_cannot_read_descriptors(house: House) -> None:
     assert "warning: the heartbeat of pid" in printed
     assert "settle:10" in printed
     assert "guess" in house.log()
-    house.settings("ready = settle:0.5")
+    house.settings("ready = settle:0.5\nbake = 1")
     assert "warning" not in house.reload().stdout
 
 
@@ -121,3 +123,35 @@ def test_the_system_clock_jumps(house: House, hour: int) -> None:
     assert house.info()["statename"] == "RUNNING"
     os.kill(house.info()["pid"], 15)
     assert house.wait_for("EXITED")["exitstatus"] == 0
+
+
+@needs_root
+def test_a_program_starts_where_supervisord_may_not_look(house: House) -> None:
+    """supervisord in a folder of root's, a program of nobody's without a directory."""
+    house.configure(name="plain", command="/bin/sleep 1000", program="user = nobody")
+    text = (house.root / "supervisord.conf").read_text().replace("directory = %(here)s/current", "")
+    (house.root / "supervisord.conf").write_text(text)
+    house.root.chmod(0o700)
+    house.start(running="plain")
+
+
+def test_a_signal_needs_no_pid_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An old kernel or a seccomp filter has none; the identity is compared all the same."""
+
+    def refuse(_pid: int) -> int:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "pidfd_open", refuse, raising=False)
+    child = subprocess.Popen(["sleep", "1000"])
+    try:
+        world = World()
+        process = world.lookup(child.pid)
+        assert process is not None
+        assert not world.signal(process._replace(start=process.start + 1), "KILL")
+        assert child.poll() is None
+        assert world.signal(process, "KILL")
+        assert child.wait(10) == -9
+        assert not world.signal(process, "KILL")
+    finally:
+        child.kill()
+        child.wait()

@@ -45,8 +45,11 @@ class SettingsFile:
             parser = UnhosedConfigParser()
             try:
                 self._parse(parser, path)
-            except configparser.Error as error:
-                raise ValueError(str(error).replace("\n", " ")) from None
+            except (configparser.Error, UnicodeDecodeError) as error:
+                why = " ".join(str(error).split())
+                raise ValueError(f"{path}, or what it includes, cannot be parsed: {why}") from None
+            if not parser.has_section("supervisord"):
+                raise ValueError(f"{path} has no section [supervisord]")
             self._settings = self._extract(parser)
             self._stamp = _stamp(self._files(path))
         return self._settings

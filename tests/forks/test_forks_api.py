@@ -127,8 +127,9 @@ def test_install_twice_sends_each_event_once() -> None:
     assert namespace == once
 
 
-@pytest.mark.parametrize(("pid", "times"), [(os.getpid(), 1), (os.getppid(), 0)])
-def test_worker_exit_is_sent_in_the_worker_only(pid: int, times: int) -> None:
+@pytest.mark.parametrize(("who", "times"), [("worker", 1), ("master", 0)])
+def test_worker_exit_is_sent_in_the_worker_only(who: str, times: int) -> None:
+    pid = os.getpid() if who == "worker" else os.getppid()
     # arbiter.kill_worker calls the hook in the master, for a worker that is gone
     heard: list[forks.WorkerExit] = []
     forks.subscribe(forks.WorkerExit, heard.append)
