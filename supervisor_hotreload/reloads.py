@@ -426,7 +426,7 @@ class Reloads:
             reload.serving = self.serving(tracked)
             if reload.fault is Fault.SUCCESSOR_EXITED:
                 reload.reason += last_words(reload.output)
-            if reload.fault is Fault.NO_SUCCESSOR:
+            if reload.outcome is not Outcome.SUCCEEDED and not reload.new_pid:
                 tracked.give_up_on_successor()
 
         return close
