@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 JOBS ?= 4
+# real processes on a busy machine: what fails is tried once more, and both are printed
+RERUNS ?= 1
 DEMO := $(VENV)/demo
 
 .PHONY: demo test hups lint matrix bench servers faults clean
@@ -23,7 +25,7 @@ demo: $(DEMO)
 	@$(BIN)/hotreload-demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n $(JOBS) tests
+	$(BIN)/python -m pytest -n $(JOBS) --reruns $(RERUNS) tests
 
 hups: $(READY)
 	HOTRELOAD_HUPS=50 $(BIN)/python -m pytest -s tests/test_wrapper_load.py

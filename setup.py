@@ -33,6 +33,7 @@ setup(
             *DEMO,
             "pytest>=7.4",
             "pytest-xdist>=3.3",
+            "pytest-rerunfailures>=12",
             "hypothesis>=6.100",
             "hypercorn>=0.14",
             "ruff>=0.9",

@@ -82,11 +82,16 @@ class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # s
     # -- inside
 
     def _reload(self, name: str, wishes: Wishes, rest: list[str]) -> None:
+        queued = [name]
         try:
-            programs = self._start(name, wishes)
-            numbers = [self._proxy.getReloadInfo(program)["number"] for program in programs]
-            for position, (program, number) in enumerate(zip(programs, numbers)):
-                self._follow(program, number, programs[position + 1 :], rest)
+            queued = self._start(name, wishes)
+            numbers = {each: self._proxy.getReloadInfo(each)["number"] for each in queued}
+            while queued:
+                self._follow(queued[0], numbers[queued[0]])
+                queued = queued[1:]
+        except KeyboardInterrupt:
+            self._leave(queued, rest)
+            raise
         except xmlrpc.client.Fault as fault:
             self._report(name, fault)
         except (OSError, http.client.HTTPException):
@@ -108,21 +113,17 @@ class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # s
             return [name]
         return [make_namespec(row["group"], row["name"]) for row in rows]
 
-    def _follow(self, name: str, number: int, queued: list[str], rest: list[str]) -> None:
+    def _follow(self, name: str, number: int) -> None:
         """Print each line of a reload when it is there, until it has ended."""
         shown = 0
-        try:
-            while True:
-                info = self._proxy.getReloadInfo(name, number)
-                for line in info["log"][shown:]:
-                    self.ctl.output(f"{name}: {line['seconds']:6.2f}s  {line['text']}")
-                shown = len(info["log"])
-                if not info["active"]:
-                    break
-                time.sleep(POLL)
-        except KeyboardInterrupt:
-            self._leave(name, queued, rest)
-            raise
+        while True:
+            info = self._proxy.getReloadInfo(name, number)
+            for line in info["log"][shown:]:
+                self.ctl.output(f"{name}: {line['seconds']:6.2f}s  {line['text']}")
+            shown = len(info["log"])
+            if not info["active"]:
+                break
+            time.sleep(POLL)
         if info["outcome"] != "succeeded":
             for line in info["output"]:
                 self.ctl.output(f"{name}| {line}")
@@ -130,15 +131,16 @@ class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # s
             self._fail(LSBInitExitStatuses.GENERIC)
         self.ctl.output(f"{name}: {info['serving']}")
 
-    def _leave(self, name: str, queued: list[str], rest: list[str]) -> None:
+    def _leave(self, queued: list[str], rest: list[str]) -> None:
+        name = queued[0]
         self.ctl.output("")
         self.ctl.output(
             f"{name}: the reload goes on in supervisord; see how it ends with: supervisorctl "
             f"hotreload --status {name}, or roll it back with: supervisorctl hotreload --cancel "
             f"{name}"
         )
-        if queued:
-            self.ctl.output(f"supervisord goes on with: {' '.join(queued)}")
+        if queued[1:]:
+            self.ctl.output(f"supervisord goes on with: {' '.join(queued[1:])}")
         if rest:
             self.ctl.output(f"not started: {' '.join(rest)}")
 

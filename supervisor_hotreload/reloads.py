@@ -513,7 +513,7 @@ class Reloads:
                 reload.serving += "; its workers may be of either release" if mixed else ""
             if reload.fault is Fault.SUCCESSOR_EXITED:
                 reload.reason += last_words(reload.output)
-            if reload.fault is Fault.NO_SUCCESSOR:
+            if reload.outcome is not Outcome.SUCCEEDED and not reload.new_pid:
                 tracked.give_up_on_successor()
 
         return close

@@ -93,6 +93,7 @@ class House:
 
     def __init__(self, root: pathlib.Path) -> None:
         self.root = root
+        self.bin = BIN
         self.python = sys.executable
         self._gunicorn = pathlib.Path(sys.executable).parent / "gunicorn"
         self.port = free_port()

@@ -36,7 +36,7 @@ def make_saboteur_rpcinterface(supervisord: Any, **config: str) -> SaboteurRPCIn
     interface = SaboteurRPCInterface()
     target = config.get("break")
     if target:
-        owner = Gunicorn if hasattr(Gunicorn, target) else reloads.Keeper
+        owner = reloads.Keeper if hasattr(reloads.Keeper, target) else Gunicorn
         setattr(owner, target, _raise)
     if "hold" in config:
         _hold(config["hold"], float(config["seconds"]))

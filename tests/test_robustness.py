@@ -57,6 +57,7 @@ def test_an_exception_at_every_phase(house: House, target: str) -> None:
         assert get(house.port).startswith(b"v2 ") or target == "retirement"
     else:
         assert info["pid"] == before["pid"]
+        wait_until(lambda: len(house.masters()) == 1, what="a successor that came is ended")
         assert get(house.port).startswith(b"v1 ")
         assert load.dropped == []
     assert house.ctl("stop", "myapp").stdout == "myapp: stopped\n"
@@ -79,7 +80,7 @@ def test_an_idle_plugin_costs_nothing(house: House) -> None:
         turns[plugin] = turns_in(house, 5.0)
         house.stop()
     assert abs(turns[True] - turns[False]) <= 2
-    assert turns[True] <= 9
+    assert turns[True] <= 15
 
 
 def quiet(house: House) -> None:

@@ -183,7 +183,7 @@ def test_a_release_that_does_not_last_is_rolled_back(wrapped: Wrapped) -> None:
     code += "\nimport threading\nthreading.Timer(0.7, os._exit, (9,)).start()\n"
     wrapped.release("v2", code=code)
     wrapped.hup("rolled back")
-    assert wrapped.said("workers died"), wrapped.console()
+    assert wrapped.said("died"), wrapped.console()
     wait_until(lambda: get(wrapped.port).startswith(b"v1 "))
 
 

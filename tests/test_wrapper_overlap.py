@@ -206,7 +206,7 @@ def test_under_the_name_of_hupwatch(wrapped: Wrapped) -> None:
 def test_a_stop_while_the_old_master_is_frozen(wrapped: Wrapped) -> None:
     """It is stopped by a signal so that it cannot unlink the path, and must not stay so."""
     wrapped.run(*prefork(wrapped), at=wrapped.socket)
-    with Load(wrapped.socket, fast=0, slow=3, slow_path="/slow2") as load:
+    with Load(wrapped.socket, fast=0, slow=3, slow_path="/slow6") as load:
         load.wait_in_flight()
         wrapped.send("HUP")
         wait_until(lambda: wrapped.said("draining:"), what=wrapped.console())

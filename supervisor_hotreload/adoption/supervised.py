@@ -92,11 +92,12 @@ class Supervised:
         }
 
     def members(self, name: str) -> list[Tracked]:
-        """Return the programs of group *name*, in supervisord's own order of start.
+        """Return the programs of group *name*, by priority and name.
 
         :raises KeyError: when there is no such group.
         """
-        processes = sorted(self.supervisord.process_groups[name].processes.values())
+        processes = list(self.supervisord.process_groups[name].processes.values())
+        processes.sort(key=lambda process: (process.config.priority, process.config.name))
         return [self._tracked[id(process)] for process in processes if id(process) in self._tracked]
 
     def member(self, group: str, name: str) -> Tracked:
