@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 JOBS ?= 4
-# real processes on a busy machine: what fails is tried once more, and both are printed
-RERUNS ?= 1
+# real processes on a busy machine: what fails is tried again, and that is printed
+RERUNS ?= 2
 DEMO := $(VENV)/demo
 
 .PHONY: demo test hups lint matrix bench servers faults clean

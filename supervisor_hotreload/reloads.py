@@ -163,7 +163,12 @@ class Reloads:
         return reload
 
     def reloadable(self, tracked: Tracked) -> bool:
-        """Tell whether a program runs and is of a family that can be reloaded."""
+        """Tell whether a program is one that a reload of its group, or of all, is meant for.
+
+        A gunicorn that still boots is: it is refused, and that is said.
+        """
+        if gunicorn.names_gunicorn(tracked.command):
+            return tracked.running or tracked.starting
         return tracked.running and self._survey(tracked) is not None
 
     def settings(self) -> Settings:

@@ -156,7 +156,7 @@ def test_failing_backs_off_and_a_change_tries_again(app: App) -> None:
         if "hotreload: failing: spawning:" in line
     ]
     pauses = [(b - a) % 60 for a, b in zip(begun, begun[1:])]
-    assert pauses[1] > 1.3 * pauses[0], pauses
+    assert pauses[0] > 0.8 and pauses[1] > 1.5, pauses  # the reloads themselves take time, too
     assert listening.log().count("failing: reload failed") == 1, listening.log()  # once a reason
     listening.until(lambda: app.info["next_attempt"] > 0)
     assert app.info["trigger"].endswith(f"touch = {app.path}")

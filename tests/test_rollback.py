@@ -153,6 +153,7 @@ def test_what_is_done_to_a_reload_that_is_queued(house: House, what: str) -> Non
     command = house.gunicorn("--workers 1", bind=f"unix:{house.root}/%(process_num)d.sock")
     house.configure(name="web", command=command, program=more, settings="bake = 3")
     house.start(running="web:web2")
+    wait_until(lambda: len(house.masters()) == 3)
     house.release("v2")
     before = {name: house.info(f"web:web{name}")["pid"] for name in range(3)}
     house.rpc().hotreload.reloadProcessGroup("web", False)
