@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import socket
+import time
 
 import pytest
 
@@ -239,10 +240,20 @@ def test_options_of_the_command_and_of_ini_files(tmp_path: pathlib.Path) -> None
     assert family._is_on(found, "need-app")
 
 
-@pytest.mark.parametrize("text", ["[uwsgi\nx", "\0\xff", "[uwsgi]\nini = app.ini\n" * 50])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[uwsgi\nx",
+        "\0\xff",
+        "[uwsgi]\n" + "ini = app.ini\n" * 2000,
+        "[uwsgi]\n" + "".join(f"ini = ./{'./' * n}app.ini\n" for n in range(200)),
+    ],
+)
 def test_ini_files_may_hold_anything(tmp_path: pathlib.Path, text: str) -> None:
     (tmp_path / "app.ini").write_text(text, encoding="latin-1")
+    began = time.thread_time()
     assert isinstance(configured("uwsgi app.ini", tmp_path), dict)
+    assert time.thread_time() - began < 1
 
 
 @pytest.mark.parametrize(

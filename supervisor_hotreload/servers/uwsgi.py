@@ -80,10 +80,10 @@ ALIASES = {
 ROUTERS = ("http", "https", "http-to-https", "fastrouter", "rawrouter", "sslrouter")
 """Options that start a process which hands requests on to the workers."""
 
-DEPTH = 4
-"""How deep configuration files may include one another."""
+FILES = 8
+"""Configuration files that are read, each once: they may include one another."""
 
-SIZE = 1 << 17
+SIZE = 1 << 14
 """Bytes of one configuration file that are read."""
 
 STATS = 1 << 22
@@ -111,9 +111,10 @@ def options(program: Program) -> Options:
     they cannot be told.
     """
     found: Options = {}
+    seen: set[str] = set()
     for name, value in program.environment.items():
         if name.startswith("UWSGI_"):
-            _set(found, name[6:].lower().replace("_", "-"), value, program.directory, 0)
+            _set(found, name[6:].lower().replace("_", "-"), value, program.directory, seen)
     words = program.words[1:]
     while words:
         word = words.pop(0)
@@ -124,23 +125,26 @@ def options(program: Program) -> Options:
             equals = value
         else:
             if word.endswith(".ini"):
-                _set(found, "ini", word, program.directory, 0)
+                _set(found, "ini", word, program.directory, seen)
             continue
         if not equals and name not in FLAGS and words and not words[0].startswith("-"):
             value = words.pop(0)
-        _set(found, name, value, program.directory, 0)
+        _set(found, name, value, program.directory, seen)
     return found
 
 
-def _set(found: Options, name: str, value: str, directory: str, depth: int) -> None:
+def _set(found: Options, name: str, value: str, directory: str, seen: set[str]) -> None:
+    """Add one option; *seen* are the files that have been read."""
     name = ALIASES.get(name, name)
-    if name == "ini" and depth < DEPTH:
-        _include(found, value, directory, depth)
+    if name == "ini":
+        if value not in seen and len(seen) < FILES:
+            seen.add(value)
+            _include(found, value, directory, seen)
     elif "%" not in value and "$(" not in value:
         found.setdefault(name, []).append(value)
 
 
-def _include(found: Options, value: str, directory: str, depth: int) -> None:
+def _include(found: Options, value: str, directory: str, seen: set[str]) -> None:
     """Add what the ini file *value* sets in its section [uwsgi], or in FILE:SECTION."""
     name, _, section = value.partition(":")
     path = os.path.join(directory, name)
@@ -153,7 +157,7 @@ def _include(found: Options, value: str, directory: str, depth: int) -> None:
             parser.read_string(_unrepeated(file.read(SIZE)))
         for key, told in parser.items(section or "uwsgi"):
             for one in (told or "").split("\0"):
-                _set(found, key.partition("\1")[0], one.replace("%d", here), directory, depth + 1)
+                _set(found, key.partition("\1")[0], one.replace("%d", here), directory, seen)
     except (OSError, ValueError, configparser.Error):
         return  # uWSGI itself will say what is wrong with it
 
