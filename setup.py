@@ -36,6 +36,7 @@ setup(
             "pytest-rerunfailures>=12",
             "hypothesis>=6.100",
             "hypercorn>=0.14",
+            "granian>=1.0",
             "ruff>=0.9",
             "mypy>=1.14",
             # the servers and frameworks of tests/forks

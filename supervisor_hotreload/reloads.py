@@ -165,9 +165,9 @@ class Reloads:
     def reloadable(self, tracked: Tracked) -> bool:
         """Tell whether a program is one that a reload of its group, or of all, is meant for.
 
-        A gunicorn that still boots is: it is refused, and that is said.
+        A server that still boots is: it is refused, and that is said.
         """
-        if gunicorn.names_gunicorn(tracked.command):
+        if servers.named(tracked.program) is not None:
             return tracked.running or tracked.starting
         return tracked.running and self._survey(tracked) is not None
 
@@ -398,6 +398,7 @@ class Reloads:
         reload.old_pid = old.master.pid
         self.announcer.announce(tracked, reload)
         tracked.remember(old.master)
+        tracked.want_successor()
         end_capture = self.supervised.capture(tracked, reload.output.append)
         reload.when_ended(self._close(tracked, end_capture))
         self.supervised.tick.turn_on()

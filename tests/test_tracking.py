@@ -181,6 +181,27 @@ def test_a_successor_that_comes_too_late_is_ended(house: House) -> None:
     assert len(house.masters()) == 1
 
 
+def test_after_a_reload_without_a_successor_the_next_one_succeeds(house: House) -> None:
+    (house.root / "gunicorn.conf.py").write_text(
+        "import os\n"
+        "def pre_exec(server):\n"
+        f"    if os.path.exists({str(house.root / 'stillborn')!r}):\n"
+        "        os._exit(1)\n"
+    )
+    house.configure(
+        f"--workers 2 --config {house.root}/gunicorn.conf.py", settings="spawn_timeout = 1"
+    )
+    house.start()
+    (house.root / "stillborn").touch()
+    done = house.ctl("hotreload", "myapp")
+    assert "spawning was not over in 1 s" in done.stdout
+    (house.root / "stillborn").unlink()
+    house.release("v2", boot=1.0)
+    house.reload()
+    assert "has come after all" not in house.log()
+    assert len(house.masters()) == 1
+
+
 def test_hup_goes_through_to_what_is_no_gunicorn(house: House) -> None:
     house.configure(
         more="[program:other]\nautorestart = false\n"

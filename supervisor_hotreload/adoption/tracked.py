@@ -445,6 +445,10 @@ class Tracked:
         """
         self._unwanted_until = self._world.now() + LATE
 
+    def want_successor(self) -> None:
+        """Let one that comes now live: a reload waits for it."""
+        self._unwanted_until = 0.0
+
     def _taken(self, pid: int) -> bool:
         return self._options.pidhistory.get(pid) is self.process
 
