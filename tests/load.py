@@ -123,7 +123,8 @@ class Load:
         while not self._over.is_set() and time.monotonic() < deadline:
             began = time.monotonic()
             slow = path != "/"
-            self.in_flight += slow
+            with self._lock:
+                self.in_flight += slow
             try:
                 body = get(self.address, path)
             except (OSError, http.client.HTTPException) as error:
@@ -138,6 +139,7 @@ class Load:
                     if not slow:
                         self.longest = max(self.longest, time.monotonic() - began)
             finally:
-                self.in_flight -= slow
+                with self._lock:
+                    self.in_flight -= slow
             if pause:
                 self._over.wait(pause)
