@@ -87,6 +87,42 @@ def nginx(house: House, orphan: bool = False) -> str:
     return f"{stub}{binary} -c {house.root}/nginx.conf -p {house.root}"
 
 
+RACK = """\
+sleep {boot}
+RELEASE = "{release}"
+run lambda {{ |env|
+  path = env["PATH_INFO"]
+  sleep(path.delete_prefix("/slow").to_f) if path.start_with?("/slow")
+  [200, {{ "Content-Type" => "text/plain" }}, ["#{{RELEASE}} #{{$$}} #{{Process.ppid}}"]]
+}}
+"""
+
+
+def rack_release(house: House, name: str, boot: float = 0.0, code: str = "") -> None:
+    """Write release *name* as a rackup file and let ``current`` point to it.
+
+    :param boot: seconds that loading it takes.
+    :param code: what the file holds instead.
+    """
+    folder = house.root / "releases" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.ru").write_text(code or RACK.format(boot=boot, release=name))
+    house.release(name)
+
+
+def unicorn(house: House, listen: str = "", workers: int = 2, more: str = "") -> str:
+    """Return the command of a unicorn that serves ``current``, with its configuration written.
+
+    :param more: lines of that.
+    """
+    binary = program("unicorn", "apt-get install unicorn")
+    (house.root / "unicorn.rb").write_text(
+        f"worker_processes {workers}\npid '{house.root}/unicorn.pid'\n{more}\n"
+    )
+    listen = listen or f"127.0.0.1:{house.port}"
+    return f"{binary} -E none -c {house.root}/unicorn.rb -l {listen} config.ru"
+
+
 ASGI = """\
 import asyncio, os, time
 time.sleep({boot})

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from supervisor_hotreload.identity import Process
-from supervisor_hotreload.servers import generic, gunicorn, nginx, uwsgi
+from supervisor_hotreload.servers import generic, gunicorn, nginx, unicorn, uwsgi
 from supervisor_hotreload.servers.family import (
     Family,
     Program,
@@ -25,6 +25,7 @@ FAMILIES: tuple[Family, ...] = (
     gunicorn.FAMILY,
     uwsgi.FAMILY,
     nginx.FAMILY,
+    unicorn.FAMILY,
     generic.FAMILY,
 )
 """A family that is recognised by proof comes before one that believes what it is told."""

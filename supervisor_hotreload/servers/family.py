@@ -229,12 +229,17 @@ class Crew(Generation):
 
 
 def crew(
-    world: World, tracked: Process, fits: Callable[[Process], bool] = lambda process: True
+    world: World,
+    tracked: Process,
+    fits: Callable[[Process], bool] = lambda process: True,
+    at_work: Callable[[World, list[Process]], list[Process]] = accepting,
 ) -> Optional[Crew]:
     """Return the generation of the topmost process under *tracked* that *fits* and has
     children that accept connections.
 
     Where nothing can be seen, the topmost one that fits and has children.
+
+    :param at_work: returns those of some processes that accept, or raises Unreadable.
     """
     hidden: Optional[Crew] = None
     level = [tracked]
@@ -248,7 +253,7 @@ def crew(
             status = world.status(process.pid)
             image = status.image if status is not None else 0
             try:
-                ready = frozenset(accepting(world, children))
+                ready = frozenset(at_work(world, children))
             except Unreadable:
                 everyone = frozenset(children)
                 hidden = hidden or Crew(tracked, process, image, False, everyone, everyone)
@@ -260,17 +265,24 @@ def crew(
 
 
 def probe(
-    world: World, ready: Ready, old: Crew, steady: float = ONE_BY_ONE
+    world: World,
+    ready: Ready,
+    old: Crew,
+    steady: float = ONE_BY_ONE,
+    own: Optional[Callable[[Process], Verdict]] = None,
 ) -> Callable[[Process], Verdict]:
     """Return what tells when the workers that replace those of *old* are ready.
 
     :param steady: seconds after which fewer than before are all that come.
+    :param own: the family's own proof, where it has a better one than what they accept from.
     """
     if ready.kind == "settle":
         return Renewed(world, old.workers, old.children, ready.seconds)
     told: Callable[[Process], Verdict] = Accepting(
         world, old.workers, old.children, steady, old.apart
     )
+    if own is not None and ready.kind != "accepting":
+        told = own
     if not old.readable:
         told = Renewed(world, old.workers, old.children, STEADY)
     if ready.kind in ("heartbeat", "accepting"):

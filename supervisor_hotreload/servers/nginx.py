@@ -11,159 +11,55 @@ goes only to a master whose successor is adopted.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from typing import Any, Callable, Optional
+from collections.abc import Iterable
+from typing import Any, Optional
 
-from supervisor_hotreload.identity import Process, Unreadable
-from supervisor_hotreload.model import Failure, Fault, Policy, Progress, Readiness
-from supervisor_hotreload.probes import STEADY, Verdict, accepting, shared
+from supervisor_hotreload.identity import Process
+from supervisor_hotreload.model import Failure, Fault, Policy
+from supervisor_hotreload.probes import STEADY, shared
 from supervisor_hotreload.servers.family import (
     Crew,
     Family,
     Program,
     Renewal,
-    Rung,
     Strategy,
     Trial,
     crew,
     probe,
 )
+from supervisor_hotreload.servers.upgrade import Upgrade
 from supervisor_hotreload.world import World
-
-DRAIN_CEILING = 3600.0
-"""Seconds after which old workers that still drain are told to end at once."""
-
-DISMISSAL = 30.0
-"""Seconds that the workers of a successor have to finish their requests."""
-
-QUICK = 5.0
-"""Seconds between a quick stop and SIGKILL, and after that."""
 
 STUB = "hotreload-orphan"
 
 
-class Upgrade:
-    """One binary upgrade (protocol.Server), bound to the old generation."""
+class BinaryUpgrade(Upgrade):
+    """An upgrade of an nginx before which a stub may stand: nginx obeys only once that
+    has left, for its parent has to have changed."""
 
     def __init__(self, world: World, old: Crew, policy: Policy, program: Program) -> None:
-        self._world = world
-        self._old = old
-        self._policy = policy
+        super().__init__(world, old, policy, probe(world, policy.ready, old, STEADY))
         self._program = program
-        self._probe: Callable[[Process], Verdict] = probe(world, policy.ready, old, STEADY)
-        self._new: Optional[Process] = None
-        self._watched: Optional[tuple[float, list[Process]]] = None
         self._asked = False
 
     def reexec(self) -> None:
-        """Let the stub leave first: nginx obeys only when its parent has changed."""
-        if stub_of(self._world, self._old, self._program) is not None:
+        """Let the stub leave first."""
+        if self._has_stub():
             self._world.signal(self._old.tracked, "USR2")
         else:
             self._ask()
 
+    def successor(self) -> Optional[Process]:
+        if not self._asked and self.serving() and not self._has_stub():
+            self._ask()
+        return super().successor()
+
     def _ask(self) -> None:
         self._asked = True
-        self._world.signal(self._old.master, "USR2")
+        super().reexec()
 
-    def successor(self) -> Optional[Process]:
-        """Return the child of the old master that has exec'd the new binary."""
-        if not self.serving():
-            raise Failure(Fault.OLD_EXITED, f"the old master ({self._old.master}) exited")
-        if not self._asked and stub_of(self._world, self._old, self._program) is None:
-            self._ask()
-        born = [c for c in self._world.children(self._old.master) if c not in self._old.children]
-        self._new = next((child for child in born if self._has_execed(child)), None)
-        return self._new
-
-    def expect(self, new: Process) -> None:
-        """Know *new* for the successor, which was there before this reload."""
-        self._new = new
-
-    def _has_execed(self, child: Process) -> bool:
-        status = self._world.status(child.pid)
-        return status is not None and bool(status.image) and status.image != self._old.image
-
-    def ready(self, new: Process) -> Verdict:
-        self._must_live(new)
-        return self._probe(new)
-
-    def baked(self, new: Process, seconds: float) -> object:
-        self._must_live(new)
-        now = self._world.now()
-        if self._watched is None:
-            self._watched = now, self._workers(new)
-        since, workers = self._watched
-        dead = [worker for worker in workers if not self._world.alive(worker)]
-        if dead:
-            raise Failure(
-                Fault.BAKE_FAILED, f"the successor ({new}): {dead[0]}, one of its workers, died"
-            )
-        return Readiness(len(workers)) if now - since >= seconds else False
-
-    def _workers(self, master: Process) -> list[Process]:
-        children = self._world.children(master)
-        try:
-            return accepting(self._world, children)
-        except Unreadable:
-            return children
-
-    def serving(self) -> bool:
-        return self._world.alive(self._old.master)
-
-    def recall(self) -> None:
-        """A stopped master has the USR2 still before it: let it come, then end what comes."""
-        status = self._world.status(self._old.master.pid)
-        if status is not None and status.state in "Tt":
-            self._world.signal(self._old.master, "CONT")
-
-    def _must_live(self, new: Process) -> None:
-        if not self._world.alive(new):
-            raise Failure(Fault.SUCCESSOR_EXITED, f"the successor ({new}) exited")
-
-    def retirement(self) -> Iterator[Rung]:
-        """QUIT: the workers finish what they have, then the master ends."""
-        old = self._old.master
-        yield self._rung(old, "QUIT", self._policy.drain_timeout or DRAIN_CEILING)
-        yield self._rung(old, "TERM", QUICK)
-        yield Rung(lambda: self._kill(old), QUICK)
-
-    def dismissal(self, new: Process) -> Iterator[Rung]:
-        """QUIT: its workers have requests; those of the old one have never stopped."""
-        yield self._rung(new, "QUIT", self._policy.drain_timeout or DISMISSAL)
-        yield self._rung(new, "TERM", QUICK)
-        yield Rung(lambda: self._kill(new), QUICK)
-
-    def _rung(self, master: Process, name: str, patience: float) -> Rung:
-        def send() -> None:
-            self._world.signal(master, name)
-            self._world.signal(master, "CONT")  # a stopped process hears nothing else
-
-        return Rung(send, patience)
-
-    def _kill(self, master: Process) -> None:
-        workers = [child for child in self._world.children(master) if child != self._new]
-        for process in (master, *workers):
-            self._world.signal(process, "KILL")
-
-    def retired(self) -> object:
-        """Return truthy when the old master is gone, which waits for its workers."""
-        if self._new is not None:
-            self._must_live(self._new)
-        master = self._old.master
-        left = [child for child in self._world.children(master) if child != self._new]
-        return not self._world.alive(master) or Progress(
-            f"{len(left)} old worker{'' if len(left) == 1 else 's'} left", 0, len(left)
-        )
-
-    def dismissed(self, new: Process) -> bool:
-        return not self._world.alive(new)
-
-    def promoted(self, new: Process) -> bool:
-        """Tell whether *new* would hear a USR2: its parent is no longer the old master."""
-        self._must_live(new)
-        status = self._world.status(new.pid)
-        return status is not None and status.parent != self._old.master.pid
+    def _has_stub(self) -> bool:
+        return stub_of(self._world, self._old, self._program) is not None
 
 
 class NginxFamily(Family):
@@ -209,7 +105,7 @@ class NginxFamily(Family):
 
     def server(self, world: World, old: Crew, policy: Policy, program: Program) -> Any:
         if policy.strategy == "upgrade":
-            return Upgrade(world, old, policy, program)
+            return BinaryUpgrade(world, old, policy, program)
         return Renewal(world, old, policy, lambda: world.signal(old.master, "HUP"), STEADY)
 
     def leads(self, world: World, process: Process) -> bool:

@@ -1,0 +1,187 @@
+"""unicorn: USR2 starts a second master beside the first, QUIT ends a generation gracefully.
+
+Read from lib/unicorn/http_server.rb, which is the same in what matters from 4.9 to 6.0:
+
+- ``reexec`` forks and execs the first command in the first directory (START_CTX, which
+  believes PWD), and hands the sockets over in UNICORN_FD. It is ignored while a child of
+  an earlier USR2 lives. The pidfile becomes ``.oldbin``, and itself again should the new
+  master die.
+- WINCH works without a terminal, but is not needed: on QUIT the workers finish too, each
+  within ``timeout``. TERM and INT cut what is in flight: only a last resort here.
+- A worker waits in select(2), newer ones in epoll: so it is told by its signals instead.
+  ``worker_loop`` traps USR1 once the application is loaded; until then
+  ``init_worker_process`` has it ignored, like TTOU, which stays so.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from typing import Optional
+
+from supervisor_hotreload.identity import Process, Unreadable
+from supervisor_hotreload.model import Failure, Fault, Policy, Progress, Readiness, Ready
+from supervisor_hotreload.probes import STEADY, Verdict, shared
+from supervisor_hotreload.servers.family import Crew, Family, Program, Strategy, crew, probe
+from supervisor_hotreload.servers.upgrade import Upgrade
+from supervisor_hotreload.world import World
+
+NAMES = ("unicorn", "unicorn_rails")
+
+NAMED = re.compile(rf"(^|[\s/'\"])({'|'.join(NAMES)})($|[\s'\"])")
+
+SETTLED = ("USR2", "HUP", "TTIN", "TTOU")
+"""Signals that a worker ignores from a moment after USR1 on; its application may trap some."""
+
+FALLS = 3
+"""How often a worker may end before it is ready: unicorn starts another one at once, for ever."""
+
+
+def looping(world: World, processes: list[Process]) -> list[Process]:
+    """Return those of *processes* that are workers whose loop runs.
+
+    :raises Unreadable: where the kernel does not tell which signals they handle.
+    """
+    return [process for process in processes if loops(world, process) and world.alive(process)]
+
+
+def loops(world: World, process: Process) -> bool:
+    """Tell whether *process* is a worker whose loop runs, by the signals that it handles.
+
+    :raises Unreadable: where the kernel does not tell.
+    """
+    settled = any(world.catches(process, name) is False for name in SETTLED)
+    usr1 = world.catches(process, "USR1")  # looked at last, for it was ignored first
+    if usr1 is None and world.alive(process):
+        raise Unreadable(f"{process}: its signals are hidden")
+    return bool(usr1) and settled
+
+
+class Looping:
+    """Ready when the loop of as many workers runs as the old generation had.
+
+    Fewer are enough when all that there are have been ready for a while: the
+    new configuration may ask for fewer.
+    """
+
+    def __init__(self, world: World, expected: int) -> None:
+        self._world = world
+        self._expected = max(expected, 1)
+        self._seen: set[Process] = set()
+        self._fallen = 0
+        self._set: list[Process] = []
+        self._since = world.now()
+
+    def __call__(self, master: Process) -> Verdict:
+        """Return Readiness, or how many workers of *master* are ready.
+
+        :raises Failure: when they end again and again before they are.
+        """
+        children = self._world.children(master)
+        ready = looping(self._world, children)
+        self._count_the_fallen(master, children, ready)
+        now = self._world.now()
+        if ready != self._set:
+            self._set, self._since = ready, now
+        steady = len(ready) == len(children) and now - self._since >= STEADY
+        if len(ready) >= self._expected or (ready and steady):
+            return Readiness(len(ready))
+        total = max(self._expected, len(children))
+        return Progress(f"{len(ready)}/{total} workers ready", len(ready), total)
+
+    def _count_the_fallen(
+        self, master: Process, children: list[Process], ready: list[Process]
+    ) -> None:
+        self._fallen += len(self._seen.difference(children))
+        self._seen = set(children).difference(ready)
+        if self._fallen > FALLS * self._expected:
+            raise Failure(
+                Fault.NOT_READY,
+                f"the workers of the successor ({master}) end before they are ready, "
+                f"{self._fallen} have: the program's log tells why",
+            )
+
+
+class Reexec(Upgrade):
+    """One reload of one unicorn (protocol.Server), bound to its old generation."""
+
+    def at_work(self, children: list[Process]) -> list[Process]:
+        return looping(self._world, children)
+
+    def is_successor(self, child: Process) -> bool:
+        """An exec alone is no proof: with ``worker_exec`` a worker is one too."""
+        return super().is_successor(child) and is_master(self._world, child)
+
+
+class UnicornFamily(Family):
+    """Recognised by its command or its title, and by what its workers do with signals."""
+
+    name = "unicorn"
+    strategies = {  # noqa: RUF012 - a table, never changed
+        "reexec": Strategy(
+            in_place=False, tried=False, what="a second master beside the first (USR2)"
+        )
+    }
+
+    def names(self, program: Program) -> bool:
+        return NAMED.search(program.command) is not None
+
+    def survey(self, world: World, tracked: Process, program: Program) -> Optional[Crew]:
+        named = self.names(program)
+
+        def fits(process: Process) -> bool:
+            return (named or is_master(world, process)) and obeys(world, process)
+
+        return crew(world, tracked, fits, looping)
+
+    def lacks(self, program: Program) -> str:
+        return "unicorn workers yet: no child of its master has the application loaded"
+
+    def readiness(self, old: Crew, policy: Policy) -> tuple[Ready, str]:
+        if policy.ready.kind != "heartbeat" or not old.readable:
+            return super().readiness(old, policy)
+        return policy.ready, (
+            f"a worker counts from the moment when it handles USR1, which it does once the "
+            f"application is loaded; there are {old.workers}"
+        )
+
+    def server(self, world: World, old: Crew, policy: Policy, program: Program) -> Reexec:
+        told = probe(world, policy.ready, old, STEADY, Looping(world, old.workers))
+        return Reexec(world, old, policy, told)
+
+    def leads(self, world: World, process: Process) -> bool:
+        return is_master(world, process) and obeys(world, process) and shared(world, process)
+
+    def reexeced(self, world: World, process: Process, masters: Iterable[Process]) -> bool:
+        """unicorn tells a successor its sockets (reexec)."""
+        return is_master(world, process) and "UNICORN_FD" in world.environment(process)
+
+    def works(self, world: World, process: Process) -> bool:
+        return role(world, process) == "worker"
+
+
+def obeys(world: World, process: Process) -> bool:
+    """Tell whether *process* would not be ended by a USR2, as far as that is known."""
+    return world.catches(process, "USR2") is not False
+
+
+def is_master(world: World, process: Process) -> bool:
+    return role(world, process) == "master"
+
+
+def role(world: World, process: Process) -> str:
+    """Return what *process* is to a unicorn: 'master', 'worker', or '' for nothing.
+
+    Its title tells (``proc_name``). A master that boots has none yet, nor has
+    a worker with ``worker_exec``, whose environment tells until then.
+    """
+    spawned = "UNICORN_WORKER" in world.environment(process)
+    words = " ".join(world.arguments(process)).split()[:5]
+    for word, following in zip(words, [*words[1:], ""]):
+        if os.path.basename(word) in NAMES:
+            return "worker" if spawned or following.startswith("worker[") else "master"
+    return ""
+
+
+FAMILY = UnicornFamily()

@@ -1,0 +1,159 @@
+"""A second master beside the first (USR2), then QUIT to the first: the protocol that
+several servers speak (protocol.Server). What differs from it is said by a family's subclass.
+
+The new master is a child of the old one, inherits its sockets, and serves beside it. QUIT
+ends either of them gracefully, so that a rollback is a QUIT to the new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Callable, Optional
+
+from supervisor_hotreload.identity import Process, Unreadable
+from supervisor_hotreload.model import Failure, Fault, Policy, Progress, Readiness
+from supervisor_hotreload.probes import Verdict, accepting
+from supervisor_hotreload.servers.family import Crew, Rung
+from supervisor_hotreload.world import World
+
+DRAIN_CEILING = 3600.0
+"""Seconds after which old workers that still drain are told to end at once."""
+
+DISMISSAL = 30.0
+"""Seconds that the workers of a successor have to finish their requests."""
+
+QUICK = 5.0
+"""Seconds between a quick stop and SIGKILL, and after that."""
+
+
+class Upgrade:
+    """One reload of one program, bound to its old generation.
+
+    :param told: tells when the workers of a successor are ready.
+    """
+
+    def __init__(
+        self, world: World, old: Crew, policy: Policy, told: Callable[[Process], Verdict]
+    ) -> None:
+        self._world = world
+        self._old = old
+        self._policy = policy
+        self._told = told
+        self._new: Optional[Process] = None
+        self._watched: Optional[tuple[float, list[Process]]] = None
+
+    # -- what a family may say otherwise
+
+    def at_work(self, children: list[Process]) -> list[Process]:
+        """Return those of a master's children that serve.
+
+        :raises Unreadable: when that cannot be seen.
+        """
+        return accepting(self._world, children)
+
+    def is_successor(self, child: Process) -> bool:
+        """Tell whether a child that the old master has borne since is its successor."""
+        status = self._world.status(child.pid)
+        return status is not None and bool(status.image) and status.image != self._old.image
+
+    # -- before adoption
+
+    def reexec(self) -> None:
+        self._world.signal(self._old.master, "USR2")
+
+    def successor(self) -> Optional[Process]:
+        """Return the child of the old master that has exec'd what is to serve next."""
+        if not self.serving():
+            raise Failure(Fault.OLD_EXITED, f"the old master ({self._old.master}) exited")
+        born = [c for c in self._world.children(self._old.master) if c not in self._old.children]
+        self._new = next((child for child in born if self.is_successor(child)), None)
+        return self._new
+
+    def expect(self, new: Process) -> None:
+        """Know *new* for the successor, which was there before this reload."""
+        self._new = new
+
+    def ready(self, new: Process) -> Verdict:
+        self._must_live(new)
+        return self._told(new)
+
+    def baked(self, new: Process, seconds: float) -> object:
+        self._must_live(new)
+        now = self._world.now()
+        if self._watched is None:
+            self._watched = now, self._workers(new)
+        since, workers = self._watched
+        dead = [worker for worker in workers if not self._world.alive(worker)]
+        if dead:
+            raise Failure(
+                Fault.BAKE_FAILED, f"the successor ({new}): {dead[0]}, one of its workers, died"
+            )
+        return Readiness(len(workers)) if now - since >= seconds else False
+
+    def _workers(self, master: Process) -> list[Process]:
+        children = self._world.children(master)
+        try:
+            return self.at_work(children)
+        except Unreadable:
+            return children
+
+    def serving(self) -> bool:
+        return self._world.alive(self._old.master)
+
+    def recall(self) -> None:
+        """A stopped master has the USR2 still before it: let it come, then end what comes."""
+        status = self._world.status(self._old.master.pid)
+        if status is not None and status.state in "Tt":
+            self._world.signal(self._old.master, "CONT")
+
+    def _must_live(self, new: Process) -> None:
+        if not self._world.alive(new):
+            raise Failure(Fault.SUCCESSOR_EXITED, f"the successor ({new}) exited")
+
+    # -- the ladders
+
+    def retirement(self) -> Iterator[Rung]:
+        """QUIT: the workers finish what they have, then the master ends."""
+        old = self._old.master
+        yield self._rung(old, "QUIT", self._policy.drain_timeout or DRAIN_CEILING)
+        yield self._rung(old, "TERM", QUICK)
+        yield Rung(lambda: self._kill(old), QUICK)
+
+    def dismissal(self, new: Process) -> Iterator[Rung]:
+        """QUIT: its workers have requests; those of the old one have never stopped."""
+        yield self._rung(new, "QUIT", self._policy.drain_timeout or DISMISSAL)
+        yield self._rung(new, "TERM", QUICK)
+        yield Rung(lambda: self._kill(new), QUICK)
+
+    def _rung(self, master: Process, name: str, patience: float) -> Rung:
+        def send() -> None:
+            self._world.signal(master, name)
+            self._world.signal(master, "CONT")  # a stopped process hears nothing else
+
+        return Rung(send, patience)
+
+    def _kill(self, master: Process) -> None:
+        workers = [child for child in self._world.children(master) if child != self._new]
+        for process in (master, *workers):
+            self._world.signal(process, "KILL")
+
+    # -- after adoption
+
+    def retired(self) -> object:
+        """Return truthy when the old master is gone, which waits for its workers."""
+        if self._new is not None:
+            self._must_live(self._new)
+        master = self._old.master
+        left = [child for child in self._world.children(master) if child != self._new]
+        return not self._world.alive(master) or Progress(
+            f"{len(left)} old worker{'' if len(left) == 1 else 's'} left", 0, len(left)
+        )
+
+    def dismissed(self, new: Process) -> bool:
+        return not self._world.alive(new)
+
+    def promoted(self, new: Process) -> bool:
+        """Tell whether *new* would hear a USR2: its parent is no longer the old master."""
+        self._must_live(new)
+        status = self._world.status(new.pid)
+        return status is not None and status.parent != self._old.master.pid
