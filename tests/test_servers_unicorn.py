@@ -92,8 +92,9 @@ def test_a_broken_release_leaves_the_old_one_serving(house: House, preload: str)
     assert answers(house.port) == {"v2"}
 
 
-def test_a_release_that_hangs_is_given_up(house: House) -> None:
-    pid = serve(house, settings="ready_timeout = 2")
+@pytest.mark.parametrize("preload", ["false", "true"])
+def test_a_release_that_hangs_is_given_up(house: House, preload: str) -> None:
+    pid = serve(house, settings="ready_timeout = 2", more=f"preload_app {preload}")
     rack_release(house, "hangs", boot=30)
     with Load(house.port, fast=2, slow=0) as load:
         done = house.ctl("hotreload", "myapp")
@@ -101,6 +102,7 @@ def test_a_release_that_hangs_is_given_up(house: House) -> None:
         assert "0/2 workers ready" in done.stdout
         assert answers(house.port) == {"v1"}
     assert load.dropped == []
+    assert house.reload_info()["seconds"] < 15  # not as long as it hangs
     assert titled(house, "master") == {pid}
 
 

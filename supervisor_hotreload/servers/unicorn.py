@@ -17,13 +17,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Optional
 
 from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.model import Failure, Fault, Policy, Progress, Readiness, Ready
 from supervisor_hotreload.probes import STEADY, Verdict, shared
-from supervisor_hotreload.servers.family import Crew, Family, Program, Strategy, crew, probe
+from supervisor_hotreload.servers.family import (
+    Crew,
+    Family,
+    Program,
+    Rung,
+    Strategy,
+    crew,
+    probe,
+)
 from supervisor_hotreload.servers.upgrade import Upgrade
 from supervisor_hotreload.world import World
 
@@ -33,6 +41,9 @@ NAMED = re.compile(rf"(^|[\s/'\"])({'|'.join(NAMES)})($|[\s'\"])")
 
 SETTLED = ("USR2", "HUP", "TTIN", "TTOU")
 """Signals that a worker ignores from a moment after USR1 on; its application may trap some."""
+
+BOOT_GRACE = 2.0
+"""Seconds a dismissed successor has to end its workers that never became ready."""
 
 FALLS = 3
 """How often a worker may end before it is ready: unicorn starts another one at once, for ever."""
@@ -112,6 +123,24 @@ class Reexec(Upgrade):
     def is_successor(self, child: Process) -> bool:
         """An exec alone is no proof: with ``worker_exec`` a worker is one too."""
         return super().is_successor(child) and is_master(self._world, child)
+
+    def dismissal(self, new: Process) -> Iterator[Rung]:
+        """QUIT is heard only once what boots has booted: that has no requests, so end it."""
+        yield self._rung(new, "QUIT", BOOT_GRACE)
+        yield Rung(lambda: self._kill_what_boots(new), BOOT_GRACE)
+        yield from super().dismissal(new)
+
+    def _kill_what_boots(self, new: Process) -> None:
+        children = self._world.children(new)
+        try:
+            at_work = self.at_work(children)
+        except Unreadable:
+            return
+        for child in children:
+            if child not in at_work:
+                self._world.signal(child, "KILL")
+        if not at_work:
+            self._world.signal(new, "KILL")
 
 
 class UnicornFamily(Family):
