@@ -87,6 +87,46 @@ def nginx(house: House, orphan: bool = False) -> str:
     return f"{stub}{binary} -c {house.root}/nginx.conf -p {house.root}"
 
 
+HAPROXY = """\
+global
+    {tuning}
+defaults
+    mode http
+    timeout client 60s
+    timeout connect 5s
+    timeout server 60s
+    timeout tarpit 1s
+frontend web
+    bind {listen}
+    http-request tarpit deny_status 200 content-type text/plain string "{release} slow" \
+if {{ path_beg /slow }}
+    http-request return status 200 content-type text/plain string "{release} served"
+"""
+
+
+def configure_haproxy(
+    house: House, release: str = "v1", listen: str = "", tuning: str = "", text: str = ""
+) -> None:
+    """Write haproxy.cfg; every answer begins with *release*, one of /slow1 takes 1 s: a
+    tarpit that answers 200 is the one way to wait without a second server.
+
+    :param tuning: a line of its global section.
+    :param text: the whole file instead.
+    """
+    listen = listen or f"127.0.0.1:{house.port}"
+    written = text or HAPROXY.format(listen=listen, release=release, tuning=tuning)
+    (house.root / "haproxy.cfg").write_text(written)
+
+
+def haproxy(house: House, *arguments: str) -> str:
+    """Return the command of an HAProxy.
+
+    :param arguments: ``-W -db`` for master-worker mode, ``-c`` for a check.
+    """
+    binary = program("haproxy", "apt-get install haproxy")
+    return f"{binary} {' '.join(arguments)} -f {house.root}/haproxy.cfg"
+
+
 RACK = """\
 sleep {boot}
 RELEASE = "{release}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import os
 import signal
+import socket
 import socketserver
 import threading
 import time
@@ -18,8 +19,8 @@ from supervisor_hotreload.identity import lookup
 from supervisor_hotreload.model import Ready
 from supervisor_hotreload.world import World
 from tests.house import House, wait_until
-from tests.load import Load, get
-from tests.otherservers import ASGI, asgi, start, uwsgi
+from tests.load import Address, Load, get
+from tests.otherservers import ASGI, asgi, configure_haproxy, haproxy, start, uwsgi
 
 SIGNAL = "strategy = signal"
 
@@ -80,6 +81,83 @@ def test_without_a_strategy_the_cure_is_told(house: House) -> None:
     done = house.ctl("hotreload", "myapp")
     assert done.returncode != 0
     assert "set strategy = signal in [hotreload:myapp]" in done.stdout
+
+
+def serve_by_haproxy(house: House, listen: str = "", address: Address = 0, tuning: str = "") -> int:
+    """Start an HAProxy in master-worker mode; return its pid."""
+    configure_haproxy(house, "v1", listen, tuning)
+    house.configure(
+        command=haproxy(house, "-W", "-db"),
+        program="directory = /\nstopsignal = USR1",
+        settings=f"{SIGNAL}\nsignal = USR2\ncheck_before = {haproxy(house, '-c')}",
+    )
+    start(house, address or house.port, 1)
+    return int(house.info()["pid"])
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_haproxy_is_reloaded_under_load(house: House, kind: str) -> None:
+    path = house.root / "haproxy.sock"
+    address: Address = house.port if kind == "tcp" else path
+    listen = "" if kind == "tcp" else f"unix@{path}"
+    pid = serve_by_haproxy(house, listen, address)
+    with Load(address) as load:
+        for number, release in enumerate(("v2", "v3", "v4"), start=2):
+            before = workers(house)
+            configure_haproxy(house, release, listen)
+            load.wait_in_flight()
+            house.reload()
+            assert {get(address).split()[0].decode() for _ in range(6)} == {release}
+            assert len(workers(house)) == 1
+            assert not before & workers(house)
+            assert house.reload_info()["generation"] == number
+    assert load.dropped == []
+    assert load.longest < 0.5
+    assert house.info()["pid"] == pid
+    assert house.ctl("stop", "myapp").stdout == "myapp: stopped\n"
+    assert house.family() == []
+
+
+def test_a_broken_configuration_of_haproxy_changes_nothing(house: House) -> None:
+    serve_by_haproxy(house)
+    before = workers(house)
+    configure_haproxy(house, text="frontend web\n    nonsense\n")
+    with Load(house.port, slow=1) as load:
+        done = house.ctl("hotreload", "myapp")
+    assert done.returncode != 0
+    assert "unknown keyword 'nonsense'" in done.stdout
+    assert "Reloading HAProxy" not in house.app_log()
+    assert workers(house) == before
+    assert load.dropped == []
+    assert get(house.port).startswith(b"v1 ")
+
+
+def test_a_broken_configuration_of_haproxy_that_nobody_has_tried(house: House) -> None:
+    serve_by_haproxy(house)
+    before = workers(house)
+    house.settings(f"{SIGNAL}\nsignal = USR2\nready_timeout = 2")
+    configure_haproxy(house, text="frontend web\n    nonsense\n")
+    with Load(house.port, slow=1) as load:
+        done = house.ctl("hotreload", "myapp")
+        assert done.returncode != 0
+        assert get(house.port).startswith(b"v1 ")
+        configure_haproxy(house, "v2")
+        house.reload()
+        assert get(house.port).startswith(b"v2 ")
+    assert load.dropped == []
+    assert not before & workers(house)
+
+
+def test_a_client_that_stays_keeps_an_old_worker_until_its_hard_stop(house: House) -> None:
+    serve_by_haproxy(house, tuning="hard-stop-after 2s")
+    with socket.create_connection(("127.0.0.1", house.port)) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n")  # not all of it
+        before = workers(house)
+        configure_haproxy(house, "v2")
+        house.reload()
+        assert house.reload_info()["seconds"] > 1.5
+    assert not before & workers(house)
+    assert get(house.port).startswith(b"v2 ")
 
 
 @pytest.mark.parametrize("broken", [False, True])
