@@ -20,7 +20,18 @@ from typing import Callable
 from tests import tables
 from tests.house import House, wait_until
 from tests.load import Load, get
-from tests.otherservers import ASGI, asgi, configure_nginx, nginx, start, uwsgi
+from tests.otherservers import (
+    ASGI,
+    asgi,
+    configure_haproxy,
+    configure_nginx,
+    haproxy,
+    nginx,
+    rack_release,
+    start,
+    unicorn,
+    uwsgi,
+)
 
 BOOT = 1.0
 """Seconds that an import of the application takes."""
@@ -70,6 +81,15 @@ def nginx_release(house: House, name: str) -> None:
     configure_nginx(house, name, text="nonsense;" if name == "broken" else "")
 
 
+def haproxy_release(house: House, name: str) -> None:
+    configure_haproxy(house, name, text="nonsense" if name == "broken" else "")
+
+
+def ruby_release(house: House, name: str) -> None:
+    code = 'require "no_such_library"\n' if name == "broken" else ""
+    rack_release(house, name, boot=BOOT, code=code)
+
+
 def of_gunicorn(house: House) -> None:
     house.configure(f"--workers {WORKERS}")
 
@@ -97,6 +117,18 @@ def of_nginx(strategy: str) -> Callable[[House], None]:
         )
 
     return configure
+
+
+def of_unicorn(house: House) -> None:
+    house.configure(command=unicorn(house, workers=WORKERS), program="stopsignal = QUIT")
+
+
+def of_haproxy(house: House) -> None:
+    house.configure(
+        command=haproxy(house, "-W", "-db"),
+        program="directory = /",
+        settings=f"strategy = signal\nsignal = USR2\ncheck_before = {haproxy(house, '-c')}",
+    )
 
 
 def of_asgi(name: str) -> Callable[[House], None]:
@@ -141,6 +173,8 @@ ROWS = (
     Row("uWSGI", "brutal", of_uwsgi("", "brutal"), wsgi_release, True, True, children=WORKERS),
     Row("nginx", "graceful", of_nginx("graceful"), nginx_release),
     Row("nginx", "upgrade", of_nginx("upgrade"), nginx_release, children=3),
+    Row("unicorn", "reexec", of_unicorn, ruby_release, children=WORKERS),
+    Row("HAProxy", "signal", of_haproxy, haproxy_release, children=1),
     Row("granian", "signal", of_asgi("granian"), asgi_release, stalls=True),
     Row("uvicorn", "signal", of_asgi("uvicorn"), asgi_release, drops=True),
     Row("hypercorn", "signal", of_asgi("hypercorn"), asgi_release, drops=True, stalls=True),
@@ -201,8 +235,8 @@ def measure(row: Row) -> tuple[list[str], bool]:
 TEXT = """\
 .. Made by ``make servers``.
 
-{machine}. An import takes {boot:g} s; gunicorn and uWSGI
-have {workers} workers, the others 2; 3 closed-loop clients and one slow one
+{machine}. An import takes {boot:g} s; gunicorn, uWSGI
+and unicorn have {workers} workers, HAProxy 1, the others 2; 3 closed-loop clients and one slow one
 (1 s requests, always in flight). *Longest wait* is a fast client's during the reload,
 *without* the longest of the same clients before it.
 
