@@ -10,6 +10,9 @@ import pytest
 
 import supervisor_hotreload
 from supervisor_hotreload.servers import FAMILIES, STRATEGIES
+from tests.house import House
+from tests.load import Load, get
+from tests.otherservers import start
 
 PACKAGE = pathlib.Path(supervisor_hotreload.__file__).parent
 
@@ -54,9 +57,105 @@ def test_what_is_not_a_family_knows_none(path: pathlib.Path) -> None:
     assert not [word for word in words(path) if NAMES.search(word)]
 
 
+@pytest.mark.parametrize("name", ["(?<!g)unicorn", "haproxy"])
+def test_a_late_comer_is_known_to_its_own_file_alone(name: str) -> None:
+    known = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if any(re.search(name, word, re.IGNORECASE) for word in words(path))
+    }
+    assert known <= {"servers/unicorn.py", "servers/__init__.py"}
+
+
 def test_every_family_is_a_file_and_an_entry() -> None:
     files = {path.stem for path in (PACKAGE / "servers").glob("*.py")}
     assert {type(family).__module__.rsplit(".", 1)[1] for family in FAMILIES} <= files
     assert len({family.name for family in FAMILIES}) == len(FAMILIES)
     assert set(STRATEGIES) == {name for family in FAMILIES for name in family.strategies}
     assert all(family.strategies for family in FAMILIES)
+
+
+TOY = """\
+import os, select, signal, socket, sys
+sys.path.insert(0, os.getcwd())
+from app import RELEASE
+given = os.environ.get("TOY_SOCKET")
+listener = socket.socket(fileno=int(given)) if given else socket.create_server(("", {port}))
+listener.setblocking(False)
+listener.set_inheritable(True)
+
+def work():
+    asked = []
+    signal.signal(signal.SIGQUIT, lambda *_: asked.append(True))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
+    poll = select.epoll()
+    poll.register(listener)
+    while not asked:
+        poll.poll(0.05)
+        try:
+            client, _ = listener.accept()
+        except BlockingIOError:
+            continue
+        client.settimeout(5)
+        client.recv(4096)
+        body = RELEASE.encode()
+        client.sendall(b"HTTP/1.0 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(body) + body)
+        client.close()
+
+HEARD = (signal.SIGUSR2, signal.SIGQUIT)
+signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
+workers = []
+for _ in range(2):
+    workers.append(os.fork())
+    if not workers[-1]:
+        work()
+        os._exit(0)
+while signal.sigwait(HEARD) == signal.SIGUSR2:
+    if not os.fork():
+        os.chdir(os.environ["PWD"])
+        os.environ["TOY_SOCKET"] = str(listener.fileno())
+        os.execv(sys.executable, [sys.executable, __file__])
+for worker in workers:
+    os.kill(worker, signal.SIGQUIT)
+    os.waitpid(worker, 0)
+"""
+
+TOY_FAMILY = """\
+from supervisor_hotreload import servers
+from supervisor_hotreload.rpcinterface import make_hotreload_rpcinterface
+from supervisor_hotreload.servers.family import Family, Strategy, crew, probe
+from supervisor_hotreload.servers.upgrade import Upgrade
+
+class Toy(Family):
+    name = "toy"
+    strategies = {"reexec": Strategy(False, False, "a second master")}
+
+    def survey(self, world, tracked, program):
+        return crew(world, tracked, lambda process: "toy.py" in str(world.arguments(process)))
+
+    def server(self, world, old, policy, program):
+        return Upgrade(world, old, policy, probe(world, policy.ready, old))
+
+servers.FAMILIES = (*servers.FAMILIES, Toy())
+"""
+
+
+def test_a_family_in_one_file_is_reloaded_without_any_other_change(house: House) -> None:
+    """The factory is the product's own; the family is in the table before it is asked."""
+    (house.root / "toy.py").write_text(TOY.format(port=house.port))
+    (house.root / "toyfamily.py").write_text(TOY_FAMILY)
+    house.environment["PYTHONPATH"] += f":{house.root}"
+    house.configure(command=f"{house.python} {house.root}/toy.py", program="stopsignal = QUIT")
+    written = house.root / "supervisord.conf"
+    factory = "supervisor_hotreload.rpcinterface:make"
+    written.write_text(written.read_text().replace(factory, "toyfamily:make"))
+    start(house, house.port, 2)
+    first = house.info()["pid"]
+    with Load(house.port, fast=2, slow=0) as load:
+        house.release("v2")
+        house.reload()
+        assert {get(house.port) for _ in range(6)} == {b"v2"}
+    assert load.dropped == []
+    assert house.info()["pid"] != first
+    assert house.ctl("stop", "myapp").stdout == "myapp: stopped\n"
+    assert house.family() == []
