@@ -83,6 +83,9 @@ class Strategy:
     what: str
 
 
+REEXEC = Strategy(in_place=False, tried=False, what="a second master beside the first (USR2)")
+
+
 @dataclass(frozen=True)
 class Trial:
     """A command that tries a release before anything is touched.
@@ -103,6 +106,22 @@ class Rung:
 
     send: Callable[[], None]
     patience: float
+
+
+def rung(world: World, process: Process, name: str, patience: float) -> Rung:
+    """Return the rung that sends *process* the signal *name*, and lets it hear that."""
+
+    def send() -> None:
+        world.signal(process, name)
+        world.signal(process, "CONT")  # a stopped process hears nothing else
+
+    return Rung(send, patience)
+
+
+def stopped(world: World, process: Process) -> bool:
+    """Tell whether *process* is stopped by a signal."""
+    status = world.status(process.pid)
+    return status is not None and status.state in "Tt"
 
 
 class Family:
@@ -194,8 +213,7 @@ def must_hear(world: World, name: str, master: Process) -> None:
     :param name: what the program is called.
     :raises Failure: STOPPED_BY_SIGNAL.
     """
-    status = world.status(master.pid)
-    if status is not None and status.state in "Tt":
+    if stopped(world, master):
         raise Failure(
             Fault.STOPPED_BY_SIGNAL,
             f"the master of {name} ({master}) is stopped by a signal; "

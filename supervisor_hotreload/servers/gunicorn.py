@@ -30,11 +30,13 @@ from supervisor_hotreload.servers import family
 from supervisor_hotreload.servers.family import (
     DEPTH,
     GUESS,
+    REEXEC,
     Family,
     Program,
     Rung,
-    Strategy,
     Trial,
+    rung,
+    stopped,
 )
 from supervisor_hotreload.world import World
 
@@ -148,9 +150,8 @@ class Crew:
 
         Without a master nobody tells workers to stop: TERM at once, KILL after the grace.
         """
-        status = self._world.status(self._master.pid)
         if self._world.alive(self._master):
-            if status is not None and status.state in "Tt":
+            if stopped(self._world, self._master):
                 self._world.signal(self._master, "CONT")
             return
         now = self._world.now()
@@ -229,7 +230,7 @@ class Gunicorn:
         self._must_live(new)
         for master in (self._old.master, new):  # whoever dies, its workers are known
             self._crew(master).look()
-        if self._is_stopped(new):
+        if stopped(self._world, new):
             return Progress("the successor is stopped by a signal")
         return self._probe(new)
 
@@ -237,7 +238,7 @@ class Gunicorn:
         self._must_live(new)
         for master in (self._old.master, new):  # whoever dies, its workers are known
             self._crew(master).look()
-        if self._is_stopped(new):
+        if stopped(self._world, new):
             raise Failure(Fault.BAKE_FAILED, f"the successor ({new}) is stopped by a signal")
         now = self._world.now()
         if self._baked_since is None:
@@ -261,12 +262,8 @@ class Gunicorn:
 
     def recall(self) -> None:
         """A stopped master has the USR2 still before it: let it come, then end what comes."""
-        if self._is_stopped(self._old.master):
+        if stopped(self._world, self._old.master):
             self._world.signal(self._old.master, "CONT")
-
-    def _is_stopped(self, process: Process) -> bool:
-        status = self._world.status(process.pid)
-        return status is not None and status.state in "Tt"
 
     def _must_live(self, new: Process) -> None:
         if not self._world.alive(new):
@@ -293,25 +290,18 @@ class Gunicorn:
         if patience is None:
             told = "graceful-timeout" in self._options
             patience = self._grace() + DRAIN_MARGIN if told else DRAIN_CEILING
-        yield self._rung(old, first, patience)
-        yield self._rung(old, "QUIT", QUICK)
+        yield rung(self._world, old, first, patience)
+        yield rung(self._world, old, "QUIT", QUICK)
         yield Rung(lambda: self._kill(old), QUICK)
 
     def dismissal(self, new: Process) -> Iterator[Rung]:
         """TERM: workers that are ready have requests; those that are not have none."""
-        yield self._rung(new, "TERM", BOOT_GRACE)
+        yield rung(self._world, new, "TERM", BOOT_GRACE)
         yield Rung(
             lambda: self._kill_unready(new),
             self._policy.drain_timeout or self._grace() + DRAIN_MARGIN,
         )
         yield Rung(lambda: self._kill(new), QUICK)
-
-    def _rung(self, master: Process, name: str, patience: float) -> Rung:
-        def send() -> None:
-            self._world.signal(master, name)
-            self._world.signal(master, "CONT")  # a stopped process hears nothing else
-
-        return Rung(send, patience)
 
     def _kill_unready(self, master: Process) -> None:
         for worker in self._crew(master).look():
@@ -475,11 +465,7 @@ class GunicornFamily(Family):
     """Recognised by the heartbeat files that a master shares with its workers."""
 
     name = "gunicorn"
-    strategies = {  # noqa: RUF012 - a table, never changed
-        "reexec": Strategy(
-            in_place=False, tried=False, what="a second master beside the first (USR2)"
-        )
-    }
+    strategies = {"reexec": REEXEC}  # noqa: RUF012 - a table, never changed
 
     def names(self, program: Program) -> bool:
         return names_gunicorn(program.command)

@@ -24,13 +24,14 @@ from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.model import Failure, Fault, Policy, Progress, Readiness, Ready
 from supervisor_hotreload.probes import STEADY, Verdict, shared
 from supervisor_hotreload.servers.family import (
+    REEXEC,
     Crew,
     Family,
     Program,
     Rung,
-    Strategy,
     crew,
     probe,
+    rung,
 )
 from supervisor_hotreload.servers.upgrade import Upgrade
 from supervisor_hotreload.world import World
@@ -126,7 +127,7 @@ class Reexec(Upgrade):
 
     def dismissal(self, new: Process) -> Iterator[Rung]:
         """QUIT is heard only once what boots has booted: that has no requests, so end it."""
-        yield self._rung(new, "QUIT", BOOT_GRACE)
+        yield rung(self._world, new, "QUIT", BOOT_GRACE)
         yield Rung(lambda: self._kill_what_boots(new), BOOT_GRACE)
         yield from super().dismissal(new)
 
@@ -147,11 +148,7 @@ class UnicornFamily(Family):
     """Recognised by its command or its title, and by what its workers do with signals."""
 
     name = "unicorn"
-    strategies = {  # noqa: RUF012 - a table, never changed
-        "reexec": Strategy(
-            in_place=False, tried=False, what="a second master beside the first (USR2)"
-        )
-    }
+    strategies = {"reexec": REEXEC}  # noqa: RUF012 - a table, never changed
 
     def names(self, program: Program) -> bool:
         return NAMED.search(program.command) is not None

@@ -13,7 +13,7 @@ from typing import Callable, Optional
 from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.model import Failure, Fault, Policy, Progress, Readiness
 from supervisor_hotreload.probes import Verdict, accepting
-from supervisor_hotreload.servers.family import Crew, Rung
+from supervisor_hotreload.servers.family import Crew, Rung, rung, stopped
 from supervisor_hotreload.world import World
 
 DRAIN_CEILING = 3600.0
@@ -102,8 +102,7 @@ class Upgrade:
 
     def recall(self) -> None:
         """A stopped master has the USR2 still before it: let it come, then end what comes."""
-        status = self._world.status(self._old.master.pid)
-        if status is not None and status.state in "Tt":
+        if stopped(self._world, self._old.master):
             self._world.signal(self._old.master, "CONT")
 
     def _must_live(self, new: Process) -> None:
@@ -115,22 +114,15 @@ class Upgrade:
     def retirement(self) -> Iterator[Rung]:
         """QUIT: the workers finish what they have, then the master ends."""
         old = self._old.master
-        yield self._rung(old, "QUIT", self._policy.drain_timeout or DRAIN_CEILING)
-        yield self._rung(old, "TERM", QUICK)
+        yield rung(self._world, old, "QUIT", self._policy.drain_timeout or DRAIN_CEILING)
+        yield rung(self._world, old, "TERM", QUICK)
         yield Rung(lambda: self._kill(old), QUICK)
 
     def dismissal(self, new: Process) -> Iterator[Rung]:
         """QUIT: its workers have requests; those of the old one have never stopped."""
-        yield self._rung(new, "QUIT", self._policy.drain_timeout or DISMISSAL)
-        yield self._rung(new, "TERM", QUICK)
+        yield rung(self._world, new, "QUIT", self._policy.drain_timeout or DISMISSAL)
+        yield rung(self._world, new, "TERM", QUICK)
         yield Rung(lambda: self._kill(new), QUICK)
-
-    def _rung(self, master: Process, name: str, patience: float) -> Rung:
-        def send() -> None:
-            self._world.signal(master, name)
-            self._world.signal(master, "CONT")  # a stopped process hears nothing else
-
-        return Rung(send, patience)
 
     def _kill(self, master: Process) -> None:
         workers = [child for child in self._world.children(master) if child != self._new]
