@@ -23,6 +23,7 @@ from supervisor_hotreload.probes import (
     Heartbeat,
     Settle,
     Then,
+    Verdict,
     Watch,
     shares,
 )
@@ -38,6 +39,7 @@ from supervisor_hotreload.servers.family import (
     rung,
     stopped,
 )
+from supervisor_hotreload.servers.upgrade import Upgrade
 from supervisor_hotreload.world import World
 
 DRAIN_CEILING = 3600.0
@@ -176,18 +178,15 @@ def must_be_alone(world: World, name: str, old: Generation) -> None:
             raise family.foreign(name, child, old.master)
 
 
-class Gunicorn:
+class Gunicorn(Upgrade):
     """One reload of one gunicorn program, bound to its old generation."""
 
     name = "gunicorn"
 
     def __init__(self, world: World, old: Generation, policy: Policy, command: str) -> None:
-        self._world = world
-        self._old = old
-        self._policy = policy
+        super().__init__(world, old, policy, probe(world, old, policy.ready))
+        self._generation = old
         self._options = options(command)
-        self._probe = self._make_probe()
-        self._new: Optional[Process] = None
         self._crews: dict[Process, Crew] = {}
         self._crew(old.master).look()
         self._watch: Optional[Watch] = None
@@ -198,41 +197,28 @@ class Gunicorn:
 
     # -- before adoption
 
-    def reexec(self) -> None:
-        self._world.signal(self._old.master, "USR2")
-
-    def successor(self) -> Optional[Process]:
-        """Return the child of the old master that is its successor.
+    def choose(self, born: list[Process]) -> Optional[Process]:
+        """Return the successor among the children that the old master has borne since.
 
         Either its own heartbeats prove it (disjoint from the old master's,
         shared with a child of its own), or, while it still boots, that it was
         born since the reload began and has exec'd what the old master runs.
         """
-        if not self.serving():
-            raise Failure(Fault.OLD_EXITED, f"the old master ({self._old.master}) exited")
-        born = [c for c in self._world.children(self._old.master) if c not in self._old.children]
-        proven = (child for child in born if is_master(self._world, child, self._old))
-        booting = (child for child in born if self._has_execed(child))
-        self._new = next(proven, None) or next(booting, None)
-        return self._new
+        proven = (child for child in born if is_master(self._world, child, self._generation))
+        return next(proven, None) or super().choose(born)
 
-    def expect(self, new: Process) -> None:
-        """Know *new* for the successor, which was there before this reload."""
-        self._new = new
+    def is_successor(self, child: Process) -> bool:
+        return super().is_successor(child) and resembles(
+            self._world.arguments(child), self._world.arguments(self._old.master)
+        )
 
-    def _has_execed(self, child: Process) -> bool:
-        status = self._world.status(child.pid)
-        if status is None or not self._old.image or status.image in (0, self._old.image):
-            return False
-        return resembles(self._world.arguments(child), self._world.arguments(self._old.master))
-
-    def ready(self, new: Process) -> object:
+    def ready(self, new: Process) -> Verdict:
         self._must_live(new)
         for master in (self._old.master, new):  # whoever dies, its workers are known
             self._crew(master).look()
         if stopped(self._world, new):
             return Progress("the successor is stopped by a signal")
-        return self._probe(new)
+        return self._told(new)
 
     def baked(self, new: Process, seconds: float) -> object:
         self._must_live(new)
@@ -252,22 +238,10 @@ class Gunicorn:
     def _complaint(self, new: Process) -> Optional[str]:
         """Return what is wrong with a successor that was ready, None when nothing is."""
         if not self._old.readable:
-            return None if self._probe(new) else "it lost workers"
+            return None if self._told(new) else "it lost workers"
         if self._watch is None:
             self._watch = Watch(self._world, new, self._number("timeout", TIMEOUT))
         return self._watch.complaint()
-
-    def serving(self) -> bool:
-        return self._world.alive(self._old.master)
-
-    def recall(self) -> None:
-        """A stopped master has the USR2 still before it: let it come, then end what comes."""
-        if stopped(self._world, self._old.master):
-            self._world.signal(self._old.master, "CONT")
-
-    def _must_live(self, new: Process) -> None:
-        if not self._world.alive(new):
-            raise Failure(Fault.SUCCESSOR_EXITED, f"the successor ({new}) exited")
 
     def _crew(self, master: Process) -> Crew:
         """Return the workers of *master*; its successor is a child of it too."""
@@ -385,22 +359,23 @@ class Gunicorn:
 
     # -- what the command line tells
 
-    def _make_probe(self) -> Callable[[Process], object]:
-        ready = self._policy.ready
-        if ready.kind == "settle":
-            return Settle(self._world, self._old.workers, ready.seconds)
-        if ready.kind == "accepting":
-            return Accepting(self._world, self._old.workers, (), STEADY)
-        beats = Heartbeat(self._world, self._old.workers)
-        if ready.kind == "heartbeat":
-            return beats
-        return Then(beats, Endpoint(self._world, ready))
-
     def _number(self, name: str, default: float) -> float:
         try:
             return float(self._options.get(name, default)) or default
         except ValueError:
             return default
+
+
+def probe(world: World, old: Generation, ready: Ready) -> Callable[[Process], Verdict]:
+    """Return what tells when as many workers as *old* has are ready."""
+    if ready.kind == "settle":
+        return Settle(world, old.workers, ready.seconds)
+    if ready.kind == "accepting":
+        return Accepting(world, old.workers, (), STEADY)
+    beats = Heartbeat(world, old.workers)
+    if ready.kind == "heartbeat":
+        return beats
+    return Then(beats, Endpoint(world, ready))
 
 
 def is_master(world: World, process: Process, old: Generation) -> bool:

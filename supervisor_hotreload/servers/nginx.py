@@ -20,6 +20,7 @@ from supervisor_hotreload.probes import STEADY, shared
 from supervisor_hotreload.servers.family import (
     Crew,
     Family,
+    Generation,
     Program,
     Renewal,
     Strategy,
@@ -120,7 +121,7 @@ class NginxFamily(Family):
         return _is_nginx(world, process) and title.startswith("nginx: worker process")
 
 
-def stub_of(world: World, old: Crew, program: Program) -> Optional[Process]:
+def stub_of(world: World, old: Generation, program: Program) -> Optional[Process]:
     """Return the stub that stands between supervisord and the master, None where none does.
 
     The operator's own command says that it is one.

@@ -13,7 +13,7 @@ from typing import Callable, Optional
 from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.model import Failure, Fault, Policy, Progress, Readiness
 from supervisor_hotreload.probes import Verdict, accepting
-from supervisor_hotreload.servers.family import Crew, Rung, rung, stopped
+from supervisor_hotreload.servers.family import Generation, Rung, rung, stopped
 from supervisor_hotreload.world import World
 
 DRAIN_CEILING = 3600.0
@@ -33,7 +33,7 @@ class Upgrade:
     """
 
     def __init__(
-        self, world: World, old: Crew, policy: Policy, told: Callable[[Process], Verdict]
+        self, world: World, old: Generation, policy: Policy, told: Callable[[Process], Verdict]
     ) -> None:
         self._world = world
         self._old = old
@@ -52,9 +52,13 @@ class Upgrade:
         return accepting(self._world, children)
 
     def is_successor(self, child: Process) -> bool:
-        """Tell whether a child that the old master has borne since is its successor."""
+        """Tell whether a child that the old master has borne since has exec'd."""
         status = self._world.status(child.pid)
         return status is not None and bool(status.image) and status.image != self._old.image
+
+    def choose(self, born: list[Process]) -> Optional[Process]:
+        """Return the successor among the children that the old master has borne since."""
+        return next((child for child in born if self.is_successor(child)), None)
 
     # -- before adoption
 
@@ -66,7 +70,7 @@ class Upgrade:
         if not self.serving():
             raise Failure(Fault.OLD_EXITED, f"the old master ({self._old.master}) exited")
         born = [c for c in self._world.children(self._old.master) if c not in self._old.children]
-        self._new = next((child for child in born if self.is_successor(child)), None)
+        self._new = self.choose(born)
         return self._new
 
     def expect(self, new: Process) -> None:
