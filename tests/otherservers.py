@@ -69,7 +69,8 @@ def configure_nginx(house: House, release: str = "v1", listen: str = "", text: s
     """
     files = house.root / "files"
     files.mkdir(exist_ok=True)
-    (files / "slow1").write_text("slow " + "x" * 40000)
+    if not (files / "slow1").exists():  # never cut it short while it is served
+        (files / "slow1").write_text("slow " + "x" * 40000)
     for path in (house.root, files, files / "slow1"):
         path.chmod(0o755)
     listen = listen or f"127.0.0.1:{house.port}"
