@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import shutil
 import sys
+
+import psutil
 
 from tests.house import House, wait_until
 from tests.load import Address, wait_for_answer
@@ -41,6 +44,16 @@ def start(house: House, address: Address, children: int) -> None:
     house.start()
     wait_for_answer(address)
     wait_until(lambda: len(house.family()) > children, what=lambda: house.story("lacks workers"))
+
+
+def titled(house: House, title: str) -> set[int]:
+    """Return the pids of the processes whose title begins with *title*."""
+    found = set()
+    for process in house.family():
+        with contextlib.suppress(psutil.Error):  # it has ended between two looks
+            if " ".join(process.cmdline()).startswith(title):
+                found.add(process.pid)
+    return found
 
 
 NGINX = """\

@@ -10,22 +10,18 @@ import pytest
 
 from tests.house import House, wait_until
 from tests.load import Address, Load, get
-from tests.otherservers import configure_nginx, nginx, start
+from tests.otherservers import configure_nginx, nginx, start, titled
 
 STOP = "stopsignal = QUIT"
 UPGRADE = "strategy = upgrade"
 
 
-def titled(process: psutil.Process, role: str) -> bool:
-    return " ".join(process.cmdline()).startswith(f"nginx: {role} process")
-
-
 def workers(house: House) -> set[int]:
-    return {p.pid for p in house.family() if titled(p, "worker")}
+    return titled(house, "nginx: worker process")
 
 
 def nginx_masters(house: House) -> set[int]:
-    return {p.pid for p in house.family() if titled(p, "master")}
+    return titled(house, "nginx: master process")
 
 
 @pytest.mark.parametrize("socket", ["tcp", "unix"])

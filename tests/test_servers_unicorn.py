@@ -10,17 +10,15 @@ import pytest
 
 from tests.house import House, wait_until
 from tests.load import Address, Load, get
-from tests.otherservers import rack_release, start, unicorn
+from tests.otherservers import rack_release, start, titled, unicorn
 
 STOP = "stopsignal = QUIT"
 
 BROKEN = 'require "no_such_library"\n'
 
 
-def titled(house: House, role: str) -> set[int]:
-    """Return the unicorns whose title begins with *role*."""
-    start = f"unicorn {role}"
-    return {p.pid for p in house.family() if " ".join(p.cmdline()).startswith(start)}
+def unicorns(house: House, role: str) -> set[int]:
+    return titled(house, f"unicorn {role}")
 
 
 def serve(
@@ -59,7 +57,7 @@ def test_it_is_reloaded_twice_under_load(house: House, socket: str, preload: str
             pid = house.info()["pid"]
             assert pid not in seen
             seen.add(pid)
-            assert titled(house, "master") == {pid}
+            assert unicorns(house, "master") == {pid}
             assert psutil.Process(pid).ppid() == house.pid
             assert house.reload_info()["generation"] == number
     assert load.dropped == []
@@ -74,7 +72,7 @@ def test_it_is_reloaded_twice_under_load(house: House, socket: str, preload: str
 @pytest.mark.parametrize("preload", ["false", "true"])
 def test_a_broken_release_leaves_the_old_one_serving(house: House, preload: str) -> None:
     pid = serve(house, more=f"preload_app {preload}")
-    before = titled(house, "worker")
+    before = unicorns(house, "worker")
     rack_release(house, "broken", code=BROKEN)
     with Load(house.port, fast=2, slow=0) as load:
         done = house.ctl("hotreload", "myapp")
@@ -84,8 +82,8 @@ def test_a_broken_release_leaves_the_old_one_serving(house: House, preload: str)
     expected = "exited" if preload == "true" else "end before they are ready"
     assert expected in done.stdout, done.stdout
     assert f"generation 1 (pid {pid}, 2 workers) serves" in done.stdout
-    assert titled(house, "master") == {pid}
-    assert titled(house, "worker") == before
+    assert unicorns(house, "master") == {pid}
+    assert unicorns(house, "worker") == before
     assert (house.root / "unicorn.pid").read_text().strip() == str(pid)
     rack_release(house, "v2")
     house.reload()
@@ -103,7 +101,7 @@ def test_a_release_that_hangs_is_given_up(house: House, preload: str) -> None:
         assert answers(house.port) == {"v1"}
     assert load.dropped == []
     assert house.reload_info()["seconds"] < 15  # not as long as it hangs
-    assert titled(house, "master") == {pid}
+    assert unicorns(house, "master") == {pid}
 
 
 def test_a_successor_that_has_served_is_rolled_back(house: House) -> None:
@@ -118,7 +116,7 @@ def test_a_successor_that_has_served_is_rolled_back(house: House) -> None:
         assert house.wait_for_outcome()["outcome"] == "rolled back"
         assert answers(house.port) == {"v1"}
     assert load.dropped == []
-    assert titled(house, "master") == {pid}
+    assert unicorns(house, "master") == {pid}
     wait_until(lambda: (house.root / "unicorn.pid").exists())
 
 
@@ -127,7 +125,7 @@ def test_stop_in_the_middle_ends_both(house: House) -> None:
     rack_release(house, "v2")
     client = house.client("hotreload", "myapp")
     house.wait_for_phase("baking")
-    assert len(titled(house, "master")) == 2
+    assert len(unicorns(house, "master")) == 2
     assert house.ctl("stop", "myapp").stdout == "myapp: stopped\n"
     client.wait(30)
     wait_until(lambda: not house.family())
@@ -149,42 +147,42 @@ def test_workers_that_are_an_exec_of_their_own_are_no_successors(house: House) -
     for release in ("v2", "v3"):
         rack_release(house, release, boot=0.2)
         with Load(house.port, fast=2, slow=1) as load:
-            worker = min(titled(house, "worker"))
+            worker = min(unicorns(house, "worker"))
             client = house.client("hotreload", "myapp")
             os.kill(worker, signal.SIGQUIT)  # the old master bears another one meanwhile
             printed, _ = client.communicate(timeout=60)
             assert client.returncode == 0, printed
             assert answers(house.port) == {release}
         assert load.dropped == []
-    assert len(titled(house, "master")) == 1
+    assert len(unicorns(house, "master")) == 1
 
 
 def test_a_second_master_by_hand_is_refused(house: House) -> None:
     pid = serve(house)
     os.kill(pid, signal.SIGUSR2)
-    wait_until(lambda: len(titled(house, "worker")) == 4)
+    wait_until(lambda: len(unicorns(house, "worker")) == 4)
     done = house.ctl("hotreload", "myapp")
     assert done.returncode != 0
     assert "has a successor already" in done.stdout
-    assert len(titled(house, "master")) == 2
+    assert len(unicorns(house, "master")) == 2
 
 
 def test_a_second_master_by_hand_follows_the_first(house: House) -> None:
     pid = serve(house)
     os.kill(pid, signal.SIGUSR2)
-    wait_until(lambda: len(titled(house, "worker")) == 4)
+    wait_until(lambda: len(unicorns(house, "worker")) == 4)
     os.kill(pid, signal.SIGQUIT)
     wait_until(lambda: house.info()["pid"] not in (0, pid), what=house.log)
-    assert titled(house, "master") == {house.info()["pid"]}
+    assert unicorns(house, "master") == {house.info()["pid"]}
     assert "nothing is spawned" in house.log()
 
 
 def test_workers_of_a_killed_master_do_not_hold_the_port(house: House) -> None:
     pid = serve(house)
-    before = titled(house, "worker")
+    before = unicorns(house, "worker")
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: len(titled(house, "worker") - before) == 2, what=house.log)
-    wait_until(lambda: not before & titled(house, "worker"))
+    wait_until(lambda: len(unicorns(house, "worker") - before) == 2, what=house.log)
+    wait_until(lambda: not before & unicorns(house, "worker"))
     assert get(house.port).startswith(b"v1 ")
 
 

@@ -1,6 +1,6 @@
 """unicorn: USR2 starts a second master beside the first, QUIT ends a generation gracefully.
 
-Read from lib/unicorn/http_server.rb, which is the same in what matters from 4.9 to 6.0:
+Read from lib/unicorn/http_server.rb of 6.0:
 
 - ``reexec`` forks and execs the first command in the first directory (START_CTX, which
   believes PWD), and hands the sockets over in UNICORN_FD. It is ignored while a child of
@@ -8,7 +8,7 @@ Read from lib/unicorn/http_server.rb, which is the same in what matters from 4.9
   master die.
 - WINCH works without a terminal, but is not needed: on QUIT the workers finish too, each
   within ``timeout``. TERM and INT cut what is in flight: only a last resort here.
-- A worker waits in select(2), newer ones in epoll: so it is told by its signals instead.
+- A worker waits in select(2), not in epoll: so it is told by its signals instead.
   ``worker_loop`` traps USR1 once the application is loaded; until then
   ``init_worker_process`` has it ignored, like TTOU, which stays so.
 """
