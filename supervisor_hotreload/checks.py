@@ -12,9 +12,14 @@ from typing import Any, Optional
 
 from supervisor_hotreload.identity import Process
 from supervisor_hotreload.model import Failure, Fault
+from supervisor_hotreload.printable import printable
 
 TAIL = 2000
 """Bytes of the command's output that the answer shows."""
+
+
+LINES = "\n\t"
+"""What output is made of beside printable characters."""
 
 
 class Check:
@@ -113,5 +118,4 @@ class Check:
         self._output.seek(0, os.SEEK_END)
         self._output.seek(max(0, self._output.tell() - TAIL))
         text = self._output.read().decode("utf-8", "replace").strip()
-        printable = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
-        return f": {printable}" if printable else ""
+        return f": {printable(text, also=LINES)}" if text else ""

@@ -10,7 +10,15 @@ from typing import Any, Callable, Optional
 from supervisor_hotreload.endpoints import Endpoint
 from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.model import Failure, Fault, Policy, Progress, Ready
-from supervisor_hotreload.probes import STEADY, Accepting, Renewed, Then, Verdict, accepting
+from supervisor_hotreload.probes import (
+    STEADY,
+    Accepting,
+    Notified,
+    Renewed,
+    Then,
+    Verdict,
+    accepting,
+)
 from supervisor_hotreload.world import World
 
 GUESS = Ready("settle", 10.0)
@@ -271,10 +279,12 @@ def probe(
     told: Callable[[Process], Verdict] = Accepting(
         world, old.workers, old.children, steady, old.apart
     )
-    if not old.readable:
-        told = Renewed(world, old.workers, old.children, STEADY)
+    if not old.readable or not old.accepting:
+        told = Renewed(world, len(old.children), old.children, STEADY)
     if ready.kind in ("heartbeat", "accepting"):
         return told
+    if ready.kind == "notify":
+        return Notified(world, told if old.children else None, old.children, world.now())
     return Then(told, Endpoint(world, ready))
 
 
@@ -295,7 +305,9 @@ class Renewal:
         self._world = world
         self._old = old
         self._ask = ask
-        self._probe = probe(world, policy.ready, old, steady)
+        self._ready = policy.ready
+        self._steady = steady
+        self._probe: Optional[Callable[[Process], Verdict]] = None
 
     @property
     def master(self) -> Process:
@@ -303,10 +315,12 @@ class Renewal:
 
     def renew(self) -> None:
         self._must_live()
+        self._probe = probe(self._world, self._ready, self._old, self._steady)
         self._ask()
 
     def renewed(self) -> Verdict:
         self._must_live()
+        assert self._probe is not None, "nobody has asked yet"
         return self._probe(self.master)
 
     def drained(self) -> object:

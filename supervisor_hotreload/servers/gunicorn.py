@@ -21,8 +21,10 @@ from supervisor_hotreload.probes import (
     STEADY,
     Accepting,
     Heartbeat,
+    Notified,
     Settle,
     Then,
+    Verdict,
     Watch,
     shares,
 )
@@ -401,9 +403,13 @@ class Gunicorn:
             return Settle(self._world, self._old.workers, ready.seconds)
         if ready.kind == "accepting":
             return Accepting(self._world, self._old.workers, (), STEADY)
-        beats = Heartbeat(self._world, self._old.workers)
+        beats: Callable[[Process], Verdict] = Heartbeat(self._world, self._old.workers)
+        if not self._old.readable:
+            beats = Settle(self._world, self._old.workers, STEADY)
         if ready.kind == "heartbeat":
             return beats
+        if ready.kind == "notify":
+            return Notified(self._world, beats, self._old.children)
         return Then(beats, Endpoint(self._world, ready))
 
     def _number(self, name: str, default: float) -> float:
@@ -498,8 +504,13 @@ class GunicornFamily(Family):
         return os.path.join(program.directory, told) if told else None
 
     def readiness(self, old: Generation, policy: Policy) -> tuple[Ready, str]:
-        if old.readable or policy.ready.kind != "heartbeat":
-            return policy.ready, ""
+        if policy.ready.kind != "heartbeat":
+            return super().readiness(old, policy)
+        if old.readable:
+            return policy.ready, (
+                f"ready = heartbeat: a worker counts once it has loaded the application and "
+                f"touches its heartbeat file; there are {old.workers}"
+            )
         return GUESS, (
             f"warning: the heartbeat of pid {old.master.pid} cannot be read "
             f"(/proc/{old.master.pid}/fd: permission denied); ready = {GUESS} is used "
