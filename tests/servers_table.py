@@ -210,7 +210,9 @@ flight). *longest wait*: of a fast client during the reload, *without*: before i
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="rows whose name contains this")
-    parser.add_argument("--write", type=pathlib.Path, help="put the table between its marks in this file")
+    parser.add_argument(
+        "--write", type=pathlib.Path, help="put the table between its marks in this file"
+    )
     told = parser.parse_args()
     rows, bad = [], []
     for row in ROWS:
