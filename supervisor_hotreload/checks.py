@@ -90,6 +90,10 @@ class Check:
         """Return more of subprocess.Popen's arguments: the directory, the user."""
         return {}
 
+    def hint(self) -> str:
+        """Return what may be done where the command cannot be run."""
+        return ""
+
     def spawned(self, pid: int) -> None:
         """Tell whoever reaps *pid* to call finish()."""
 
@@ -111,7 +115,9 @@ class Check:
                 **self.options(),
             )
         except (OSError, ValueError, subprocess.SubprocessError) as error:
-            raise Failure(self._fault, f"{self._title} could not be run: {error}") from None
+            raise Failure(
+                self._fault, f"{self._title} could not be run: {error}{self.hint()}"
+            ) from None
         self.spawned(self._child.pid)
 
     def _tail(self) -> str:

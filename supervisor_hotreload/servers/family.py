@@ -211,6 +211,21 @@ def must_hear(world: World, name: str, master: Process) -> None:
         )
 
 
+def user_of(world: World, workers: Iterable[Process], program: Program) -> int:
+    """Return the user whose code the workers run: nobody else is to import it.
+
+    :raises Failure: when that cannot be told.
+    """
+    owners = [owner for owner in map(world.owner, workers) if owner is not None]
+    if not owners:
+        raise Failure(
+            Fault.STILL_STARTING,
+            f"{program.name} has no worker at the moment, whose user is to try the release: "
+            f"try again, or set check_before = none",
+        )
+    return max(owners)  # one that was forked just now may be root's still
+
+
 def foreign(name: str, successor: Process, master: Process) -> Failure:
     """Return the refusal of a reload of a program that has a successor already."""
     return Failure(

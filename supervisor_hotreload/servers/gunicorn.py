@@ -37,6 +37,7 @@ from supervisor_hotreload.servers.family import (
     Rung,
     Strategy,
     Trial,
+    user_of,
 )
 from supervisor_hotreload.world import World
 
@@ -524,7 +525,8 @@ class GunicornFamily(Family):
         words = program.words
         if not words or any(word in ("-c", "-ec") for word in words[:2]):
             return None  # a shell: its words are not gunicorn's
-        return Trial((*words, "--check-config"), "gunicorn --check-config")
+        user = user_of(world, old.children, program)
+        return Trial((*words, "--check-config"), "gunicorn --check-config", user)
 
     def server(self, world: World, old: Generation, policy: Policy, program: Program) -> Gunicorn:
         return Gunicorn(world, old, policy, configured(program))
