@@ -7,8 +7,9 @@ JOBS ?= 4
 # real processes on a busy machine: what fails is tried again, and that is printed
 RERUNS ?= 2
 DEMO := $(VENV)/demo
+PACKAGES := nginx haproxy unicorn
 
-.PHONY: demo test hups lint matrix bench servers faults clean
+.PHONY: demo packages test hups lint matrix bench servers faults clean
 
 # The first command of the README: no test tools, so that it is there soon.
 $(DEMO): setup.py pyproject.toml
@@ -24,7 +25,16 @@ $(READY): setup.py pyproject.toml
 demo: $(DEMO)
 	@$(BIN)/hotreload-demo
 
-test: $(READY)
+# servers that pip does not have; none of them is to start by itself (RUNLEVEL)
+packages:
+	@missing=; for name in $(PACKAGES); do \
+	    PATH="$$PATH:/usr/sbin" command -v $$name >/dev/null || missing="$$missing $$name"; done; \
+	if [ -n "$$missing" ]; then \
+	    if [ "$$(id -u)" != 0 ]; then echo "as root, please: apt-get install$$missing"; exit 1; fi; \
+	    echo "installing$$missing"; apt-get -qq update && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
+	    apt-get -qq install --no-install-recommends $$missing >/dev/null; fi
+
+test: $(READY) packages
 	$(BIN)/python -m pytest -n $(JOBS) --reruns $(RERUNS) tests
 
 hups: $(READY)
@@ -41,8 +51,8 @@ matrix: $(READY)
 bench: $(READY)
 	$(BIN)/python -m tests.bench --write docs/bench.rst
 
-servers: $(READY)
-	$(BIN)/python -m tests.servers_table --write docs/servers-table.rst
+servers: $(READY) packages
+	$(BIN)/python -m tests.servers_table --write README.rst
 
 faults: $(READY)
 	$(BIN)/python -m tests.faults --write docs/faults.rst

@@ -12,9 +12,14 @@ from typing import Any, Optional
 
 from supervisor_hotreload.identity import Process
 from supervisor_hotreload.model import Failure, Fault
+from supervisor_hotreload.printable import printable
 
 TAIL = 2000
 """Bytes of the command's output that the answer shows."""
+
+
+LINES = "\n\t"
+"""What output is made of beside printable characters."""
 
 
 class Check:
@@ -85,6 +90,10 @@ class Check:
         """Return more of subprocess.Popen's arguments: the directory, the user."""
         return {}
 
+    def hint(self) -> str:
+        """Return what may be done where the command cannot be run."""
+        return ""
+
     def spawned(self, pid: int) -> None:
         """Tell whoever reaps *pid* to call finish()."""
 
@@ -106,12 +115,13 @@ class Check:
                 **self.options(),
             )
         except (OSError, ValueError, subprocess.SubprocessError) as error:
-            raise Failure(self._fault, f"{self._title} could not be run: {error}") from None
+            raise Failure(
+                self._fault, f"{self._title} could not be run: {error}{self.hint()}"
+            ) from None
         self.spawned(self._child.pid)
 
     def _tail(self) -> str:
         self._output.seek(0, os.SEEK_END)
         self._output.seek(max(0, self._output.tell() - TAIL))
         text = self._output.read().decode("utf-8", "replace").strip()
-        printable = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
-        return f": {printable}" if printable else ""
+        return f": {printable(text, also=LINES)}" if text else ""

@@ -75,7 +75,7 @@ def _text(value: str) -> str:
 
 def _ready(value: str) -> Ready:
     """Return what ``ready`` means: KIND, KIND:VALUE or URL [TEXT]."""
-    if value in ("heartbeat", "accepting"):
+    if value in ("heartbeat", "accepting", "notify"):
         return Ready(value)
     target, _, text = value.partition(" ")
     kind, _, rest = target.partition(":")
@@ -90,7 +90,7 @@ def _ready(value: str) -> Ready:
         return Ready(kind, target=f"{kind}:{_path(rest)}")
     raise ValueError(
         "neither 'heartbeat', 'accepting', 'settle:SECONDS', 'http://ADDRESS:PORT/PATH [TEXT]', "
-        "'tcp://ADDRESS:PORT', 'unix:PATH' nor 'file:PATH'"
+        "'tcp://ADDRESS:PORT', 'unix:PATH', 'file:PATH' nor 'notify'"
     )
 
 

@@ -100,7 +100,7 @@ class Ready:
     """How to tell that a generation is ready.
 
     :param kind: ``heartbeat`` (what the family itself can prove best),
-        ``accepting``, ``settle``, ``http``, ``tcp``, ``unix`` or ``file``.
+        ``accepting``, ``settle``, ``http``, ``tcp``, ``unix``, ``file`` or ``notify``.
     :param seconds: of ``settle``.
     :param target: an address or a path.
     :param text: what the body of an answer has to contain.

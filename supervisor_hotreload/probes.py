@@ -7,6 +7,7 @@ from typing import Callable, Optional, Union
 
 from supervisor_hotreload.identity import Beat, Process, Unreadable
 from supervisor_hotreload.model import Progress, Readiness
+from supervisor_hotreload.notices import Notice
 from supervisor_hotreload.world import World
 
 STEADY = 1.0
@@ -217,6 +218,62 @@ class Then:
             if not self._verdict:
                 return self._verdict
         return self._verdict if (asked := self._second(master)) else asked
+
+
+class Notified:
+    """Ready when *first* has been, and the new generation has said READY=1 (sd_notify).
+
+    Where workers of the old generation have said so, the word of the master alone is
+    not enough: gunicorn's says it before its workers have loaded the application
+    (gunicorn arbiter.start).
+
+    :param before: the children that there were before the reload.
+    :param since: what was said before that is old, by the world's clock.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        first: Optional[Callable[[Process], Verdict]],
+        before: frozenset[Process],
+        since: float = 0.0,
+    ) -> None:
+        self._world = world
+        self._first = first
+        self._before = before
+        self._since = since
+        self._verdict: Verdict = Progress("") if first is not None else Readiness(1)
+        self._workers_speak = any(
+            notice.ready_at is not None and not before.isdisjoint(notice.line)
+            for notice in world.notices
+        )
+        self._status = ""
+        self._status_at = 0.0
+
+    def __call__(self, master: Process) -> Verdict:
+        if not self._verdict and self._first is not None:
+            self._verdict = self._first(master)
+        said = [notice for notice in self._world.notices if self._is_new(master, notice)]
+        if self._verdict and any(self._counts(master, notice) for notice in said):
+            return self._verdict
+        told = "READY=1 is awaited" if self._verdict else self._verdict.text
+        return Progress("; ".join(filter(None, (told, self._latest(said)))))
+
+    def _is_new(self, master: Process, notice: Notice) -> bool:
+        new = master in notice.line and self._before.isdisjoint(notice.line)
+        return new and notice.at >= self._since
+
+    def _counts(self, master: Process, notice: Notice) -> bool:
+        ready = notice.ready_at is not None and notice.ready_at >= self._since
+        return ready and not (self._workers_speak and notice.sender == master)
+
+    def _latest(self, said: list[Notice]) -> str:
+        """Return the last STATUS; a new one at most once a second."""
+        now = self._world.now()
+        found = next((notice.status for notice in reversed(said) if notice.status), "")
+        if found != self._status and now - self._status_at >= 1.0:
+            self._status, self._status_at = found, now
+        return self._status
 
 
 class Watch:

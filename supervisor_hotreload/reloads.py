@@ -231,6 +231,13 @@ class Reloads:
         if reload is not None:
             reload.abandon(Failure(Fault.STOPPED, reason))
 
+    def notify_socket(self, tracked: Tracked) -> str:
+        try:
+            asked = self.policy(tracked).ready.kind == "notify"
+        except Failure:
+            asked = False  # a setting is bad: its reloads are refused
+        return self.supervised.hearing.open() if asked else ""
+
     def runs(self, tracked: Tracked) -> None:
         """Know the master behind a shell before it is needed."""
         found = self._survey(tracked)
@@ -368,6 +375,8 @@ class Reloads:
                 f"[hotreload:{tracked.name}]",
             )
         self._must_be_alone(tracked, found.old)
+        if policy.ready.kind == "notify":
+            self._must_be_heard(tracked, found.old)
         family, program = found.family, tracked.program
         policy = replace(policy, strategy=self._strategy(tracked, found, policy))
         family.admit(self.world, found.old, policy, program)
@@ -496,6 +505,22 @@ class Reloads:
         tracked.remember(old.master)
         for successor in tracked.successors():
             raise servers.foreign(tracked.name, successor, old.master)
+
+    def _must_be_heard(self, tracked: Tracked, old: Any) -> None:
+        """Refuse to wait for a READY=1 that cannot come."""
+        notices, given = self.world.notices, self.world.environment(old.tracked)
+        if notices.trouble:
+            raise Failure(
+                Fault.NOT_RELOADABLE,
+                f"{tracked.name}: ready = notify cannot be used: {notices.trouble}",
+            )
+        seen = "SUPERVISOR_ENABLED" in given  # a process title may have overwritten it
+        if not notices.address or (seen and given.get("NOTIFY_SOCKET") != notices.address):
+            raise Failure(
+                Fault.NOT_RELOADABLE,
+                f"{tracked.name}: ready = notify, but {old.tracked} was started without its "
+                f"NOTIFY_SOCKET; start it once more: supervisorctl restart {tracked.name}",
+            )
 
     def _survey(self, tracked: Tracked, strategy: Optional[str] = None) -> Optional[Found]:
         current = tracked.current()

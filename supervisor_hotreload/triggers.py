@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from supervisor_hotreload import identity, servers
-from supervisor_hotreload.adoption import Tracked, printable, unheard
+from supervisor_hotreload.adoption import Tracked, unheard
 from supervisor_hotreload.config import PREFIX, Settings
 from supervisor_hotreload.model import Failure, Triggers
 from supervisor_hotreload.names import matches
+from supervisor_hotreload.printable import printable
 from supervisor_hotreload.reloads import Reloads
 
 DEFAULT = Triggers()

@@ -15,10 +15,14 @@ from typing import Optional
 from supervisor_hotreload import identity, listeners
 from supervisor_hotreload.identity import Beat, Process, Status
 from supervisor_hotreload.listeners import Sockets
+from supervisor_hotreload.notices import Notices
 
 
 class World:
     """The real thing. Nothing here blocks."""
+
+    def __init__(self) -> None:
+        self.notices = Notices()
 
     def now(self) -> float:
         """Return the monotonic clock, in seconds."""

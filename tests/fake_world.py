@@ -73,6 +73,7 @@ class FakeWorld(World):
     """
 
     def __init__(self, chance: random.Random, subreaper: bool = True) -> None:
+        super().__init__()
         self.time = 1000.0
         self.chance = chance
         self.subreaper = subreaper

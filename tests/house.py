@@ -190,9 +190,13 @@ class House:
             )
         wait_until(lambda: self.alive and (self.root / "supervisor.sock").exists(), what=self.log)
         if running:
-            self.wait_for("RUNNING", running)
-            if "gunicorn" in self._sections:
-                wait_until(self._is_complete, what=lambda: self.story("gunicorn lacks workers"))
+            self.wait_until_complete(running)
+
+    def wait_until_complete(self, running: str = "myapp") -> None:
+        """Wait until *running* is RUNNING and gunicorn has workers."""
+        self.wait_for("RUNNING", running)
+        if "gunicorn" in self._sections:
+            wait_until(self._is_complete, what=lambda: self.story("gunicorn lacks workers"))
 
     def _is_complete(self) -> bool:
         """Tell whether every worker of every gunicorn here has loaded the application.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pathlib
 import shutil
 import sys
@@ -20,8 +21,8 @@ def program(name: str, package: str) -> str:
 
     :raises AssertionError: with what to install.
     """
-    beside = BIN / name
-    found = str(beside) if beside.exists() else shutil.which(name)
+    path = os.pathsep.join((str(BIN), os.environ["PATH"], "/usr/sbin"))
+    found = shutil.which(name, path=path)
     assert found, f"{name} is missing, install it with: {package}"
     return found
 

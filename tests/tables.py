@@ -74,6 +74,14 @@ def line(row: Sequence[str], wide: Sequence[int]) -> str:
     return "  ".join(cell.ljust(width) for cell, width in zip(row, wide)).rstrip()
 
 
+def put(path: pathlib.Path, name: str, text: str) -> None:
+    """Replace what stands between the comments '.. NAME' and '.. end of NAME' in *path*."""
+    before, begin, rest = path.read_text().partition(f".. {name}\n")
+    _, end, after = rest.partition(f".. end of {name}\n")
+    assert begin and end, f"{path} has no marks for {name}"
+    path.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+
+
 def simple_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a simple table of reStructuredText, which reads well on a terminal too."""
     wide = widths([header, *rows])

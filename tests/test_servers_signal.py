@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import http.server
 import os
+import pwd
 import signal
 import socket
 import socketserver
 import threading
 import time
 from collections.abc import Iterator
+from typing import Optional
 
 import pytest
 
@@ -17,6 +19,7 @@ from supervisor_hotreload.config import BadSetting, Settings
 from supervisor_hotreload.endpoints import Endpoint
 from supervisor_hotreload.identity import lookup
 from supervisor_hotreload.model import Ready
+from supervisor_hotreload.servers import Program, family_of
 from supervisor_hotreload.world import World
 from tests.house import House, wait_until
 from tests.load import Address, Load, get
@@ -209,6 +212,30 @@ def test_gunicorn_is_tried_before_where_that_is_asked_for(house: House) -> None:
     house.release("v2")
     house.reload()
     assert get(house.port).startswith(b"v2 ")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
+@pytest.mark.parametrize("server", ["gunicorn", "uwsgi"])
+def test_a_release_is_tried_as_the_user_of_the_workers(house: House, server: str) -> None:
+    """Their master may be root's: what it never imports, root has not to import for it."""
+    command = {
+        "gunicorn": house.gunicorn("--workers 2 --user nobody"),
+        "uwsgi": uwsgi(house, "--master-as-root --uid nobody"),
+    }[server]
+    house.configure(command=command, program="stopsignal = INT")
+    start(house, house.port, 2)
+    world, program = World(), Program("myapp", command, str(house.root / "current"))
+    tracked = lookup(house.info()["pid"])
+    assert tracked is not None
+    nobody = pwd.getpwnam("nobody").pw_uid
+
+    def tried_by() -> Optional[int]:
+        found = family_of(world, tracked, program)
+        trial = found and found.family.trial(world, found.old, program)
+        return trial.user if trial else None
+
+    wait_until(lambda: tried_by() == nobody)  # a worker changes its user a moment after its fork
+    assert world.owner(tracked) == 0
 
 
 def test_what_a_killed_supervisord_has_left_is_adopted(house: House) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from supervisor_hotreload.servers import uwsgi as family
 from supervisor_hotreload.servers.family import Program
-from tests.house import House, wait_until
+from tests.house import APP, House, wait_until
+from tests.listening import QUICK, Listening
 from tests.load import Load, get
 from tests.otherservers import start, uwsgi
 
@@ -302,6 +303,42 @@ def test_a_stats_server_that_is_another_is_not_believed(house: House) -> None:
         printed = house.reload().stdout
     assert "the stats server is asked" in printed
     assert "2/2 workers ready" in printed
+
+
+ASKING = """
+from supervisor_hotreload import request_reload
+def ask(environ, start_response):
+    if environ["PATH_INFO"] == "/ask":
+        request_reload()
+    return app(environ, start_response)
+"""
+
+
+@pytest.mark.parametrize("how", ["touch", "uwsgi.reload"])
+def test_the_triggers_of_uwsgi_are_the_listeners(house: House, how: str) -> None:
+    """touch-reload and uwsgi.reload(), with a trial before and an answer after."""
+    listening = Listening(house)
+    house.release("v1", code=APP.format(release="v1", boot=0) + ASKING)
+    (house.root / "touched").touch()
+    house.configure(
+        command=uwsgi(house).replace("app:app", "app:ask"),
+        program=f"{STOP}\nstdout_capture_maxbytes = 1KB",
+        settings=f"{QUICK}touch = {house.root}/touched",
+        more=listening.section(),
+    )
+    start(house, house.port, 2)
+    listening.wait_for_listener()
+    pid, before = house.info()["pid"], workers(house)
+    house.release("v2", code=APP.format(release="v2", boot=0) + ASKING)
+    if how == "touch":
+        (house.root / "touched").touch()
+    else:
+        get(house.port, "/ask")
+    info = wait_until(lambda: (i := house.reload_info())["generation"] == 2 and i, what=house.log)
+    assert info["outcome"] == "succeeded"
+    assert get(house.port).startswith(b"v2 ")
+    assert house.info()["pid"] == pid
+    assert not before & workers(house)
 
 
 def test_signals_of_the_table_reach_it(house: House) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from supervisor_hotreload.adoption.check import CheckCommand
 from supervisor_hotreload.adoption.events import Announcer, Exits, ask_listener, unheard
 from supervisor_hotreload.adoption.settings import SettingsFile
-from supervisor_hotreload.adoption.supervised import SeamMissing, Supervised, printable
+from supervisor_hotreload.adoption.supervised import SeamMissing, Supervised
 from supervisor_hotreload.adoption.tracked import Desk, Tracked
 
 __all__ = [
@@ -18,6 +18,5 @@ __all__ = [
     "Supervised",
     "Tracked",
     "ask_listener",
-    "printable",
     "unheard",
 ]

@@ -47,6 +47,12 @@ class CheckCommand(Check):
     def options(self) -> dict[str, Any]:
         return {"cwd": self._config.directory, **self._user()}
 
+    def hint(self) -> str:
+        if self._fault is not Fault.TRIAL_FAILED:
+            return ""
+        user = "" if self._uid is None else f" (as user {self._uid})"
+        return f"{user}; set check_before = COMMAND, or none"
+
     def spawned(self, pid: int) -> None:
         self._config.options.pidhistory[pid] = self
 

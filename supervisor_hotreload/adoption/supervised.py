@@ -12,10 +12,12 @@ from supervisor.states import SupervisorStates
 
 from supervisor_hotreload.adoption import orphans
 from supervisor_hotreload.adoption.events import channel, make_room
+from supervisor_hotreload.adoption.hearing import Hearing
 from supervisor_hotreload.adoption.seams import missing
 from supervisor_hotreload.adoption.tick import Tick
 from supervisor_hotreload.adoption.tracked import Desk, Tracked
 from supervisor_hotreload.model import Failure
+from supervisor_hotreload.printable import printable
 from supervisor_hotreload.subreaper import become_subreaper
 from supervisor_hotreload.world import World
 
@@ -55,6 +57,7 @@ class Supervised:
         self.logger = supervisord.options.logger
         self.subreaper = False
         self.tick = Tick(self.options.get_socket_map(), self.logger, step)
+        self.hearing = Hearing(self.options, world.notices)
         self._world = world
         self._desk = desk
         self._use_subreaper = use_subreaper
@@ -146,6 +149,8 @@ class Supervised:
             self.logger.warn(
                 "hotreload: this system has no subreaper; new generations are adopted by watching"
             )
+        for tracked in list(self._tracked.values()):
+            tracked.listen()
         strays = orphans.strays(self._world)
         for tracked in list(self._tracked.values()) if strays else ():
             self._find_orphan(tracked, strays)
@@ -206,6 +211,8 @@ class Supervised:
                 if tracked is not None:
                     env.update(working_directory(tracked.process.config))
                     env.update(channel(tracked.process.config))
+                    if tracked.notify_socket:
+                        env["NOTIFY_SOCKET"] = tracked.notify_socket
             execve(filename, argv, env)
 
         options.execve = hooked_execve
@@ -251,12 +258,7 @@ def _listen_in(dispatcher: Any, sink: Callable[[str], None]) -> None:
         text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
         *lines, rest[0] = (rest[0] + text).split("\n")
         for line in lines:
-            sink(printable(line[:LINE]))
+            sink(printable(line[:LINE].rstrip("\r"), also="\t"))
         rest[0] = rest[0][-LINE:]
 
     dispatcher._log = hooked_log
-
-
-def printable(line: str) -> str:
-    """Return *line* as a terminal and XML may have it: the program's user wrote it."""
-    return "".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in line.rstrip("\r"))

@@ -9,6 +9,7 @@ import time
 import traceback
 from typing import Any, Callable, Optional
 
+from supervisor_hotreload.adoption.hearing import Hearing
 from supervisor_hotreload.adoption.watching import Watch
 
 NO_DESCRIPTOR = -1
@@ -56,7 +57,7 @@ class Tick:
         else's by now: they are not touched.
         """
         for descriptor, dispatcher in list(self._map.items()):
-            if isinstance(dispatcher, (Tick, Watch)):
+            if isinstance(dispatcher, (Tick, Watch, Hearing)):
                 del self._map[descriptor]
 
     def turn_on(self) -> None:

@@ -65,6 +65,9 @@ class Desk(Protocol):
     def pidfile(self, tracked: Tracked) -> Optional[str]:
         """Return where the program writes its pid, if that is known."""
 
+    def notify_socket(self, tracked: Tracked) -> str:
+        """Return where the program is to say that it is ready, '' where it need not."""
+
     def runs(self, tracked: Tracked) -> None:
         """The program has been started and is RUNNING."""
 
@@ -101,6 +104,7 @@ class Tracked:
         self.generation = 1
         self.successor: Optional[Process] = None
         self.elders: list[Process] = []
+        self.notify_socket = ""
         self._world = world
         self._desk = desk
         self._watch: Optional[Watch] = None
@@ -190,6 +194,10 @@ class Tracked:
             self._begin(Lineage(process, status.group, made, {process: image}))
         elif not self._lineage.images.get(process):
             self._lineage.images[process] = image  # not that of a fork that is yet to exec
+
+    def listen(self) -> None:
+        """Have a socket for what the program says of itself, if that is asked for."""
+        self.notify_socket = self._guarded(lambda: self._desk.notify_socket(self), "")
 
     def _note_spawn(self) -> None:
         """Remember a process that supervisord has just forked, before it has exec'd."""
@@ -322,6 +330,7 @@ class Tracked:
             transition()
 
         def hooked_spawn() -> Any:
+            self.listen()
             pid = spawn()
             self._guarded(self._note_spawn, None)
             return pid

@@ -10,7 +10,15 @@ from typing import Any, Callable, Optional
 from supervisor_hotreload.endpoints import Endpoint
 from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.model import Failure, Fault, Policy, Progress, Ready
-from supervisor_hotreload.probes import STEADY, Accepting, Renewed, Then, Verdict, accepting
+from supervisor_hotreload.probes import (
+    STEADY,
+    Accepting,
+    Notified,
+    Renewed,
+    Then,
+    Verdict,
+    accepting,
+)
 from supervisor_hotreload.world import World
 
 GUESS = Ready("settle", 10.0)
@@ -221,6 +229,21 @@ def must_hear(world: World, name: str, master: Process) -> None:
         )
 
 
+def user_of(world: World, workers: Iterable[Process], program: Program) -> int:
+    """Return the user whose code the workers run: nobody else is to import it.
+
+    :raises Failure: when that cannot be told.
+    """
+    owners = [owner for owner in map(world.owner, workers) if owner is not None]
+    if not owners:
+        raise Failure(
+            Fault.STILL_STARTING,
+            f"{program.name} has no worker at the moment, whose user is to try the release: "
+            f"try again, or set check_before = none",
+        )
+    return max(owners)  # one that was forked just now may be root's still
+
+
 def foreign(name: str, successor: Process, master: Process) -> Failure:
     """Return the refusal of a reload of a program that has a successor already."""
     return Failure(
@@ -301,10 +324,12 @@ def probe(
     )
     if own is not None and ready.kind != "accepting":
         told = own
-    if not old.readable:
-        told = Renewed(world, old.workers, old.children, STEADY)
+    if not old.readable or not old.accepting:
+        told = Renewed(world, len(old.children), old.children, STEADY)
     if ready.kind in ("heartbeat", "accepting"):
         return told
+    if ready.kind == "notify":
+        return Notified(world, told if old.children else None, old.children, world.now())
     return Then(told, Endpoint(world, ready))
 
 
@@ -325,7 +350,9 @@ class Renewal:
         self._world = world
         self._old = old
         self._ask = ask
-        self._probe = probe(world, policy.ready, old, steady)
+        self._ready = policy.ready
+        self._steady = steady
+        self._probe: Optional[Callable[[Process], Verdict]] = None
 
     @property
     def master(self) -> Process:
@@ -333,10 +360,12 @@ class Renewal:
 
     def renew(self) -> None:
         self._must_live()
+        self._probe = probe(self._world, self._ready, self._old, self._steady)
         self._ask()
 
     def renewed(self) -> Verdict:
         self._must_live()
+        assert self._probe is not None, "nobody has asked yet"
         return self._probe(self.master)
 
     def drained(self) -> object:

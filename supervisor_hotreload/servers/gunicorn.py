@@ -21,6 +21,7 @@ from supervisor_hotreload.probes import (
     STEADY,
     Accepting,
     Heartbeat,
+    Notified,
     Settle,
     Then,
     Verdict,
@@ -38,6 +39,7 @@ from supervisor_hotreload.servers.family import (
     Trial,
     rung,
     stopped,
+    user_of,
 )
 from supervisor_hotreload.servers.upgrade import Upgrade
 from supervisor_hotreload.world import World
@@ -372,9 +374,13 @@ def probe(world: World, old: Generation, ready: Ready) -> Callable[[Process], Ve
         return Settle(world, old.workers, ready.seconds)
     if ready.kind == "accepting":
         return Accepting(world, old.workers, (), STEADY)
-    beats = Heartbeat(world, old.workers)
+    beats: Callable[[Process], Verdict] = Heartbeat(world, old.workers)
+    if not old.readable:
+        beats = Settle(world, old.workers, STEADY)
     if ready.kind == "heartbeat":
         return beats
+    if ready.kind == "notify":
+        return Notified(world, beats, old.children)
     return Then(beats, Endpoint(world, ready))
 
 
@@ -459,8 +465,13 @@ class GunicornFamily(Family):
         return os.path.join(program.directory, told) if told else None
 
     def readiness(self, old: Generation, policy: Policy) -> tuple[Ready, str]:
-        if old.readable or policy.ready.kind != "heartbeat":
-            return policy.ready, ""
+        if policy.ready.kind != "heartbeat":
+            return super().readiness(old, policy)
+        if old.readable:
+            return policy.ready, (
+                f"ready = heartbeat: a worker counts once it has loaded the application and "
+                f"touches its heartbeat file; there are {old.workers}"
+            )
         return GUESS, (
             f"warning: the heartbeat of pid {old.master.pid} cannot be read "
             f"(/proc/{old.master.pid}/fd: permission denied); ready = {GUESS} is used "
@@ -474,7 +485,8 @@ class GunicornFamily(Family):
         words = program.words
         if not words or any(word in ("-c", "-ec") for word in words[:2]):
             return None  # a shell: its words are not gunicorn's
-        return Trial((*words, "--check-config"), "gunicorn --check-config")
+        user = user_of(world, old.children, program)
+        return Trial((*words, "--check-config"), "gunicorn --check-config", user)
 
     def server(self, world: World, old: Generation, policy: Policy, program: Program) -> Gunicorn:
         return Gunicorn(world, old, policy, configured(program))

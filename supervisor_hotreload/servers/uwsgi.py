@@ -30,6 +30,7 @@ from supervisor_hotreload.servers.family import (
     Strategy,
     Trial,
     crew,
+    user_of,
 )
 from supervisor_hotreload.world import World
 
@@ -474,9 +475,8 @@ class UwsgiFamily(Family):
         words.append(_last(found, "callable") or "application")
         words.append(_last(found, "chdir", program.directory) or "")
         words.extend(path for path in found.get("pythonpath", []) if path)
-        worker = next(iter(old.accepting or old.children))
         title = f"import of {shlex.quote(module or file or '')} by {python}"
-        return Trial(tuple(words), title, world.owner(worker))
+        return Trial(tuple(words), title, user_of(world, old.accepting or old.children, program))
 
     def server(self, world: World, old: Crew, policy: Policy, program: Program) -> Renewal:
         found = options(program)

@@ -155,6 +155,8 @@ def _take(option: str, value: str, found: dict[str, Any], policy: dict[str, Any]
     key = option.lstrip("-").replace("-", "_")
     if key in KEYS:
         policy[key] = read(key, value)
+        if key == "ready" and policy[key].kind == "notify":
+            raise ValueError("only a supervisord with hotreload hears it")
     elif option in ("-h", "--help"):
         raise Usage(USAGE, 0)
     elif key == "version":

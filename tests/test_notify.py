@@ -1,0 +1,239 @@
+"""``ready = notify``: the program says by itself when it is ready (sd_notify)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from typing import Optional
+
+import pytest
+
+from supervisor_hotreload.identity import Process, environment, lookup
+from supervisor_hotreload.notices import SENDERS, Notices
+from tests.house import APP, House, wait_until
+from tests.load import Load, get
+from tests.otherservers import ASGI, asgi, start
+
+NOTIFY = """\
+import os, socket
+def notify(*lines):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        address = os.environ["NOTIFY_SOCKET"]
+        sender.connect("\\0" + address[1:] if address[0] == "@" else address)
+        sender.send("\\n".join(lines).encode())
+"""
+
+WARM = """
+import pathlib, threading, time
+def warm():
+    notify("STATUS=warming up\\x1b[2J")
+    while not pathlib.Path({go!r}).exists():
+        time.sleep(0.02)
+    notify("READY=1", "STATUS=warm")
+threading.Thread(target=warm, daemon=True).start()
+"""
+
+
+def release(house: House, name: str, go: Optional[str] = None, template: str = APP) -> None:
+    """Write a release that says READY=1 at once, or once the file *go* is there."""
+    said = "notify('READY=1')\n" if go is None else WARM.format(go=str(house.root / go))
+    house.release(name, code=NOTIFY + said + template.format(release=name, boot=0))
+
+
+def test_a_worker_has_the_last_word(house: House) -> None:
+    release(house, "v1")
+    house.configure(settings="ready = notify")
+    house.start()
+    release(house, "v2", go="go")
+    with Load(house.port) as load:
+        load.wait_in_flight()
+        client = house.client("hotreload", "myapp")
+        wait_until(
+            lambda: "READY=1 is awaited; warming up" in str(house.reload_info()), what=house.log
+        )
+        assert house.reload_info()["phase"] == "booting"
+        assert house.reload_info()["generation"] == 1
+        (house.root / "go").touch()
+        printed = client.communicate(timeout=60)[0]
+        assert client.returncode == 0, printed
+    assert "READY=1 is awaited; warming up\ufffd[2J" in printed
+    assert "ready = notify, as it is set" in printed
+    assert load.dropped == []
+    assert get(house.port).startswith(b"v2 ")
+    house.reload()  # the environment has passed to the successor
+
+
+def test_one_that_never_says_so_is_rolled_back(house: House) -> None:
+    release(house, "v1")
+    house.configure(settings="ready = notify\nready_timeout = 3")
+    house.start()
+    pid = house.info()["pid"]
+    house.release("v2")
+    done = house.ctl("hotreload", "myapp")
+    assert done.returncode != 0
+    assert "booting was not over in 3 s (READY=1 is awaited" in done.stdout
+    assert house.info()["pid"] == pid
+    assert get(house.port).startswith(b"v1 ")
+
+
+def test_gunicorns_own_word_is_enough_where_no_worker_speaks(house: House) -> None:
+    house.configure(settings="ready = notify")
+    house.start()
+    house.release("v2")
+    house.reload()
+    assert get(house.port).startswith(b"v2 ")
+
+
+@pytest.mark.parametrize("heard", [False, True], ids=["no socket", "another has it"])
+def test_a_program_that_was_started_before_is_refused_with_the_cure(
+    house: House, heard: bool
+) -> None:
+    other = f"[program:other]\ncommand = {house.python} -c 'input()'\n"
+    house.configure(more=f"{other}[hotreload:other]\nready = notify\n" if heard else "")
+    house.start()
+    house.settings("ready = notify")
+    done = house.ctl("hotreload", "myapp")
+    assert done.returncode != 0
+    assert "start it once more: supervisorctl restart myapp" in done.stdout
+    house.ctl("restart", "myapp")
+    house.wait_until_complete()
+    house.reload()
+
+
+@pytest.mark.parametrize("who", ["a stranger", "another program", "an old worker"])
+def test_only_the_new_generation_is_heard(house: House, who: str) -> None:
+    old = "threading.Thread(target=again, daemon=True).start()\n"
+    again = "import threading, time\ndef again():\n while 1:\n  notify('READY=1'); time.sleep(.1)\n"
+    code = NOTIFY + (again + old if who == "an old worker" else "notify('READY=1')\n")
+    house.release("v1", code=code + APP.format(release="v1", boot=0))
+    speak = NOTIFY + "import time\nwhile 1:\n notify('READY=1'); time.sleep(.1)\n"
+    (house.root / "speak.py").write_text(speak)
+    other = f"[program:other]\ncommand = {sys.executable} {house.root}/speak.py\n"
+    other += "[hotreload:other]\nready = notify\n"
+    house.configure(
+        settings="ready = notify\nready_timeout = 3",
+        more=other if who == "another program" else "",
+    )
+    house.start()
+    house.release("v2")
+    stranger = None
+    if who == "a stranger":
+        given = dict(os.environ, **environment(house.info()["pid"]))
+        stranger = subprocess.Popen([sys.executable, str(house.root / "speak.py")], env=given)
+    try:
+        done = house.ctl("hotreload", "myapp")
+    finally:
+        if stranger is not None:
+            stranger.kill()
+            stranger.wait()
+    assert done.returncode != 0, done.stdout
+    assert "READY=1 is awaited" in done.stdout
+    assert get(house.port).startswith(b"v1 ")
+
+
+def test_a_server_that_reloads_itself(house: House) -> None:
+    release(house, "v1", template=ASGI)
+    command = asgi(house, "granian")
+    house.configure(
+        command=command,
+        program=f'directory = /\nenvironment = PYTHONPATH="{house.environment["PYTHONPATH"]}"',
+        settings="strategy = signal\nready = notify",
+    )
+    start(house, house.port, 2)
+    release(house, "v2", go="go", template=ASGI)
+    client = house.client("hotreload", "myapp")
+    wait_until(lambda: "READY=1 is awaited; warming up" in str(house.reload_info()), what=house.log)
+    assert house.reload_info()["phase"] == "replacing"
+    (house.root / "go").touch()
+    printed = client.communicate(timeout=60)[0]
+    assert client.returncode == 0, printed
+    assert get(house.port).startswith(b"v2 ")
+
+
+def test_after_supervisords_own_reload(house: House) -> None:
+    release(house, "v1")
+    house.configure(settings="ready = notify")
+    house.start()
+    before = len(os.listdir(f"/proc/{house.pid}/fd"))
+    house.ctl("reload")
+    wait_until(lambda: house.log().count("spawned: 'myapp'") == 2)
+    house.wait_until_complete()
+    assert len(os.listdir(f"/proc/{house.pid}/fd")) <= before
+    house.reload()
+
+
+def test_what_a_killed_supervisord_has_left_is_heard_again(house: House) -> None:
+    release(house, "v1")
+    house.configure(settings="ready = notify")
+    house.start()
+    house.family()
+    os.kill(house.pid, signal.SIGKILL)
+    house.wait_for_exit()
+    (house.root / "supervisor.sock").unlink()
+    house.start()
+    release(house, "v2")
+    house.reload()
+    assert get(house.port).startswith(b"v2 ")
+
+
+def test_a_flood_is_slowed_and_holds_no_descriptor(house: House) -> None:
+    code = NOTIFY + "import array, sys\n" + FLOOD + APP.format(release="v1", boot=0)
+    house.release("v1", code=code)
+    house.configure(settings="ready = notify")
+    house.start()
+    held = len(os.listdir(f"/proc/{house.pid}/fd"))
+    for _ in range(20):
+        assert house.info()["statename"] == "RUNNING"
+    assert len(os.listdir(f"/proc/{house.pid}/fd")) <= held + 2
+    house.reload()
+
+
+FLOOD = """
+import threading
+def flood():
+    sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sender.connect("\\0" + os.environ["NOTIFY_SOCKET"][1:])
+    while True:
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))]
+        sender.sendmsg([b"READY=1\\n" + b"STATUS=x\\xff" * 500], rights)
+threading.Thread(target=flood, daemon=True).start()
+"""
+
+
+def test_of_too_many_senders_the_first_are_forgotten() -> None:
+    me = lookup(os.getpid())
+    assert me is not None
+    notices = Notices()
+    for number in range(SENDERS + 5):
+        notices.take((Process(10_000_000 + number, 1), me), b"READY=1", number)
+    assert [notice.at for notice in notices] == list(range(5, SENDERS + 5))
+
+
+@pytest.mark.parametrize(
+    "datagram", [b"", b"READY=0", b"WATCHDOG=1", b"\xff\xfe", b"=", b"READY", b"STATUS="]
+)
+def test_what_says_nothing_is_not_kept(datagram: bytes) -> None:
+    me = lookup(os.getpid())
+    assert me is not None
+    notices = Notices()
+    notices.take((me,), datagram, 1.0)
+    assert list(notices) == []
+
+
+def test_the_name_of_another_is_not_taken(house: House) -> None:
+    """Somebody who has bound the socket's name before hears nothing."""
+    release(house, "v1")
+    house.configure(settings="ready = notify")
+    path = os.path.abspath(house.root / "supervisord.pid")
+    name = "supervisor-hotreload-" + hashlib.sha256(path.encode()).hexdigest()[:16]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as squatter:
+        squatter.bind("\0" + name)
+        squatter.setblocking(False)
+        house.start()
+        house.reload()
+        with pytest.raises(BlockingIOError):
+            squatter.recv(1)
