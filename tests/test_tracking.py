@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import psutil
 import pytest
@@ -19,9 +20,13 @@ def upgrade_by_hand(house: House, ready: bool = True) -> tuple[int, int]:
     old = house.info()["pid"]
     workers = {child.pid for child in psutil.Process(old).children()}
     assert len(workers) == 2
-    os.kill(old, signal.SIGUSR2)
+    asked = 0.0
 
     def successor() -> int:
+        nonlocal asked
+        if time.monotonic() - asked > 1.0:  # it is deaf until it is promoted
+            asked = time.monotonic()
+            os.kill(old, signal.SIGUSR2)
         born = [c for c in psutil.Process(old).children() if c.pid not in workers]
         return next((c.pid for c in born if c.children() or not ready), 0)
 
