@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import compileall
 import pathlib
 import shutil
 import tempfile
@@ -11,7 +12,15 @@ import pytest
 from tests.house import House
 from tests.wrapped import Wrapped
 
+ROOT = pathlib.Path(__file__).parent.parent
+
 failed = pytest.StashKey[bool]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile the package once: hundreds of processes import it, and none of them writes."""
+    if not hasattr(config, "workerinput"):  # not in each worker of xdist
+        compileall.compile_dir(ROOT / "supervisor_hotreload", quiet=2)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -32,7 +41,7 @@ def house(request: Any) -> Iterator[House]:
     finally:
         if request.node.stash.get(failed, False):
             print(made.story("what supervisord and the program logged:"))
-        made.stop()
+        made.end()
         shutil.rmtree(root, ignore_errors=True)
 
 
@@ -45,5 +54,5 @@ def wrapped() -> Iterator[Wrapped]:
     try:
         yield made
     finally:
-        made.stop()
+        made.end()
         shutil.rmtree(root, ignore_errors=True)

@@ -113,7 +113,7 @@ def walk(phase: str, fault: str) -> Cell:
     finally:
         bystander.kill()
         bystander.wait()
-        house.stop()
+        house.end()
         subprocess.run(["umount", "-q", str(root / "run")], check=False, stderr=subprocess.DEVNULL)
         shutil.rmtree(root, ignore_errors=True)
     return cell

@@ -384,14 +384,25 @@ class House:
                 self._process.wait(20)
         self.kill_leftovers()
 
+    def end(self) -> None:
+        """Kill supervisord and everything it ever had, by pid: a test is over, none has to drain.
+
+        supervisord is stopped first: so it starts nothing, and is the parent of every orphan.
+        """
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGSTOP)
+            wait_until(lambda: not _killed(self.family()), what="every process here is gone")
+            self._process.kill()
+        wait_until(lambda: not self.kill_leftovers(), what="nothing is left here")
+
     def kill_leftovers(self) -> list[int]:
         """Kill what still lives of all that was seen; return the pids."""
         assert self._process is not None
         left = [process for process in self._pids if _lives(process)]
         left += [process for process in _mentioning(str(self.root)) if process not in left]
-        for process in left:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        _killed(left)
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait(10)
@@ -400,10 +411,18 @@ class House:
 
 def _mentioning(root: str) -> Iterator[psutil.Process]:
     """Yield processes whose working directory lies below *root*: only tests have such."""
-    for process in psutil.process_iter():
+    for pid in psutil.pids():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.cwd().startswith(root) and process.pid != os.getpid():
-                yield process
+            if os.readlink(f"/proc/{pid}/cwd").startswith(root) and pid != os.getpid():
+                yield psutil.Process(pid)
+
+
+def _killed(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Kill *processes* and return them."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    return processes
 
 
 def _lives(process: psutil.Process) -> bool:

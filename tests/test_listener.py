@@ -74,7 +74,7 @@ def many() -> Iterator[Listening]:
         listening.wait_for_listener()
         yield listening
     finally:
-        listening.stop()
+        listening.house.end()
         shutil.rmtree(root, ignore_errors=True)
 
 

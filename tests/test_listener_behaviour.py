@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -32,12 +31,8 @@ with open(sys.argv[1], "a") as out:
 
 
 @pytest.fixture
-def listening(house: House) -> Iterator[Listening]:
-    made = Listening(house)
-    try:
-        yield made
-    finally:
-        made.stop()
+def listening(house: House) -> Listening:
+    return Listening(house)
 
 
 def begin(listening: Listening, settings: str = "", more: str = "", **options: str) -> pathlib.Path:

@@ -97,7 +97,7 @@ def listening() -> Iterator[Listening]:
             made.until(lambda n=name: answers(root / f"{n}.sock"))
         yield made
     finally:
-        made.stop()
+        made.house.end()
         shutil.rmtree(root, ignore_errors=True)
 
 
