@@ -25,7 +25,7 @@ demo: $(DEMO)
 	@$(BIN)/hotreload-demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n $(JOBS) --reruns $(RERUNS) tests
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --reruns $(RERUNS) tests
 
 hups: $(READY)
 	HOTRELOAD_HUPS=50 $(BIN)/python -m pytest -s tests/test_wrapper_load.py

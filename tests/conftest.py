@@ -23,6 +23,10 @@ def pytest_configure(config: pytest.Config) -> None:
         compileall.compile_dir(ROOT / "supervisor_hotreload", quiet=2)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: Any) -> Any:
     report = yield

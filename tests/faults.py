@@ -20,7 +20,7 @@ from typing import Optional
 
 import psutil
 
-from tests.house import House, wait_until
+from tests.house import House, wait_until, with_children
 from tests.load import Load, wait_for_answer
 from tests.tables import simple_table
 
@@ -214,9 +214,7 @@ def settle(house: House, cell: Cell) -> None:
 
 
 def masters(house: House) -> list[int]:
-    application = house.application()
-    parents = {process.ppid() for process in application}
-    return [process.pid for process in application if process.pid in parents]
+    return [process.pid for process in with_children(house.application())]
 
 
 def conclude(house: House, cell: Cell) -> None:

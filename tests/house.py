@@ -61,10 +61,14 @@ serverurl = unix://%(here)s/supervisor.sock
 
 
 def wait_until(
-    condition: Callable[[], Any], timeout: float = 20.0, what: Union[str, Callable[[], str]] = ""
+    condition: Callable[[], Any],
+    timeout: float = 20.0,
+    what: Union[str, Callable[[], str]] = "",
+    pause: float = 0.02,
 ) -> Any:
     """Poll *condition* until it is truthy and return that.
 
+    :param pause: seconds between two looks; more where a look is dear and what it waits for stays.
     :raises AssertionError: when it is not after *timeout* seconds.
     """
     deadline = time.monotonic() + timeout
@@ -74,7 +78,7 @@ def wait_until(
             return result
         if time.monotonic() >= deadline:
             raise AssertionError(f"not within {timeout:g} s: {what() if callable(what) else what}")
-        time.sleep(0.02)
+        time.sleep(pause)
 
 
 def free_port() -> int:
@@ -188,7 +192,7 @@ class House:
             self._process = subprocess.Popen(
                 command, cwd=self.root, env=self.environment, stdout=console, stderr=console
             )
-        wait_until(lambda: self.alive and (self.root / "supervisor.sock").exists(), what=self.log)
+        wait_until(lambda: self.alive and self.nudge(), what=self.log)
         if running:
             self.wait_for("RUNNING", running)
             if "gunicorn" in self._sections:
@@ -201,8 +205,7 @@ class House:
         """
         wanted = sum(int(number) for number in re.findall(r"--workers (\d+)", self._sections))
         family = {*self.family(), *self.application()}
-        parents = {process.ppid() for process in family if _lives(process)}
-        masters = parents & {process.pid for process in family}
+        masters = [process.pid for process in with_children([*family])]
         beats = [beat for pid in masters for beat in heartbeats(pid).values()]
         return len(beats) >= wanted and all(beat.flipped for beat in beats)
 
@@ -234,18 +237,44 @@ class House:
                 info = self.info(name)
                 return info if info["statename"] == state else None
 
-        return wait_until(reported, timeout, lambda: self.story(f"{name} is to be {state}"))
+        title = f"{name} is to be {state}"
+        return wait_until(reported, timeout, lambda: self.story(title), pause=0.1)
 
     def ctl(self, *words: str, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
         """Run supervisorctl with *words*."""
-        return subprocess.run(
-            self.ctl_command(*words),
+        command = self.ctl_command(*words)
+        deadline = time.monotonic() + timeout
+        client = subprocess.Popen(
+            command,
             env=self.environment,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=timeout,
-            check=False,
         )
+        while True:
+            try:
+                out, err = client.communicate(timeout=0.1)
+                return subprocess.CompletedProcess(command, client.returncode, out, err)
+            except subprocess.TimeoutExpired:
+                if time.monotonic() > deadline:
+                    client.kill()
+                    client.communicate()
+                    raise
+                if words[0] != "hotreload":  # a reload turns the loop by itself
+                    self.nudge()
+
+    def nudge(self) -> bool:
+        """Let supervisord's loop turn: left alone it looks at its programs once a second.
+
+        :returns: whether it listens; the path is there a moment before that.
+        """
+        try:
+            with socket.socket(socket.AF_UNIX) as visitor:
+                visitor.settimeout(1)
+                visitor.connect(str(self.root / "supervisor.sock"))
+        except OSError:
+            return False
+        return True
 
     def client(self, *words: str) -> subprocess.Popen[str]:
         """Start supervisorctl with *words* and do not wait for it."""
@@ -289,7 +318,8 @@ class House:
             info = self.reload_info(name)
             return info if info["outcome"] not in ("", "pending") else None
 
-        return wait_until(ended, 60, lambda: self.story(f"the reload of {name} is to end"))
+        title = f"the reload of {name} is to end"
+        return wait_until(ended, 60, lambda: self.story(title), pause=0.05)
 
     def log(self) -> str:
         return _read(self.root / "supervisord.log")
@@ -313,9 +343,7 @@ class House:
 
     def masters(self, port: Optional[int] = None) -> list[psutil.Process]:
         """Return the gunicorn masters under supervisord: those with gunicorn children."""
-        family = self.family()
-        parents = {process.ppid() for process in family if _lives(process)}
-        return [process for process in family if process.pid in parents]
+        return with_children(self.family())
 
     def application(self) -> list[psutil.Process]:
         """Return every living process that runs the application, whoever its parent is."""
@@ -370,8 +398,14 @@ class House:
 
     def wait_for_exit(self) -> None:
         """Wait until supervisord has ended by itself."""
-        assert self._process is not None
-        self._process.wait(30)
+        process = self._process
+        assert process is not None
+
+        def ended() -> bool:
+            self.nudge()
+            return process.poll() is not None
+
+        wait_until(ended, 30, lambda: self.story("supervisord is to end"))
 
     def stop(self) -> None:
         """End supervisord and everything it ever had, by pid."""
@@ -380,8 +414,8 @@ class House:
         self.family()
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(20)
+            with contextlib.suppress(AssertionError):
+                self.wait_for_exit()
         self.kill_leftovers()
 
     def end(self) -> None:
@@ -415,6 +449,20 @@ def _mentioning(root: str) -> Iterator[psutil.Process]:
         with contextlib.suppress(psutil.Error, OSError):
             if os.readlink(f"/proc/{pid}/cwd").startswith(root) and pid != os.getpid():
                 yield psutil.Process(pid)
+
+
+def parent(process: psutil.Process) -> int:
+    """Return the parent's pid, 0 when *process* has ended meanwhile."""
+    try:
+        return int(process.ppid())
+    except psutil.NoSuchProcess:
+        return 0
+
+
+def with_children(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Return those of *processes* that are the parent of another of them."""
+    parents = {parent(process) for process in processes if _lives(process)}
+    return [process for process in processes if process.pid in parents]
 
 
 def _killed(processes: list[psutil.Process]) -> list[psutil.Process]:

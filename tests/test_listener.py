@@ -16,6 +16,8 @@ from tests.house import House
 from tests.listening import Listening
 from tests.load import get
 
+pytestmark = pytest.mark.xdist_group("listener")  # one supervisord has them all
+
 ASKING = """\
 import os
 from supervisor_hotreload import request_reload

@@ -362,6 +362,7 @@ def test_an_event_that_cannot_be_taken_is_sent_again_once() -> None:
 # -- what it costs
 
 
+@pytest.mark.long
 def test_it_costs_next_to_nothing(listening: Listening) -> None:
     house = listening.house
     root = house.root

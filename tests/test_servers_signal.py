@@ -17,7 +17,7 @@ from supervisor_hotreload.endpoints import Endpoint
 from supervisor_hotreload.identity import lookup
 from supervisor_hotreload.model import Ready
 from supervisor_hotreload.world import World
-from tests.house import House, wait_until
+from tests.house import House, parent, wait_until
 from tests.load import Load, get
 from tests.otherservers import ASGI, asgi, start, uwsgi
 
@@ -26,7 +26,7 @@ SIGNAL = "strategy = signal"
 
 def workers(house: House) -> set[int]:
     master = house.info()["pid"]
-    return {p.pid for p in house.family() if p.ppid() == master}
+    return {p.pid for p in house.family() if parent(p) == master}
 
 
 def serving(house: House) -> str:

@@ -49,9 +49,11 @@ def booted(house: House, master: int, release: str) -> None:
 )
 @pytest.mark.parametrize("end", ["TERM", "QUIT", "KILL"])
 def test_an_upgrade_by_hand(house: House, end: str, autorestart: str, subreaper: bool) -> None:
+    # its workers look for their parent every half timeout
+    arguments = "--workers 2 --timeout 6"
     pidfile = subreaper or end != "KILL"  # where pid 1 reaps late, a zombie's pidfile is in the way
     house.configure(
-        f"--workers 2 --pid {house.root}/app.pid" if pidfile else "--workers 2",
+        f"{arguments} --pid {house.root}/app.pid" if pidfile else arguments,
         program=f"autorestart = {autorestart}",
         defaults="" if subreaper else NO_SUBREAPER,
     )
