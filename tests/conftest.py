@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from gunicorn.config import KNOWN_SETTINGS
 
 from tests.house import House
 from tests.wrapped import Wrapped
@@ -15,6 +16,14 @@ from tests.wrapped import Wrapped
 ROOT = pathlib.Path(__file__).parent.parent
 
 failed = pytest.StashKey[bool]()
+
+
+FRUGAL = (
+    {"GUNICORN_CMD_ARGS": "--no-control-socket"}
+    if any(setting.name == "control_socket_disable" for setting in KNOWN_SETTINGS)
+    else {}
+)
+"""A third of the start of a gunicorn is its control socket; tests/test_reload.py has it."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -40,6 +49,7 @@ def house(request: Any) -> Iterator[House]:
     root = pathlib.Path(tempfile.mkdtemp(prefix="hr-"))  # unix sockets need short paths
     root.chmod(0o755)
     made = House(root)
+    made.environment.update(FRUGAL)
     try:
         yield made
     finally:
@@ -55,6 +65,7 @@ def wrapped() -> Iterator[Wrapped]:
     root = pathlib.Path(tempfile.mkdtemp(prefix="hr-"))
     root.chmod(0o755)
     made = Wrapped(root)
+    made.environment.update(FRUGAL)
     try:
         yield made
     finally:
