@@ -122,7 +122,7 @@ def walk(phase: str, fault: str) -> Cell:
 def _walk(house: House, cell: Cell) -> None:
     prepare(house, cell)
     slow = 2 if cell.phase == "draining" else 0
-    with Load(house.port, fast=2, slow=slow, slow_path="/slow5") as load:
+    with Load(house.port, fast=2, slow=slow, slow_path="/slow5", pause=0.02) as load:
         if slow:
             load.wait_in_flight()
         house.release("v2", boot=1.5 if cell.phase == "booting" else 0.0)

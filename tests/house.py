@@ -64,14 +64,16 @@ def wait_until(
     condition: Callable[[], Any],
     timeout: float = 20.0,
     what: Union[str, Callable[[], str]] = "",
-    pause: float = 0.02,
+    longest: float = 0.1,
 ) -> Any:
     """Poll *condition* until it is truthy and return that.
 
-    :param pause: seconds between two looks; more where a look is dear and what it waits for stays.
+    :param longest: seconds between two looks in the end; they begin at 0.02. A look costs
+        processor time, so what stays true is looked for less and less often.
     :raises AssertionError: when it is not after *timeout* seconds.
     """
     deadline = time.monotonic() + timeout
+    pause = 0.02
     while True:
         result = condition()
         if result:
@@ -79,6 +81,7 @@ def wait_until(
         if time.monotonic() >= deadline:
             raise AssertionError(f"not within {timeout:g} s: {what() if callable(what) else what}")
         time.sleep(pause)
+        pause = min(pause * 1.1, longest)
 
 
 def free_port() -> int:
@@ -238,7 +241,7 @@ class House:
                 return info if info["statename"] == state else None
 
         title = f"{name} is to be {state}"
-        return wait_until(reported, timeout, lambda: self.story(title), pause=0.1)
+        return wait_until(reported, timeout, lambda: self.story(title))
 
     def ctl(self, *words: str, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
         """Run supervisorctl with *words*."""
@@ -309,7 +312,8 @@ class House:
             info = self.reload_info(name)
             return info if info["phase"] == phase else None
 
-        return wait_until(reached, what=lambda: self.story(f"{name} is to be {phase}"))
+        title = f"{name} is to be {phase}"  # which may be over soon
+        return wait_until(reached, what=lambda: self.story(title), longest=0.02)
 
     def wait_for_outcome(self, name: str = "myapp") -> Any:
         """Wait until the reload of *name* has ended; return its info."""
@@ -319,7 +323,7 @@ class House:
             return info if info["outcome"] not in ("", "pending") else None
 
         title = f"the reload of {name} is to end"
-        return wait_until(ended, 60, lambda: self.story(title), pause=0.05)
+        return wait_until(ended, 60, lambda: self.story(title))
 
     def log(self) -> str:
         return _read(self.root / "supervisord.log")

@@ -253,7 +253,7 @@ def test_every_reload_is_an_event(listening: Listening) -> None:
     listening.until(lambda: told.exists() and '"rolled back"' in told.read_text())
     (house.root / "other").touch()
     refused = house.root / "refused"
-    listening.until(lambda: refused.exists() and "not a gunicorn" in refused.read_text())
+    listening.until(lambda: refused.exists() and "is no server with workers" in refused.read_text())
     assert listening.reloads() == 3
 
 
