@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
-JOBS ?= 4
+JOBS ?= 5
 # real processes on a busy machine: what fails is tried again, and that is printed
 RERUNS ?= 2
 DEMO := $(VENV)/demo

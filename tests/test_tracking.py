@@ -62,7 +62,7 @@ def test_an_upgrade_by_hand(house: House, end: str, autorestart: str, subreaper:
     house.start()
     wait_for_answer(house.port)
     house.release("v2")
-    for _ in range(2):
+    for times in (1, 2):
         old, new = upgrade_by_hand(house)
         booted(house, new, "v2")
         os.kill(old, signal.Signals[f"SIG{end}"])
@@ -70,6 +70,8 @@ def test_an_upgrade_by_hand(house: House, end: str, autorestart: str, subreaper:
         assert house.info()["statename"] == "RUNNING"
         wait_until(lambda new=new: not pidfile or pidfile_names(house, new))
         wait_until(lambda new=new, old=old: has_parent_other_than(new, old))
+        # it ignores USR2 until it has seen that itself
+        wait_until(lambda times=times: house.app_log().count("has been promoted") == times)
     assert house.log().count("spawned: 'myapp'") == 1
     wait_until(lambda: get(house.port).startswith(b"v2 "))
     house.reload()
