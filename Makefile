@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
-JOBS ?= 4
+JOBS ?= 5
 # real processes on a busy machine: what fails is tried again, and that is printed
 RERUNS ?= 2
 DEMO := $(VENV)/demo
@@ -35,7 +35,7 @@ packages:
 	    apt-get -qq install --no-install-recommends $$missing >/dev/null; fi
 
 test: $(READY) packages
-	$(BIN)/python -m pytest -n $(JOBS) --reruns $(RERUNS) tests
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --reruns $(RERUNS) tests
 
 hups: $(READY)
 	HOTRELOAD_HUPS=50 $(BIN)/python -m pytest -s tests/test_wrapper_load.py

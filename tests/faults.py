@@ -20,7 +20,7 @@ from typing import Optional
 
 import psutil
 
-from tests.house import House, wait_until
+from tests.house import House, wait_until, with_children
 from tests.load import Load, wait_for_answer
 from tests.tables import simple_table
 
@@ -113,7 +113,7 @@ def walk(phase: str, fault: str) -> Cell:
     finally:
         bystander.kill()
         bystander.wait()
-        house.stop()
+        house.end()
         subprocess.run(["umount", "-q", str(root / "run")], check=False, stderr=subprocess.DEVNULL)
         shutil.rmtree(root, ignore_errors=True)
     return cell
@@ -122,7 +122,7 @@ def walk(phase: str, fault: str) -> Cell:
 def _walk(house: House, cell: Cell) -> None:
     prepare(house, cell)
     slow = 2 if cell.phase == "draining" else 0
-    with Load(house.port, fast=2, slow=slow, slow_path="/slow5") as load:
+    with Load(house.port, fast=2, slow=slow, slow_path="/slow5", pause=0.02) as load:
         if slow:
             load.wait_in_flight()
         house.release("v2", boot=1.5 if cell.phase == "booting" else 0.0)
@@ -214,9 +214,7 @@ def settle(house: House, cell: Cell) -> None:
 
 
 def masters(house: House) -> list[int]:
-    application = house.application()
-    parents = {process.ppid() for process in application}
-    return [process.pid for process in application if process.pid in parents]
+    return [process.pid for process in with_children(house.application())]
 
 
 def conclude(house: House, cell: Cell) -> None:

@@ -61,20 +61,27 @@ serverurl = unix://%(here)s/supervisor.sock
 
 
 def wait_until(
-    condition: Callable[[], Any], timeout: float = 20.0, what: Union[str, Callable[[], str]] = ""
+    condition: Callable[[], Any],
+    timeout: float = 20.0,
+    what: Union[str, Callable[[], str]] = "",
+    longest: float = 0.1,
 ) -> Any:
     """Poll *condition* until it is truthy and return that.
 
+    :param longest: seconds between two looks in the end; they begin at 0.02. A look costs
+        processor time, so what stays true is looked for less and less often.
     :raises AssertionError: when it is not after *timeout* seconds.
     """
     deadline = time.monotonic() + timeout
+    pause = 0.02
     while True:
         result = condition()
         if result:
             return result
         if time.monotonic() >= deadline:
             raise AssertionError(f"not within {timeout:g} s: {what() if callable(what) else what}")
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(pause * 1.1, longest)
 
 
 def free_port() -> int:
@@ -188,7 +195,7 @@ class House:
             self._process = subprocess.Popen(
                 command, cwd=self.root, env=self.environment, stdout=console, stderr=console
             )
-        wait_until(lambda: self.alive and (self.root / "supervisor.sock").exists(), what=self.log)
+        wait_until(lambda: self.alive and self.nudge(), what=self.log)
         if running:
             self.wait_until_complete(running)
 
@@ -205,8 +212,7 @@ class House:
         """
         wanted = sum(int(number) for number in re.findall(r"--workers (\d+)", self._sections))
         family = {*self.family(), *self.application()}
-        parents = {process.ppid() for process in family if _lives(process)}
-        masters = parents & {process.pid for process in family}
+        masters = [process.pid for process in with_children([*family])]
         beats = [beat for pid in masters for beat in heartbeats(pid).values()]
         return len(beats) >= wanted and all(beat.flipped for beat in beats)
 
@@ -238,18 +244,44 @@ class House:
                 info = self.info(name)
                 return info if info["statename"] == state else None
 
-        return wait_until(reported, timeout, lambda: self.story(f"{name} is to be {state}"))
+        title = f"{name} is to be {state}"
+        return wait_until(reported, timeout, lambda: self.story(title))
 
     def ctl(self, *words: str, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
         """Run supervisorctl with *words*."""
-        return subprocess.run(
-            self.ctl_command(*words),
+        command = self.ctl_command(*words)
+        deadline = time.monotonic() + timeout
+        client = subprocess.Popen(
+            command,
             env=self.environment,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=timeout,
-            check=False,
         )
+        while True:
+            try:
+                out, err = client.communicate(timeout=0.1)
+                return subprocess.CompletedProcess(command, client.returncode, out, err)
+            except subprocess.TimeoutExpired:
+                if time.monotonic() > deadline:
+                    client.kill()
+                    client.communicate()
+                    raise
+                if words[0] != "hotreload":  # a reload turns the loop by itself
+                    self.nudge()
+
+    def nudge(self) -> bool:
+        """Let supervisord's loop turn: left alone it looks at its programs once a second.
+
+        :returns: whether it listens; the path is there a moment before that.
+        """
+        try:
+            with socket.socket(socket.AF_UNIX) as visitor:
+                visitor.settimeout(1)
+                visitor.connect(str(self.root / "supervisor.sock"))
+        except OSError:
+            return False
+        return True
 
     def client(self, *words: str) -> subprocess.Popen[str]:
         """Start supervisorctl with *words* and do not wait for it."""
@@ -284,7 +316,8 @@ class House:
             info = self.reload_info(name)
             return info if info["phase"] == phase else None
 
-        return wait_until(reached, what=lambda: self.story(f"{name} is to be {phase}"))
+        title = f"{name} is to be {phase}"  # which may be over soon
+        return wait_until(reached, what=lambda: self.story(title), longest=0.02)
 
     def wait_for_outcome(self, name: str = "myapp") -> Any:
         """Wait until the reload of *name* has ended; return its info."""
@@ -293,7 +326,8 @@ class House:
             info = self.reload_info(name)
             return info if info["outcome"] not in ("", "pending") else None
 
-        return wait_until(ended, 60, lambda: self.story(f"the reload of {name} is to end"))
+        title = f"the reload of {name} is to end"
+        return wait_until(ended, 60, lambda: self.story(title))
 
     def log(self) -> str:
         return _read(self.root / "supervisord.log")
@@ -317,9 +351,7 @@ class House:
 
     def masters(self, port: Optional[int] = None) -> list[psutil.Process]:
         """Return the gunicorn masters under supervisord: those with gunicorn children."""
-        family = self.family()
-        parents = {process.ppid() for process in family if _lives(process)}
-        return [process for process in family if process.pid in parents]
+        return with_children(self.family())
 
     def application(self) -> list[psutil.Process]:
         """Return every living process that runs the application, whoever its parent is."""
@@ -374,8 +406,14 @@ class House:
 
     def wait_for_exit(self) -> None:
         """Wait until supervisord has ended by itself."""
-        assert self._process is not None
-        self._process.wait(30)
+        process = self._process
+        assert process is not None
+
+        def ended() -> bool:
+            self.nudge()
+            return process.poll() is not None
+
+        wait_until(ended, 30, lambda: self.story("supervisord is to end"))
 
     def stop(self) -> None:
         """End supervisord and everything it ever had, by pid."""
@@ -384,18 +422,29 @@ class House:
         self.family()
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(20)
+            with contextlib.suppress(AssertionError):
+                self.wait_for_exit()
         self.kill_leftovers()
+
+    def end(self) -> None:
+        """Kill supervisord and everything it ever had, by pid: a test is over, none has to drain.
+
+        supervisord is stopped first: so it starts nothing, and is the parent of every orphan.
+        """
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGSTOP)
+            wait_until(lambda: not _killed(self.family()), what="every process here is gone")
+            self._process.kill()
+        wait_until(lambda: not self.kill_leftovers(), what="nothing is left here")
 
     def kill_leftovers(self) -> list[int]:
         """Kill what still lives of all that was seen; return the pids."""
         assert self._process is not None
         left = [process for process in self._pids if _lives(process)]
         left += [process for process in _mentioning(str(self.root)) if process not in left]
-        for process in left:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        _killed(left)
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait(10)
@@ -404,10 +453,32 @@ class House:
 
 def _mentioning(root: str) -> Iterator[psutil.Process]:
     """Yield processes whose working directory lies below *root*: only tests have such."""
-    for process in psutil.process_iter():
+    for pid in psutil.pids():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.cwd().startswith(root) and process.pid != os.getpid():
-                yield process
+            if os.readlink(f"/proc/{pid}/cwd").startswith(root) and pid != os.getpid():
+                yield psutil.Process(pid)
+
+
+def parent(process: psutil.Process) -> int:
+    """Return the parent's pid, 0 when *process* has ended meanwhile."""
+    try:
+        return int(process.ppid())
+    except psutil.NoSuchProcess:
+        return 0
+
+
+def with_children(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Return those of *processes* that are the parent of another of them."""
+    parents = {parent(process) for process in processes if _lives(process)}
+    return [process for process in processes if process.pid in parents]
+
+
+def _killed(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Kill *processes* and return them."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    return processes
 
 
 def _lives(process: psutil.Process) -> bool:

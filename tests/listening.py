@@ -96,12 +96,6 @@ class Listening:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.story()}\n{self.house.app_log()}") from None
 
-    def stop(self) -> None:
-        """Stop all programs at once; supervisord itself stops one group after the other."""
-        with contextlib.suppress(OSError):
-            self.house.rpc().supervisor.stopAllProcesses()
-        self.house.stop()
-
     def story(self) -> str:
         return f"{self.house.log()}\n{self.log()}"
 

@@ -65,14 +65,15 @@ class Load:
     """Closed-loop clients: fast ones, and slow ones that are always in flight.
 
     :param address: a port of 127.0.0.1 or the path of a unix socket.
+    :param slow_path: of the slow ones; the number is how many seconds an answer takes.
     :param pause: seconds between two requests of one fast client.
     """
 
     address: Address
     fast: int = 3
     slow: int = 2
-    slow_path: str = "/slow1"
-    pause: float = 0.002
+    slow_path: str = "/slow0.5"
+    pause: float = 0.005
     answered: int = 0
     in_flight: int = 0
     longest: float = 0.0

@@ -235,7 +235,7 @@ def run(cell: Cell, python: pathlib.Path) -> Result:
         made.start()
         wait_until(lambda: answers(made.port), 30, f"v1 answers {made.app_log()}")
         complaint, seconds = "", 0.0
-        with Load(made.port) as load:
+        with Load(made.port, slow_path="/slow1", pause=0.002) as load:
             load.wait_in_flight()
             time.sleep(SETTLE)
             load.forget_longest()

@@ -201,7 +201,7 @@ def measure(row: Row) -> tuple[list[str], bool]:
     """Return the cells of a row, and whether it holds what it is to hold."""
     with house_of(row) as house:
         master = house.info()["pid"]
-        with Load(house.port, fast=3, slow=1) as load:
+        with Load(house.port, fast=3, slow=1, slow_path="/slow1", pause=0.002) as load:
             load.wait_in_flight()
             load.forget_longest()
             wait_until(lambda: load.answered > 1000, 30)

@@ -100,6 +100,7 @@ def numbers(pattern: str, text: str) -> list[int]:
     return [int(number.replace(",", "")) for number in found.groups()]
 
 
+@pytest.mark.long
 def test_it_shows_a_reload_that_drops_nothing(tmp: pathlib.Path, started: list[Demo]) -> None:
     began = time.monotonic()
     demo = Demo(tmp, GUNICORN_CMD_ARGS="--workers=0")  # what is set outside does not matter

@@ -89,6 +89,7 @@ def strangers() -> Iterator[dict[str, subprocess.Popen[bytes]]]:
         process.wait()
 
 
+@pytest.mark.long
 def test_a_pidfile_that_names_somebody_else(
     house: House, strangers: dict[str, subprocess.Popen[bytes]]
 ) -> None:

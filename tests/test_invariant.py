@@ -26,7 +26,7 @@ from supervisor_hotreload.model import Failure
 from supervisor_hotreload.reloads import Reloads
 from tests.fake_world import STEP, SUPERVISORD, FakeWorld, Master, Worker
 
-SCHEDULES = int(os.environ.get("HOTRELOAD_SCHEDULES", "600"))
+SCHEDULES = int(os.environ.get("HOTRELOAD_SCHEDULES", "300"))
 """How many schedules are tried; make faults tries 10,000."""
 
 
@@ -256,6 +256,7 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     events.clear()
 
 
+@pytest.mark.long
 @settings(
     max_examples=SCHEDULES,
     deadline=None,

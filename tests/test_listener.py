@@ -16,6 +16,8 @@ from tests.house import House
 from tests.listening import Listening
 from tests.load import get
 
+pytestmark = pytest.mark.xdist_group("listener")  # one supervisord has them all
+
 ASKING = """\
 import os
 from supervisor_hotreload import request_reload
@@ -74,7 +76,7 @@ def many() -> Iterator[Listening]:
         listening.wait_for_listener()
         yield listening
     finally:
-        listening.stop()
+        listening.house.end()
         shutil.rmtree(root, ignore_errors=True)
 
 

@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -32,12 +31,8 @@ with open(sys.argv[1], "a") as out:
 
 
 @pytest.fixture
-def listening(house: House) -> Iterator[Listening]:
-    made = Listening(house)
-    try:
-        yield made
-    finally:
-        made.stop()
+def listening(house: House) -> Listening:
+    return Listening(house)
 
 
 def begin(listening: Listening, settings: str = "", more: str = "", **options: str) -> pathlib.Path:
@@ -258,7 +253,7 @@ def test_every_reload_is_an_event(listening: Listening) -> None:
     listening.until(lambda: told.exists() and '"rolled back"' in told.read_text())
     (house.root / "other").touch()
     refused = house.root / "refused"
-    listening.until(lambda: refused.exists() and "not a gunicorn" in refused.read_text())
+    listening.until(lambda: refused.exists() and "is no server with workers" in refused.read_text())
     assert listening.reloads() == 3
 
 
@@ -367,6 +362,7 @@ def test_an_event_that_cannot_be_taken_is_sent_again_once() -> None:
 # -- what it costs
 
 
+@pytest.mark.long
 def test_it_costs_next_to_nothing(listening: Listening) -> None:
     house = listening.house
     root = house.root

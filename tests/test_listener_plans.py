@@ -21,6 +21,8 @@ from tests.house import House
 from tests.listening import Listening, answers
 from tests.load import get
 
+pytestmark = pytest.mark.xdist_group("plans")  # one supervisord has them all
+
 BROKEN = "raise RuntimeError('this release is broken')\n"
 
 PROGRAMS = {
@@ -97,7 +99,7 @@ def listening() -> Iterator[Listening]:
             made.until(lambda n=name: answers(root / f"{n}.sock"))
         yield made
     finally:
-        made.stop()
+        made.house.end()
         shutil.rmtree(root, ignore_errors=True)
 
 

@@ -90,8 +90,9 @@ def test_the_new_master_dies_while_the_old_one_drains(house: House) -> None:
         load.wait_in_flight()
         house.rpc().hotreload.reloadProcess("myapp", False)
         new = house.wait_for_phase("draining")["new_pid"]
+        workers = psutil.Process(new).children()
         os.kill(new, signal.SIGKILL)
-        for worker in psutil.Process(new).children():
+        for worker in workers:
             worker.kill()
         info = house.wait_for_outcome()
         assert info["outcome"] == "failed"

@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from tests.house import House, wait_until
+from tests.house import House, wait_until, with_children
 from tests.load import Load, get, wait_for_answer
 
 
@@ -22,9 +22,7 @@ def kill_supervisord(house: House) -> None:
 
 def masters_of(house: House) -> list[int]:
     """Return every master of the application on this host, whoever its parent is."""
-    found = house.application()
-    parents = {process.ppid() for process in found}
-    return [process.pid for process in found if process.pid in parents]
+    return [process.pid for process in with_children(house.application())]
 
 
 @pytest.mark.parametrize("reloads", [0, 1])

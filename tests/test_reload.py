@@ -11,6 +11,13 @@ from supervisor_hotreload.model import Fault
 from tests.house import House, free_port, wait_until
 from tests.load import Address, Load, get, wait_for_answer
 
+
+@pytest.fixture(autouse=True)
+def as_it_comes(house: House) -> None:
+    """Run gunicorn with all that it starts by default."""
+    house.environment.pop("GUNICORN_CMD_ARGS", None)
+
+
 LAYOUTS = {
     "plain": "--workers 2",
     "pid": "--workers 2 --pid app.pid",

@@ -64,6 +64,7 @@ def test_an_exception_at_every_phase(house: House, target: str) -> None:
     wait_until(lambda: house.family() == [], what="nothing is left")
 
 
+@pytest.mark.long
 def test_an_idle_plugin_costs_nothing(house: House) -> None:
     """supervisord polls as often as without it: about once a second."""
     turns = {}

@@ -16,7 +16,7 @@ from tests.test_refusals import assert_unchanged, fault_of
 
 def baking(house: House, **settings: str) -> int:
     """Start a reload and return the successor's pid once it bakes."""
-    house.configure("--workers 2 --timeout 3", settings="bake = 20")
+    house.configure("--workers 2 --timeout 3 --graceful-timeout 3", settings="bake = 20")
     house.start()
     house.release("v2")
     house.rpc().hotreload.reloadProcess("myapp", False)

@@ -24,6 +24,12 @@ def nginx_masters(house: House) -> set[int]:
     return titled(house, "nginx: master process")
 
 
+def begin(house: House, address: Address, children: int) -> None:
+    """Start it and wait until its workers have their titles, a moment after the fork."""
+    start(house, address, children)
+    wait_until(lambda: len(workers(house)) == 2, what=lambda: house.story("workers lack titles"))
+
+
 @pytest.mark.parametrize("socket", ["tcp", "unix"])
 def test_its_configuration_is_read_again(house: House, socket: str) -> None:
     path = house.root / "nginx.sock"
@@ -31,9 +37,9 @@ def test_its_configuration_is_read_again(house: House, socket: str) -> None:
     listen = "" if socket == "tcp" else f"unix:{path}"
     configure_nginx(house, "v1", listen)
     house.configure(command=nginx(house), program=STOP)
-    start(house, address, 2)
+    begin(house, address, 2)
     pid, before = house.info()["pid"], workers(house)
-    with Load(address) as load:
+    with Load(address, slow_path="/slow1") as load:
         for release in ("v2", "v3"):
             configure_nginx(house, release, listen)
             load.wait_in_flight()
@@ -48,7 +54,7 @@ def test_its_configuration_is_read_again(house: House, socket: str) -> None:
 def test_a_broken_configuration_changes_nothing(house: House) -> None:
     configure_nginx(house)
     house.configure(command=nginx(house), program=STOP)
-    start(house, house.port, 2)
+    begin(house, house.port, 2)
     before = workers(house)
     configure_nginx(house, text="events {} http { nonsense; }")
     done = house.ctl("hotreload", "myapp")
@@ -63,10 +69,10 @@ def test_a_broken_configuration_changes_nothing(house: House) -> None:
 def test_its_binary_is_upgraded_again_and_again(house: House) -> None:
     configure_nginx(house)
     house.configure(command=nginx(house, orphan=True), program=STOP, settings=UPGRADE)
-    start(house, house.port, 3)
+    begin(house, house.port, 3)
     stub = house.info()["pid"]
     seen = {stub}
-    with Load(house.port) as load:
+    with Load(house.port, slow_path="/slow1") as load:
         for number, release in enumerate(("v2", "v3", "v4"), start=2):
             configure_nginx(house, release)
             load.wait_in_flight()
@@ -94,7 +100,7 @@ def test_its_binary_is_upgraded_again_and_again(house: House) -> None:
 def test_started_directly_an_upgrade_is_refused_with_the_cure(house: House) -> None:
     configure_nginx(house)
     house.configure(command=nginx(house), program=STOP, settings=UPGRADE)
-    start(house, house.port, 2)
+    begin(house, house.port, 2)
     masters, before = nginx_masters(house), workers(house)
     with Load(house.port, slow=0) as load:
         done = house.ctl("hotreload", "myapp")
@@ -113,7 +119,7 @@ def test_a_shell_that_is_not_the_stub_is_refused(house: House) -> None:
     script.chmod(0o755)
     configure_nginx(house)
     house.configure(command=f"{script} nginx", program=STOP, settings=UPGRADE)
-    start(house, house.port, 3)
+    begin(house, house.port, 3)
     done = house.ctl("hotreload", "myapp")
     assert "command = hotreload-orphan " in done.stdout
     assert get(house.port).startswith(b"v1 ")
@@ -122,7 +128,7 @@ def test_a_shell_that_is_not_the_stub_is_refused(house: House) -> None:
 def test_an_upgrade_is_tried_before(house: House) -> None:
     configure_nginx(house)
     house.configure(command=nginx(house, orphan=True), program=STOP, settings=UPGRADE)
-    start(house, house.port, 3)
+    begin(house, house.port, 3)
     stub = house.info()["pid"]
     configure_nginx(house, text="nonsense;")
     assert 'unknown directive "nonsense"' in house.ctl("hotreload", "myapp").stdout
@@ -136,7 +142,7 @@ def test_a_successor_that_cannot_start_is_survived(house: House) -> None:
         program=STOP,
         settings=f"{UPGRADE}\ncheck_before = none\nready_timeout = 3",
     )
-    start(house, house.port, 3)
+    begin(house, house.port, 3)
     configure_nginx(house, text="nonsense;")
     with Load(house.port, slow=0) as load:
         done = house.ctl("hotreload", "myapp")
@@ -154,9 +160,9 @@ def test_an_upgrade_is_rolled_back(house: House, how: str) -> None:
     configure_nginx(house)
     settings = f"{UPGRADE}\nbake = 60" if how == "cancel" else f"{UPGRADE}\ncheck = /bin/false"
     house.configure(command=nginx(house, orphan=True), program=STOP, settings=settings)
-    start(house, house.port, 3)
+    begin(house, house.port, 3)
     configure_nginx(house, "v2")
-    with Load(house.port, slow=1) as load:
+    with Load(house.port, slow=1, slow_path="/slow1") as load:
         client = house.client("hotreload", "myapp")
         if how == "cancel":
             house.wait_for_phase("baking")
@@ -174,7 +180,7 @@ def test_stop_in_the_middle_of_an_upgrade_ends_both(house: House) -> None:
     house.configure(
         command=nginx(house, orphan=True), program=STOP, settings=f"{UPGRADE}\nbake = 60"
     )
-    start(house, house.port, 3)
+    begin(house, house.port, 3)
     client = house.client("hotreload", "myapp")
     house.wait_for_phase("baking")
     assert house.ctl("stop", "myapp").stdout == "myapp: stopped\n"
@@ -188,7 +194,7 @@ def test_the_stub_ends_as_nginx_does(house: House, name: str) -> None:
     house.configure(
         command=nginx(house, orphan=True), program=f"stopsignal = {name}\nautorestart = false"
     )
-    start(house, house.port, 3)
+    begin(house, house.port, 3)
     assert house.ctl("stop", "myapp").stdout == "myapp: stopped\n"
     wait_until(lambda: not house.family(), what=lambda: house.story("nginx is to be gone"))
 
@@ -205,8 +211,7 @@ def test_the_stub_tells_the_exit_status(house: House) -> None:
 def test_workers_of_a_killed_master_do_not_hold_the_port(house: House) -> None:
     configure_nginx(house)
     house.configure(command=nginx(house), program=STOP)
-    start(house, house.port, 2)
-    wait_until(lambda: len(workers(house)) == 2)  # a title comes a moment after the fork
+    begin(house, house.port, 2)
     before = workers(house)
     os.kill(house.info()["pid"], signal.SIGKILL)
     wait_until(lambda: len(workers(house) - before) == 2, what=house.log)

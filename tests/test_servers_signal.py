@@ -21,7 +21,7 @@ from supervisor_hotreload.identity import lookup
 from supervisor_hotreload.model import Ready
 from supervisor_hotreload.servers import Program, family_of
 from supervisor_hotreload.world import World
-from tests.house import House, wait_until
+from tests.house import House, parent, wait_until
 from tests.load import Address, Load, get
 from tests.otherservers import ASGI, asgi, configure_haproxy, haproxy, start, uwsgi
 
@@ -30,7 +30,7 @@ SIGNAL = "strategy = signal"
 
 def workers(house: House) -> set[int]:
     master = house.info()["pid"]
-    return {p.pid for p in house.family() if p.ppid() == master}
+    return {p.pid for p in house.family() if parent(p) == master}
 
 
 def serving(house: House) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from supervisor_hotreload.servers import uwsgi as family
 from supervisor_hotreload.servers.family import Program
-from tests.house import APP, House, wait_until
+from tests.house import APP, House, parent, wait_until
 from tests.listening import QUICK, Listening
 from tests.load import Load, get
 from tests.otherservers import start, uwsgi
@@ -20,7 +20,7 @@ STOP = "stopsignal = INT"
 
 def workers(house: House) -> set[int]:
     master = house.info()["pid"]
-    return {p.pid for p in house.family() if p.ppid() == master}
+    return {p.pid for p in house.family() if parent(p) == master}
 
 
 LAYOUTS = {
@@ -286,6 +286,7 @@ def test_only_the_masters_own_fifo_is_written_to(house: House) -> None:
     os.close(reader)
 
 
+@pytest.mark.long
 def test_a_stats_server_that_is_another_is_not_believed(house: House) -> None:
     """Whoever may write to its directory answers instead: the kernel's word counts."""
     stats = house.root / "stats.sock"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-import time
+import xmlrpc.client
 
 import psutil
 import pytest
@@ -20,13 +21,9 @@ def upgrade_by_hand(house: House, ready: bool = True) -> tuple[int, int]:
     old = house.info()["pid"]
     workers = {child.pid for child in psutil.Process(old).children()}
     assert len(workers) == 2
-    asked = 0.0
+    os.kill(old, signal.SIGUSR2)
 
     def successor() -> int:
-        nonlocal asked
-        if time.monotonic() - asked > 1.0:  # it is deaf until it is promoted
-            asked = time.monotonic()
-            os.kill(old, signal.SIGUSR2)
         born = [c for c in psutil.Process(old).children() if c.pid not in workers]
         return next((c.pid for c in born if c.children() or not ready), 0)
 
@@ -54,16 +51,18 @@ def booted(house: House, master: int, release: str) -> None:
 )
 @pytest.mark.parametrize("end", ["TERM", "QUIT", "KILL"])
 def test_an_upgrade_by_hand(house: House, end: str, autorestart: str, subreaper: bool) -> None:
+    # its workers look for their parent every half timeout
+    arguments = "--workers 2 --timeout 6"
     pidfile = subreaper or end != "KILL"  # where pid 1 reaps late, a zombie's pidfile is in the way
     house.configure(
-        f"--workers 2 --pid {house.root}/app.pid" if pidfile else "--workers 2",
+        f"{arguments} --pid {house.root}/app.pid" if pidfile else arguments,
         program=f"autorestart = {autorestart}",
         defaults="" if subreaper else NO_SUBREAPER,
     )
     house.start()
     wait_for_answer(house.port)
     house.release("v2")
-    for _ in range(2):
+    for times in (1, 2):
         old, new = upgrade_by_hand(house)
         booted(house, new, "v2")
         os.kill(old, signal.Signals[f"SIG{end}"])
@@ -71,6 +70,8 @@ def test_an_upgrade_by_hand(house: House, end: str, autorestart: str, subreaper:
         assert house.info()["statename"] == "RUNNING"
         wait_until(lambda new=new: not pidfile or pidfile_names(house, new))
         wait_until(lambda new=new, old=old: has_parent_other_than(new, old))
+        # it ignores USR2 until it has seen that itself
+        wait_until(lambda times=times: house.app_log().count("has been promoted") == times)
     assert house.log().count("spawned: 'myapp'") == 1
     wait_until(lambda: get(house.port).startswith(b"v2 "))
     house.reload()
@@ -173,13 +174,16 @@ def test_a_successor_that_comes_too_late_is_ended(house: House) -> None:
     """A USR2 cannot be recalled: a master that was busy honours it after the reload gave up."""
     house.configure("--workers 2", settings="spawn_timeout = 1\nrelay_sighup = false")
     house.start()
+    rpc = house.rpc()  # supervisorctl takes a second to start where much else goes on
     with Load(house.port, fast=1, slow=1, slow_path="/slow6") as load:
         load.wait_in_flight()
-        house.ctl("signal", "HUP", "myapp")  # gunicorn waits for its old worker, deaf
+        rpc.supervisor.signalProcess("myapp", "HUP")  # gunicorn waits for its old worker, deaf
         wait_until(lambda: "Handling signal: hup" in house.app_log())
-        done = house.ctl("hotreload", "myapp")
-        if done.returncode != 0:  # older versions hear USR2 meanwhile
-            assert "spawning was not over in 1 s" in done.stdout
+        with contextlib.suppress(xmlrpc.client.Fault):
+            rpc.hotreload.reloadProcess("myapp")
+        info = house.reload_info()
+        if info["outcome"] != "succeeded":  # older versions hear USR2 meanwhile
+            assert "spawning was not over in 1 s" in info["reason"]
             wait_until(lambda: "has come after all and is ended" in house.log(), 30)
             wait_until(lambda: len(house.masters()) == 1, 30)
     house.reload()

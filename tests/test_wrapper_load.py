@@ -9,6 +9,8 @@ import os
 import random
 import time
 
+import pytest
+
 from tests.house import wait_until
 from tests.load import Load
 from tests.wrapped import Wrapped
@@ -17,6 +19,7 @@ ROUNDS = int(os.environ.get("HOTRELOAD_HUPS", "10")) // 10
 """Each of ten HUPs, four of them in bursts."""
 
 
+@pytest.mark.long
 def test_nothing_is_dropped_over_many_hups(wrapped: Wrapped) -> None:
     wrapped.run("--status-file", wrapped.root / "status.json", *wrapped.command("-w2"))
     answered, longest = 0, 0.0
