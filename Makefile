@@ -35,7 +35,7 @@ packages:
 	    apt-get -qq install --no-install-recommends $$missing >/dev/null; fi
 
 test: $(READY) packages
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --reruns $(RERUNS) tests
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --reruns $(RERUNS) -rR tests
 
 hups: $(READY)
 	HOTRELOAD_HUPS=50 $(BIN)/python -m pytest -s tests/test_wrapper_load.py

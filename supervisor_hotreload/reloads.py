@@ -587,7 +587,10 @@ class Reloads:
                 )
 
 
-EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit|NotFound)\b.*")
+EXCEPTION = re.compile(
+    r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit|NotFound)\b"  # Python
+    r"|^\S+:\d+:in .* \([A-Z][\w:]*(Error|Exception)\)$"  # Ruby
+)
 
 
 def last_words(output: Iterable[str]) -> str:
