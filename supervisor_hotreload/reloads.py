@@ -358,22 +358,7 @@ class Reloads:
             policy = replace(policy, bake=bake)
         if strategy is not None:
             policy = replace(policy, strategy=strategy)
-        found = self._survey(tracked, strategy)
-        if found is None and policy.strategy != AUTO and self._survey(tracked, AUTO) is not None:
-            raise Failure(
-                Fault.NOT_RELOADABLE,
-                f"{tracked.name} is no server with workers that has the strategy {policy.strategy}",
-            )
-        if found is None and servers.named(tracked.program) is not None:
-            raise self._too_early(tracked)
-        if found is None:
-            known = ", ".join(f.name for f in servers.FAMILIES if not f.only_if_asked_for)
-            raise Failure(
-                Fault.NOT_RELOADABLE,
-                f"{tracked.name} (pid {tracked.pid}) is no server with workers that hotreload "
-                f"knows ({known}); if it reloads itself on a signal, set strategy = signal in "
-                f"[hotreload:{tracked.name}]",
-            )
+        found = self._find(tracked, policy.strategy)
         self._must_be_alone(tracked, found.old)
         if policy.ready.kind == "notify":
             self._must_be_heard(tracked, found.old)
@@ -382,11 +367,33 @@ class Reloads:
         family.admit(self.world, found.old, policy, program)
         ready, why = family.readiness(found.old, policy)
         policy = replace(policy, ready=ready)
+        if len(family.strategies) > 1:
+            reload.say(f"strategy = {policy.strategy}: {family.strategies[policy.strategy].what}")
         for line in (why, *family.warnings(self.world, found.old, program)):
             if line:
                 reload.say(line)
         self._look_at_pidfile(reload, found.old, policy)
         self._run(tracked, reload, found, policy, None)
+
+    def _find(self, tracked: Tracked, strategy: str) -> Found:
+        """Return what runs, or refuse the reload."""
+        found = self._survey(tracked, strategy)
+        if found is not None:
+            return found
+        if strategy != AUTO and self._survey(tracked, AUTO) is not None:
+            raise Failure(
+                Fault.NOT_RELOADABLE,
+                f"{tracked.name} is no server with workers that has the strategy {strategy}",
+            )
+        if servers.named(tracked.program) is not None:
+            raise self._too_early(tracked)
+        known = ", ".join(f.name for f in servers.FAMILIES if not f.only_if_asked_for)
+        raise Failure(
+            Fault.NOT_RELOADABLE,
+            f"{tracked.name} (pid {tracked.pid}) is no server with workers that hotreload "
+            f"knows ({known}); if it reloads itself on a signal, set strategy = signal in "
+            f"[hotreload:{tracked.name}]",
+        )
 
     def _strategy(self, tracked: Tracked, found: Found, policy: Policy) -> str:
         """Return the strategy of one reload: asked for, or what the family finds best."""
