@@ -381,6 +381,7 @@ class UwsgiFamily(Family):
     """Recognised by its name; its workers by what they accept from."""
 
     name = "uwsgi"
+    binaries = frozenset({"uwsgi", "uwsgi-core", "pyuwsgi", "uWSGI"})
     strategies = {  # noqa: RUF012 - a table, never changed
         "graceful": Strategy(True, True, "HUP: the workers finish, the master execs itself"),
         "chain": Strategy(True, True, "one worker after the other (needs lazy-apps)"),
@@ -476,7 +477,7 @@ class UwsgiFamily(Family):
         words.append(_last(found, "chdir", program.directory) or "")
         words.extend(path for path in found.get("pythonpath", []) if path)
         title = f"import of {shlex.quote(module or file or '')} by {python}"
-        return Trial(tuple(words), title, user_of(world, old.accepting or old.children, program))
+        return Trial(tuple(words), title, user_of(world, old.accepting, program))
 
     def server(self, world: World, old: Crew, policy: Policy, program: Program) -> Renewal:
         found = options(program)
