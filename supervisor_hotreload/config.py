@@ -84,7 +84,9 @@ def _ready(value: str) -> Ready:
     if kind == "http":
         return _http(target, text.strip())
     if kind == "tcp" and not text:
-        host, _, port = rest.lstrip("/").rpartition(":")
+        host, colon, port = rest.lstrip("/").rpartition(":")
+        if not colon:
+            raise ValueError("has to be tcp://ADDRESS:PORT")
         return Ready("tcp", target=f"tcp://{_host(host)}:{_port(port)}")
     if kind in ("unix", "file") and not text:
         return Ready(kind, target=f"{kind}:{_path(rest)}")
@@ -110,7 +112,12 @@ def _host(value: str) -> str:
     """A name would have to be looked up, which blocks."""
     if value == "localhost":
         return "127.0.0.1"
-    host = ipaddress.ip_address(value.strip("[]"))
+    try:
+        host = ipaddress.ip_address(value.strip("[]"))
+    except ValueError:
+        raise ValueError(
+            f"{value!r} is no numerical address, nor localhost (looking a name up would block)"
+        ) from None
     return f"[{host}]" if host.version == 6 else str(host)
 
 

@@ -92,9 +92,12 @@ class Reload:
         """Call *callback* with this reload once it has an outcome."""
         self._on_end.append(callback)
 
-    def begin(self, steps: Steps) -> None:
-        """Start the clock and take the first step of the protocol."""
+    def take_up(self) -> None:
+        """Start the clock: it has waited for others so far."""
         self._began = self._clock()
+
+    def begin(self, steps: Steps) -> None:
+        """Take the first step of the protocol."""
         self._steps = steps
         self._resume(None)
         self.step()

@@ -261,6 +261,9 @@ class Reloads:
     def adopts_orphans(self, tracked: Tracked) -> bool:
         return self.policy(tracked).adopt_orphans
 
+    def strategy(self, tracked: Tracked) -> str:
+        return self.policy(tracked).strategy
+
     def orphan_taken(self, tracked: Tracked) -> None:
         """Go on with the reload in whose middle the earlier supervisord was killed."""
         found = self._survey(tracked)
@@ -337,6 +340,7 @@ class Reloads:
         strategy: Optional[str],
     ) -> None:
         """Begin *reload*, or raise a Failure and nothing else: no reload may be left half begun."""
+        reload.take_up()
         try:
             self._look_and_run(tracked, reload, bake, strategy)
         except Exception as error:  # noqa: BLE001 - whatever it is, it refuses this reload only
@@ -372,8 +376,10 @@ class Reloads:
         family.admit(self.world, found.old, policy, program)
         ready, why = family.readiness(found.old, policy)
         policy = replace(policy, ready=ready)
-        if len(family.strategies) > 1:
-            reload.say(f"strategy = {policy.strategy}: {family.strategies[policy.strategy].what}")
+        chosen = family.strategies[policy.strategy]
+        if chosen.in_place or len(family.strategies) > 1:
+            what = chosen.what.format(signal=policy.signal)
+            reload.say(f"strategy = {policy.strategy}: {what}")
         for line in (why, *family.warnings(self.world, found.old, program)):
             if line:
                 reload.say(line)
@@ -385,19 +391,21 @@ class Reloads:
         found = self._survey(tracked, strategy)
         if found is not None:
             return found
-        if strategy != AUTO and self._survey(tracked, AUTO) is not None:
+        known = self._survey(tracked, AUTO) or self._survey(tracked)
+        if strategy != AUTO and known is not None:
             raise Failure(
                 Fault.NOT_RELOADABLE,
-                f"{tracked.name} is no server with workers that has the strategy {strategy}",
+                f"{tracked.name} has no strategy {strategy}, its family is {known.family.name} "
+                f"({', '.join(known.family.strategies)}); nothing was sent",
             )
         family = self._boots(tracked)
         if family is not None:
             raise self._too_early(tracked, family)
-        known = ", ".join(f.name for f in servers.FAMILIES if not f.only_if_asked_for)
+        names = ", ".join(f.name for f in servers.FAMILIES if not f.only_if_asked_for)
         raise Failure(
             Fault.NOT_RELOADABLE,
             f"{tracked.name} (pid {tracked.pid}) is no server with workers that hotreload "
-            f"knows ({known}); if it reloads itself on a signal, set strategy = signal in "
+            f"knows ({names}); if it reloads itself on a signal, set strategy = signal in "
             f"[hotreload:{tracked.name}]",
         )
 
@@ -565,7 +573,7 @@ class Reloads:
             if reload.outcome is Outcome.FAILED and reload.new_pid == reload.old_pid != 0:
                 mixed = reload.adopted and tracked.running
                 reload.serving += "; its workers may be of either release" if mixed else ""
-            if reload.fault is Fault.SUCCESSOR_EXITED:
+            if reload.fault in (Fault.SUCCESSOR_EXITED, Fault.NOT_READY):
                 reload.reason += last_words(reload.output)
             if reload.outcome is not Outcome.SUCCEEDED and not reload.new_pid:
                 tracked.give_up_on_successor()

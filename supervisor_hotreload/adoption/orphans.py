@@ -32,16 +32,21 @@ def strays(world: World) -> list[Stray]:
 
 
 def find(
-    world: World, tracked: Tracked, pidfile: Optional[str], among: Iterable[Stray]
+    world: World,
+    tracked: Tracked,
+    pidfile: Optional[str],
+    among: Iterable[Stray],
+    strategy: str = servers.AUTO,
 ) -> Optional[Process]:
     """Return the process of *tracked* that an earlier supervisord has left.
 
+    :param strategy: the program's setting.
     :raises LookupError: when there is one that cannot be told for sure.
     """
     expected = given_to(tracked)
     named = _named(world, pidfile)
     verdicts = [
-        (process, _doubt(world, tracked, process))
+        (process, _doubt(world, tracked, process, strategy))
         for process, given in among
         if process.pid == named or expected.items() <= given.items()
     ]
@@ -77,33 +82,36 @@ def _named(world: World, pidfile: Optional[str]) -> Optional[int]:
         return None
 
 
-def _doubt(world: World, tracked: Tracked, process: Process) -> Optional[str]:
+def _doubt(world: World, tracked: Tracked, process: Process, strategy: str) -> Optional[str]:
     """Return why *process* is not taken for the program, None when it is."""
     config = tracked.process.config
     user = os.getuid() if config.uid is None else config.uid
     if world.owner(process) != user:
         return f"does not run as user id {user}"
-    if servers.family_of(world, process, tracked.program) is not None:
+    found = servers.family_of(world, process, tracked.program, strategy)
+    same = _runs_the_command(world, tracked, process)
+    if found is not None and not found.family.only_if_asked_for:
         return None
-    boots = _boots(world, tracked, process)
-    return None if boots else "is no server with workers that hotreload knows"
+    if found is not None and found.old.workers and same:
+        return None  # its family believes what it is told: the command has to be the very one
+    family = servers.named(tracked.program)
+    if family is not None and same and family.boots(world, process):
+        return None  # a master that has no workers yet, or none any more
+    return (
+        f"is no server with workers that hotreload knows; it may hold the program's port: "
+        f"end it by kill {process.pid}"
+    )
 
 
-def _boots(world: World, tracked: Tracked, process: Process) -> bool:
-    """Tell whether *process* is a master that has no workers yet, or none any more.
-
-    A helper that the program has started has the same environment: it has to
-    run the very command.
-    """
+def _runs_the_command(world: World, tracked: Tracked, process: Process) -> bool:
+    """Tell whether *process* runs the very command of a program: a helper that the program
+    has started has the same environment."""
     given = shlex.split(tracked.process.config.command)
     words = world.arguments(process)[-len(given) :]
-    family = servers.named(tracked.program)
     return (
-        family is not None
-        and len(words) == len(given)
+        len(words) == len(given)
         and words[1:] == given[1:]
         and os.path.basename(words[0]) == os.path.basename(given[0])
-        and family.boots(world, process)
     )
 
 

@@ -161,7 +161,9 @@ class Supervised:
             pidfile = self._desk.pidfile(tracked)
             if not self._desk.adopts_orphans(tracked):
                 return
-            process = orphans.find(self._world, tracked, pidfile, strays)
+            process = orphans.find(
+                self._world, tracked, pidfile, strays, self._desk.strategy(tracked)
+            )
             if process is None:
                 return
             pipes = orphans.reopen_pipes(process, tracked.process.config.redirect_stderr)

@@ -77,6 +77,9 @@ class Desk(Protocol):
     def adopts_orphans(self, tracked: Tracked) -> bool:
         """Tell whether what an earlier supervisord has left is to be adopted."""
 
+    def strategy(self, tracked: Tracked) -> str:
+        """Return how the program is to be reloaded, as it is set."""
+
     def orphan_taken(self, tracked: Tracked) -> None:
         """What an earlier supervisord has left is the program's own now."""
 
