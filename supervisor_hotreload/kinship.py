@@ -23,12 +23,14 @@ class Lineage:
     :param group: the process group of the program.
     :param made: supervisord made that group for it, nobody else is in it.
     :param images: what tells an exec from a fork, of every master known.
+    :param told: its family believes what it is told: whoever holds a port is its worker.
     """
 
     tracked: Process
     group: int
     made: bool
     images: dict[Process, int]
+    told: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def workers_of(world: World, living: Lineage) -> list[Process]:
         child
         for master in living.images
         for child in world.children(master)
-        if servers.works(world, child)
+        if _works(world, child, living)
     ]
 
 
@@ -99,8 +101,14 @@ def workers_left(world: World, dead: Lineage) -> list[Process]:
     return [
         child
         for child in orphans(world, dead)
-        if servers.works(world, child) and not servers.leads(world, child)
+        if _works(world, child, dead) and not servers.leads(world, child)
     ]
+
+
+def _works(world: World, process: Process, lineage: Lineage) -> bool:
+    if lineage.told and servers.listens(world, process):
+        return True
+    return servers.works(world, process)
 
 
 def orphans(world: World, dead: Lineage) -> list[Process]:

@@ -247,7 +247,7 @@ class Reloads:
         """Know the master behind a shell before it is needed."""
         found = self._survey(tracked)
         if found is not None:
-            tracked.remember(found.old.master)
+            tracked.remember(found.old.master, found.family.only_if_asked_for)
 
     def inherited(self, tracked: Tracked) -> None:
         """The old master died in the middle: there is nothing to go back to."""
@@ -270,7 +270,7 @@ class Reloads:
         if found is None:  # it has drained already: what is left to do is to adopt its heir
             tracked.successor = next(iter(tracked.successors()), None)
             return
-        tracked.remember(found.old.master)
+        tracked.remember(found.old.master, found.family.only_if_asked_for)
         for successor in tracked.successors()[:1]:
             reload = self._new(tracked)
             self.driver.add(reload)
@@ -427,7 +427,7 @@ class Reloads:
         old = found.old
         reload.old_pid = old.master.pid
         self.announcer.announce(tracked, reload)
-        tracked.remember(old.master)
+        tracked.remember(old.master, found.family.only_if_asked_for)
         tracked.want_successor()
         end_capture = self.supervised.capture(tracked, reload.output.append)
         reload.when_ended(self._close(tracked, end_capture))

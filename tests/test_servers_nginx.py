@@ -190,6 +190,28 @@ def test_an_upgrade_is_rolled_back(house: House, how: str) -> None:
     wait_until(lambda: (house.root / "nginx.pid").exists())
 
 
+def test_no_worker_outlives_a_killed_old_master(house: House) -> None:
+    """It would go on answering with the configuration that it knows."""
+    configure_nginx(house)
+    house.configure(
+        command=nginx(house, orphan=True), program=STOP, settings=f"{UPGRADE}\nbake = 60"
+    )
+    begin(house, house.port, 3)
+    old = workers(house)
+    configure_nginx(house, "v2")
+    with Load(house.port, fast=1) as load:
+        load.wait_in_flight()
+        house.rpc().hotreload.reloadProcess("myapp", False)
+        info = house.wait_for_phase("baking")
+        os.kill(info["old_pid"], signal.SIGKILL)
+        wait_until(lambda: not old & workers(house), what=house.log)
+    assert load.dropped == []
+    assert {get(house.port).split()[0] for _ in range(6)} == {b"v2"}
+    wait_until(lambda: house.wait_for_outcome(), what=house.log)
+    assert house.ctl("stop", "myapp").stdout == "myapp: stopped\n"
+    assert not workers(house)
+
+
 def test_stop_in_the_middle_of_an_upgrade_ends_both(house: House) -> None:
     configure_nginx(house)
     house.configure(

@@ -22,7 +22,7 @@ from supervisor_hotreload.model import Ready
 from supervisor_hotreload.servers import Program, family_of
 from supervisor_hotreload.world import World
 from tests.house import House, parent, wait_until
-from tests.load import Address, Load, get
+from tests.load import Address, Load, get, wait_for_answer
 from tests.otherservers import ASGI, asgi, configure_haproxy, haproxy, start, uwsgi
 
 SIGNAL = "strategy = signal"
@@ -212,6 +212,20 @@ def test_gunicorn_is_tried_before_where_that_is_asked_for(house: House) -> None:
     house.release("v2")
     house.reload()
     assert get(house.port).startswith(b"v2 ")
+
+
+@pytest.mark.parametrize("name", ["uvicorn", "granian"])
+def test_no_worker_outlives_a_killed_master(house: House, name: str) -> None:
+    """What it has left would hold the port: its exit is told when that is gone."""
+    house.release("v1", code=ASGI.format(release="v1", boot=0))
+    house.configure(command=asgi(house, name), settings=SIGNAL)
+    start(house, house.port, 2)
+    before = {process.pid for process in house.family()}
+    os.kill(house.info()["pid"], signal.SIGKILL)
+    wait_until(lambda: not before & {p.pid for p in house.family()}, what=house.log)
+    house.wait_for("RUNNING")
+    wait_for_answer(house.port)
+    assert house.log().count("spawned: 'myapp'") == 2, house.log()
 
 
 def test_a_script_is_not_run_a_second_time(house: House) -> None:

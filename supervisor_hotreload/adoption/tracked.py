@@ -18,6 +18,7 @@ from typing import Any, Callable, Optional, Protocol
 from supervisor.options import make_namespec
 from supervisor.states import ProcessStates, getProcessStateDescription
 
+from supervisor_hotreload import servers
 from supervisor_hotreload.adoption.watching import UNKNOWN_STATUS, Watch
 from supervisor_hotreload.identity import Process
 from supervisor_hotreload.kinship import (
@@ -212,12 +213,16 @@ class Tracked:
         self.generation = 1
         self._lineage = lineage
 
-    def remember(self, master: Process) -> None:
-        """Remember the master of the running generation, which a shell may stand before."""
+    def remember(self, master: Process, told: bool = False) -> None:
+        """Remember the master of the running generation, which a shell may stand before.
+
+        :param told: its family believes what it is told.
+        """
         self.note()
         status = self._world.status(master.pid)
         if self._lineage is not None and status is not None:
             self._lineage.images[master] = status.image
+            self._lineage.told = told or self._lineage.told
 
     def adopt(self, new: Process) -> None:
         """Make *new* the process that supervisord tracks. The point of no return.
@@ -298,6 +303,11 @@ class Tracked:
         code = os.waitstatus_to_exitcode(sts)
         how = f"exit status {code}" if code >= 0 else f"terminated by signal {-code}"
         self.logger.info(f"hotreload: {self.name}: the old generation (pid {pid}) ended ({how})")
+        elder = next((elder for elder in self.elders if elder.pid == pid), None)
+        lineage = self._lineage
+        if code < 0 and elder is not None and lineage is not None:
+            dead = Lineage(elder, lineage.group, lineage.made, {}, lineage.told)
+            self._guarded(lambda: self._dismiss_orphans(dead), None)
 
     # -- the five seams
 
@@ -368,9 +378,11 @@ class Tracked:
         if heir is None:
             return False
         follows = heir.process not in self._lineage.images  # else only a shell is gone
+        dead = self._lineage
         self._inherit_from(heir.process, gone=True)
         if follows:
             self._desk.inherited(self)
+            self._dismiss_orphans(dead)
         self.elders = [elder for elder in self.elders if elder != heir.process]
         if ending:
             self._end_all([heir.process], self.process.config.stopsignal)
@@ -380,6 +392,16 @@ class Tracked:
                 f"is adopted, nothing is spawned"
             )
         return True
+
+    def _dismiss_orphans(self, dead: Lineage) -> None:
+        """Let the workers that a killed master has left finish what they have, and end: they
+        would go on serving what they have loaded. They are elders until they are gone.
+        """
+        known = {*self.elders, self.successor, self.current()}
+        for worker in workers_left(self._world, dead):
+            if worker not in known:
+                self._world.signal(worker, servers.farewell(self._world, worker))
+                self.elders.append(worker)
 
     def successors(self) -> list[Process]:
         """Return the successors that the tracked generation has forked."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from supervisor_hotreload.identity import Process
+from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.servers import generic, gunicorn, nginx, unicorn, uwsgi
 from supervisor_hotreload.servers.family import (
     DEPTH,
@@ -48,8 +48,10 @@ __all__ = [
     "Strategy",
     "booting",
     "family_of",
+    "farewell",
     "foreign",
     "leads",
+    "listens",
     "must_hear",
     "named",
     "reexeced",
@@ -110,6 +112,19 @@ def reexeced(world: World, process: Process, masters: Iterable[Process]) -> bool
     """Tell whether *process*, which still boots, was re-exec'd by one of *masters*."""
     known = list(masters)
     return any(family.reexeced(world, process, known) for family in FAMILIES)
+
+
+def listens(world: World, process: Process) -> bool:
+    """Tell whether *process* holds a listening socket."""
+    try:
+        return bool(world.sockets(process, world.listening(process)).held)
+    except Unreadable:
+        return False
+
+
+def farewell(world: World, worker: Process) -> str:
+    """Return the signal on which a worker finishes what it has, and ends."""
+    return next((f.farewell for f in FAMILIES if f.works(world, worker)), "TERM")
 
 
 def works(world: World, process: Process) -> bool:

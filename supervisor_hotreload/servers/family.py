@@ -149,13 +149,15 @@ class Family:
     """One family of servers; a family says what differs from this.
 
     ``binaries`` are the names it is run by, ``ended_by_hup`` those that a HUP would
-    end while they boot; ``strategies`` are its ways to reload, the default one first;
+    end while they boot; on ``farewell`` a worker finishes what it has, and ends;
+    ``strategies`` are its ways to reload, the default one first;
     ``only_if_asked_for`` hides it from programs that do not set ``strategy``.
     """
 
     name = ""
     binaries: frozenset[str] = frozenset()
     ended_by_hup = True
+    farewell = "TERM"
     only_if_asked_for = False
     strategies: Mapping[str, Strategy] = {}
 

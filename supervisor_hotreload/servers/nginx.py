@@ -68,6 +68,7 @@ class NginxFamily(Family):
 
     name = "nginx"
     binaries = frozenset({"nginx"})
+    farewell = "QUIT"
     ended_by_hup = False
     strategies = {  # noqa: RUF012 - a table, never changed
         "graceful": Strategy(True, True, "HUP: new workers with the configuration as it is now"),

@@ -149,6 +149,7 @@ class UnicornFamily(Family):
 
     name = "unicorn"
     binaries = frozenset({"unicorn", "unicorn_rails"})
+    farewell = "QUIT"
     strategies = {"reexec": REEXEC}  # noqa: RUF012 - a table, never changed
 
     def names(self, program: Program) -> bool:
