@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from supervisor_hotreload.servers import uwsgi as family
+from supervisor_hotreload.servers import uwsgi_options, uwsgi_stats
 from supervisor_hotreload.servers.family import Program
 from tests.house import APP, House, parent, wait_until
 from tests.listening import QUICK, Listening
@@ -221,8 +221,8 @@ def test_a_directory_that_would_load_the_old_code_is_refused(house: House) -> No
 # -- hostile input
 
 
-def configured(command: str, directory: pathlib.Path) -> family.Options:
-    return family.options(Program("myapp", command, str(directory)))
+def configured(command: str, directory: pathlib.Path) -> uwsgi_options.Options:
+    return uwsgi_options.options(Program("myapp", command, str(directory)))
 
 
 def test_options_of_the_command_and_of_ini_files(tmp_path: pathlib.Path) -> None:
@@ -237,8 +237,8 @@ def test_options_of_the_command_and_of_ini_files(tmp_path: pathlib.Path) -> None
     assert found["stats"] == ["/s"]
     assert found["home"] == ["/venv"]
     assert found["chdir"][0] == f"{tmp_path}/"
-    assert family._is_on(found, "master")
-    assert family._is_on(found, "need-app")
+    assert uwsgi_options.is_on(found, "master")
+    assert uwsgi_options.is_on(found, "need-app")
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_ini_files_may_hold_anything(tmp_path: pathlib.Path, text: str) -> None:
     [b"", b"{", b"[]", b'{"workers": 3}', b'{"workers": [3, null]}', b"[" * 100000, b"\xff{}"],
 )
 def test_stats_may_hold_anything(answer: bytes) -> None:
-    assert family.workers_of(answer) in (None, [])
+    assert uwsgi_stats.workers_of(answer) in (None, [])
 
 
 def test_only_the_masters_own_fifo_is_written_to(house: House) -> None:
