@@ -445,16 +445,24 @@ class Reloads:
             reload.new_pid = old.master.pid
         else:
             steps = protocol.reload(server, policy, keeper, check)
-        trial = self._trial(tracked, found, policy)
+        trial = self._trial(tracked, reload, found, policy)
         return steps if trial is None else protocol.tried(trial, policy, steps)
 
-    def _trial(self, tracked: Tracked, found: Found, policy: Policy) -> Optional[CheckCommand]:
+    def _trial(
+        self, tracked: Tracked, reload: Reload, found: Found, policy: Policy
+    ) -> Optional[CheckCommand]:
         """Return the command that tries the release before anything is touched."""
         command, told = policy.check_before, None
         strategy = found.family.strategies.get(policy.strategy)
         if command == "default" or (command is None and strategy is not None and strategy.tried):
             told = found.family.trial(self.world, found.old, tracked.program)
             if told is None:
+                why = found.family.untried(found.old)
+                if why:
+                    reload.say(
+                        f"warning: {tracked.name}: the release is not tried before: {why}; "
+                        f"set check_before = COMMAND"
+                    )
                 return None
             command = shlex.join(told.words)
         if command is None or command == "none":

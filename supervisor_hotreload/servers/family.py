@@ -192,6 +192,10 @@ class Family:
         """Return the default ``check_before``, None where the family has none."""
         return None
 
+    def untried(self, old: Any) -> str:
+        """Return why there is no default ``check_before`` where there should be one."""
+        return ""
+
     def server(self, world: World, old: Any, policy: Policy, program: Program) -> Any:
         """Return the protocol.Server of one reload, or the protocol.InPlace of one in place."""
         raise NotImplementedError
