@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 from typing import Any, Optional
@@ -10,7 +11,7 @@ from supervisor_hotreload.endpoints import Address, Exchange
 from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.world import World
 
-STATS = 1 << 22
+STATS = 1 << 18
 """Bytes of one answer of a stats server, at most."""
 
 STATS_PATIENCE = 3.0
@@ -20,10 +21,13 @@ STATS_PAUSE = 0.2
 """Seconds between two questions."""
 
 
-def stats_address(world: World, master: Process, told: Optional[str]) -> Optional[Address]:
+def stats_address(
+    world: World, master: Process, told: Optional[str], directory: str
+) -> Optional[Address]:
     """Return where the stats server listens, if the master itself holds that socket.
 
     :param told: the configured address, a path or HOST:PORT.
+    :param directory: what a path is relative to.
     """
     if told is None:
         return None
@@ -33,12 +37,23 @@ def stats_address(world: World, master: Process, told: Optional[str]) -> Optiona
     except Unreadable:
         return None
     host, colon, port = told.rpartition(":")
-    if colon and port.isdigit():
+    if colon and port.isdigit() and len(port) < 6:
         mine = any(name.rpartition(":")[2] == f"{int(port):04X}" for name in held if ":" in name)
-        local = host in ("", "0.0.0.0", "localhost") or host.startswith("127.")
-        number = "127.0.0.1" if host in ("", "0.0.0.0", "localhost") else host
-        return (number, int(port)) if mine and local else None
+        number = _loopback(host)
+        return (number, int(port)) if mine and number is not None else None
+    told = os.path.join(directory, told)
     return told if told in held or os.path.realpath(told) in held else None
+
+
+def _loopback(host: str) -> Optional[str]:
+    """Return the number of a local address; a name is never looked up, for that blocks."""
+    if host in ("", "0.0.0.0", "localhost"):
+        return "127.0.0.1"
+    try:
+        number = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return None
+    return str(number) if number.is_loopback else None
 
 
 class Stats:
@@ -92,4 +107,4 @@ def workers_of(answer: bytes) -> Optional[list[dict[str, Any]]]:
     workers = told.get("workers") if isinstance(told, dict) else None
     if not isinstance(workers, list):
         return None
-    return [worker for worker in workers if isinstance(worker, dict)]
+    return [w for w in workers if isinstance(w, dict) and isinstance(w.get("pid"), int)]
