@@ -441,6 +441,7 @@ class Reloads:
             return protocol.resume(server, policy, keeper, successor, check)
         strategy = family.strategies.get(policy.strategy)
         if strategy is not None and strategy.in_place:
+            server.heard = reload.output
             steps = protocol.in_place(server, policy, keeper.commit, check)
             reload.new_pid = old.master.pid
         else:

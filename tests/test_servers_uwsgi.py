@@ -135,6 +135,21 @@ def test_code_that_breaks_only_inside_is_told_by_the_stats_server(house: House) 
     assert "have no application" in done.stdout
 
 
+@pytest.mark.parametrize("lazy", ["", "--lazy-apps"])
+def test_code_that_breaks_only_inside_is_told_by_what_uwsgi_prints(house: House, lazy: str) -> None:
+    house.configure(
+        command=uwsgi(house, lazy), program=STOP, settings="check_before = none\nbake = 0"
+    )
+    start(house, house.port, 2)
+    house.release("broken", code="import no_such_module")
+    done = house.ctl("hotreload", "myapp")
+    assert done.returncode != 0
+    assert "uWSGI says: unable to load app 0" in done.stdout
+    house.release("v2")
+    house.reload()
+    assert get(house.port).startswith(b"v2 ")
+
+
 def test_a_late_check_before_touches_nothing(house: House) -> None:
     house.configure(
         command=uwsgi(house),
@@ -572,6 +587,19 @@ def test_ini_files_may_hold_anything(tmp_path: pathlib.Path, text: str) -> None:
 )
 def test_stats_may_hold_anything(answer: bytes) -> None:
     assert uwsgi_stats.workers_of(answer) in (None, [])
+
+
+def test_a_stats_server_is_never_looked_up_by_name() -> None:
+    hosts = {
+        "127.x.attacker.example": None,
+        "attacker.example": None,
+        "10.0.0.1": None,
+        "127.0.0.2": "127.0.0.2",
+        "[::1]": "::1",
+        "localhost": "127.0.0.1",
+        "": "127.0.0.1",
+    }
+    assert {host: uwsgi_stats.loopback(host) for host in hosts} == hosts
 
 
 def test_only_the_masters_own_fifo_is_written_to(house: House) -> None:

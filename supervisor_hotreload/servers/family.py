@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
 
@@ -357,6 +357,8 @@ class Renewal:
         self._ready = policy.ready
         self._steady = steady
         self._probe: Optional[Callable[[Process], Verdict]] = None
+        self.heard: Collection[str] = ()
+        """What the program has printed since this reload began."""
 
     @property
     def master(self) -> Process:

@@ -20,6 +20,7 @@ from typing import Any, Callable, Optional
 
 from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.model import Failure, Fault, Policy, Progress, Readiness
+from supervisor_hotreload.printable import printable
 from supervisor_hotreload.probes import Verdict, accepting, counts
 from supervisor_hotreload.servers.family import (
     DEPTH,
@@ -36,6 +37,10 @@ from supervisor_hotreload.servers.uwsgi_command import NAME, uwsgi_command
 from supervisor_hotreload.servers.uwsgi_options import Options, options
 from supervisor_hotreload.servers.uwsgi_stats import Stats, stats_address
 from supervisor_hotreload.world import World
+
+BROKEN = "unable to load app"
+EMPTY = "no app loaded. going in full dynamic mode"
+"""What uWSGI prints when the application cannot be loaded, and when there is none."""
 
 ROUTERS = ("http", "https", "http-to-https", "fastrouter", "rawrouter", "sslrouter")
 """Options that start a process which hands requests on to the workers."""
@@ -171,34 +176,57 @@ class UwsgiRenewal(Renewal):
             self._ask_at = self._world.now() + STATS_FIRST
 
     def renewed(self) -> Verdict:
-        """The kernel says who accepts, the stats server who has an app.
+        """The kernel says who accepts, the stats server who has an app, or uWSGI's own words.
 
         ``accepting`` of the stats server is 1 even without one.
         """
         if self._ask_at is not None and self._stats is not None:
-            workers = self._stats.look()
-            if workers is None and self._world.now() < self._ask_at:
-                return Progress("the stats server is asked what is served now")
-            self._loads = self._loads if workers is None else any(w.get("apps") for w in workers)
-            self._ask_at = None
-            super().renew()
+            return self._ask_after(self._stats, self._ask_at)
+        if self._stats is None:
+            self._must_have_loaded()
         if not self._agreed:
-            verdict = super().renewed()
-            if not verdict or self._stats is None:
-                return verdict
-            self._agreed, self._agreed_at = verdict, self._world.now()
+            self._agreed, self._agreed_at = super().renewed(), self._world.now()
+            # once more in any case, for what it has printed meanwhile
+            return self._agreed if not self._agreed else Progress(self._agreed.text)
         self._must_live()
-        workers = self._stats.look() if self._stats is not None else None
+        if self._stats is None:
+            return self._agreed
+        workers = self._stats.look()
         if workers is not None:
             self._agreed_at = self._world.now()
             return self._judge(workers)
         if self._world.now() - self._agreed_at > STATS_TRUST:
+            self._must_have_loaded()
             return self._agreed
         return Progress(f"{self._agreed.text}, the stats server is asked")
 
+    def _ask_after(self, stats: Stats, deadline: float) -> Progress:
+        """Ask the master once the stats server has told whether there is an application."""
+        workers = stats.look()
+        if workers is None and self._world.now() < deadline:
+            return Progress("the stats server is asked what is served now")
+        if workers is not None:
+            self._loads = any(worker.get("apps") for worker in workers)
+        stats.close()
+        self._ask_at = None
+        super().renew()
+        return Progress("the master was asked")
+
+    def _must_have_loaded(self) -> None:
+        """Believe uWSGI that it could not load the application (uwsgi_init_all_apps)."""
+        words = (BROKEN, EMPTY) if self._loads else (BROKEN,)
+        said = next((line for line in self.heard if any(word in line for word in words)), None)
+        if said is not None:
+            raise Failure(
+                Fault.NOT_READY,
+                f"uWSGI says: {printable(said.strip())[:200]}: the new code cannot be loaded, and "
+                f"its workers answer with errors",
+            )
+
     def _judge(self, workers: list[dict[str, Any]]) -> Verdict:
         """Judge the new workers that accept: others may load their application still."""
-        new = [w for w in workers if w.get("pid") in self._accepting() and w.get("accepting")]
+        able = self._accepting()
+        new = [w for w in workers if w["pid"] in able and w.get("accepting")]
         empty = [w for w in new if not w.get("apps")]
         if empty and self._loads:
             raise Failure(
@@ -398,9 +426,8 @@ def _no_chain(world: World, old: UwsgiCrew) -> str:
         return ""
     path = old.options.path("touch-chain-reload")
     if path is None:
-        return old.options.untold("touch-chain-reload") or (
-            "needs master-fifo or touch-chain-reload"
-        )
+        why = old.options.untold("master-fifo", "touch-chain-reload")
+        return "needs master-fifo or touch-chain-reload" + (f" ({why})" if why else "")
     try:
         must_be_touchable(path, _owners(world, old))
     except OSError as error:

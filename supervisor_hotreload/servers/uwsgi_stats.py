@@ -39,13 +39,13 @@ def stats_address(
     host, colon, port = told.rpartition(":")
     if colon and port.isdigit() and len(port) < 6:
         mine = any(name.rpartition(":")[2] == f"{int(port):04X}" for name in held if ":" in name)
-        number = _loopback(host)
+        number = loopback(host)
         return (number, int(port)) if mine and number is not None else None
     told = os.path.join(directory, told)
     return told if told in held or os.path.realpath(told) in held else None
 
 
-def _loopback(host: str) -> Optional[str]:
+def loopback(host: str) -> Optional[str]:
     """Return the number of a local address; a name is never looked up, for that blocks."""
     if host in ("", "0.0.0.0", "localhost"):
         return "127.0.0.1"
