@@ -18,6 +18,9 @@ TAIL = 2000
 """Bytes of the command's output that the answer shows."""
 
 
+LIMIT = 16 << 20
+"""Bytes that it may print: they are kept in a file until it ends."""
+
 LINES = "\n\t"
 """What output is made of beside printable characters."""
 
@@ -62,6 +65,8 @@ class Check:
         """
         if self._child is None:
             self._start(new)
+        if os.fstat(self._output.fileno()).st_size > LIMIT:
+            raise Failure(self._fault, f"{self._title} has printed more than {LIMIT >> 20} MiB")
         if self._status is None:
             return False
         if self._status == 0:

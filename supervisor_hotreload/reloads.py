@@ -25,7 +25,7 @@ from supervisor_hotreload.driver import Driver, Reload
 from supervisor_hotreload.identity import Process
 from supervisor_hotreload.model import Failure, Fault, Outcome, Policy
 from supervisor_hotreload.protocol import Steps
-from supervisor_hotreload.servers import AUTO, Found
+from supervisor_hotreload.servers import AUTO, Family, Found
 from supervisor_hotreload.world import World
 
 LINGER = 1.0
@@ -167,9 +167,11 @@ class Reloads:
 
         A server that still boots is: it is refused, and that is said.
         """
-        if servers.named(tracked.program) is not None:
-            return tracked.running or tracked.starting
-        return tracked.running and self._survey(tracked) is not None
+        if tracked.starting:
+            return servers.named(tracked.program) is not None
+        return tracked.running and (
+            self._survey(tracked) is not None or self._boots(tracked) is not None
+        )
 
     def settings(self) -> Settings:
         """Return the settings as they are now.
@@ -199,7 +201,10 @@ class Reloads:
     def serving(self, tracked: Tracked) -> str:
         """Return a sentence that says what serves now."""
         if (tracked.running or tracked.starting) and tracked.current() is not None:
-            found = self._survey(tracked)
+            try:
+                found = self._survey(tracked)
+            except Exception as error:  # noqa: BLE001 - what is told must not undo what is done
+                found, _ = None, self._as_failure(tracked, error)
             count = found.old.workers if found is not None else 0
             workers = f", {count} worker{'' if count == 1 else 's'}" if count else ""
             return f"generation {tracked.generation} (pid {tracked.pid}{workers}) serves"
@@ -212,13 +217,13 @@ class Reloads:
 
         :raises Failure: when the reload is refused.
         """
-        found = self._survey(tracked) is not None
-        if not found and servers.named(tracked.program) is None:
+        family = None if (found := self._survey(tracked)) is not None else self._boots(tracked)
+        if found is None and (family is None or not family.ended_by_hup):
             return False
         if not self.policy(tracked).relay_sighup:
             return False
-        if not found:
-            raise self._too_early(tracked)  # a HUP may end a server that still boots
+        if family is not None:
+            raise self._too_early(tracked, family)
         if self.driver.active(tracked.name) is not None:
             self._again[tracked.name] = tracked
         else:
@@ -385,8 +390,9 @@ class Reloads:
                 Fault.NOT_RELOADABLE,
                 f"{tracked.name} is no server with workers that has the strategy {strategy}",
             )
-        if servers.named(tracked.program) is not None:
-            raise self._too_early(tracked)
+        family = self._boots(tracked)
+        if family is not None:
+            raise self._too_early(tracked, family)
         known = ", ".join(f.name for f in servers.FAMILIES if not f.only_if_asked_for)
         raise Failure(
             Fault.NOT_RELOADABLE,
@@ -457,6 +463,12 @@ class Reloads:
         strategy = found.family.strategies.get(policy.strategy)
         if command == "default" or (command is None and strategy is not None and strategy.tried):
             told = found.family.trial(self.world, found.old, tracked.program)
+            if told is None and command == "default":
+                raise Failure(
+                    Fault.BAD_SETTING,
+                    f"[hotreload:{tracked.name}] check_before = default: what to try cannot be "
+                    f"told from command = {tracked.program.command}; write check_before = COMMAND",
+                )
             if told is None:
                 why = found.family.untried(found.old)
                 if why:
@@ -476,6 +488,7 @@ class Reloads:
             title=f"check_before ({told.title if told is not None else command})",
             fault=Fault.TRIAL_FAILED,
             user=told.user if told is not None else None,
+            told=told.environment if told is not None else None,
         )
 
     def _admit(self, tracked: Tracked) -> Policy:
@@ -490,9 +503,13 @@ class Reloads:
             raise Failure(Fault.NOT_RUNNING, f"{tracked.name} is {tracked.state}, not RUNNING")
         return self.policy(tracked)
 
-    def _too_early(self, tracked: Tracked) -> Failure:
-        family = servers.named(tracked.program)
-        lacking = family.lacks(tracked.program) if family is not None else "workers yet"
+    def _boots(self, tracked: Tracked) -> Optional[Family]:
+        """Return the family of a server that has no workers yet."""
+        current = tracked.current()
+        return servers.booting(self.world, current) if current is not None else None
+
+    def _too_early(self, tracked: Tracked, family: Family) -> Failure:
+        lacking = family.lacks(tracked.program)
         return Failure(Fault.STILL_STARTING, f"{tracked.name} (pid {tracked.pid}) has no {lacking}")
 
     def _look_at_pidfile(self, reload: Reload, old: Any, policy: Policy) -> None:

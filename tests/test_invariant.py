@@ -292,3 +292,21 @@ def test_the_simulation_reloads() -> None:
     assert reload.outcome.value == "succeeded", reload.lines
     assert simulation.subprocess.pid != before
     simulation.settle()
+
+
+def test_whatever_goes_wrong_no_reload_stays_half_begun() -> None:
+    simulation = Simulation(1, subreaper=True)
+    simulation.program.process.spawn()
+    simulation.run(5)
+    listening = FakeWorld.heartbeats
+    try:
+        FakeWorld.heartbeats = lambda *_: 1 / 0  # type: ignore[assignment,method-assign]
+        with pytest.raises(Failure, match="an error inside hotreload: ZeroDivisionError"):
+            simulation.reloads.start(simulation.program)
+    finally:
+        FakeWorld.heartbeats = listening  # type: ignore[method-assign]
+    assert simulation.reloads.driver.idle
+    simulation.options.lines.clear()
+    simulation.reloads.start(simulation.program)
+    simulation.run(30)
+    assert simulation.program.generation == 2

@@ -60,6 +60,14 @@ def test_what_fails_while_it_bakes_is_rolled_back(house: House, how: str) -> Non
     house.reload()
 
 
+def test_a_check_that_prints_without_end_is_ended(house: House) -> None:
+    house.configure(settings="check = yes")
+    house.start()
+    done = house.ctl("hotreload", "myapp")
+    assert done.returncode != 0
+    assert "check (yes) has printed more than 16 MiB" in done.stdout
+
+
 def test_cancel(house: House) -> None:
     baking(house)
     before = house.info()

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from tests.house import House, wait_until
-from tests.load import Address, Load, get
+from tests.load import Address, Load, get, wait_for_answer
 from tests.otherservers import configure_nginx, nginx, start, titled
 
 STOP = "stopsignal = QUIT"
@@ -95,6 +95,21 @@ def test_its_binary_is_upgraded_again_and_again(house: House) -> None:
     house.reload()
     assert house.ctl("stop", "myapp").stdout == "myapp: stopped\n"
     assert house.family() == []
+
+
+def test_without_workers_a_hup_is_its_own_affair(house: House) -> None:
+    configure_nginx(house)
+    path = house.root / "nginx.conf"
+    path.write_text(f"master_process off;\n{path.read_text()}")
+    house.configure(command=nginx(house), program=STOP)
+    house.start()
+    wait_for_answer(house.port)
+    done = house.ctl("hotreload", "myapp")
+    assert done.returncode != 0
+    assert "'master_process off'" in done.stdout
+    assert house.ctl("signal", "HUP", "myapp").returncode == 0
+    wait_until(lambda: "reconfiguring" in (house.root / "error.log").read_text())
+    assert house.info()["statename"] == "RUNNING"
 
 
 def test_started_directly_an_upgrade_is_refused_with_the_cure(house: House) -> None:

@@ -214,6 +214,22 @@ def test_gunicorn_is_tried_before_where_that_is_asked_for(house: House) -> None:
     assert get(house.port).startswith(b"v2 ")
 
 
+def test_a_script_is_not_run_a_second_time(house: House) -> None:
+    """What it would do with --check-config nobody knows: start another gunicorn, for one."""
+    script = house.root / "run.sh"
+    script.write_text(f"#!/bin/sh\necho started >> {house.root}/runs\nexec {house.gunicorn()}\n")
+    script.chmod(0o755)
+    house.configure(command=str(script), settings="check_before = default")
+    start(house, house.port, 2)
+    done = house.ctl("hotreload", "myapp")
+    assert done.returncode != 0
+    assert "write check_before = COMMAND" in done.stdout
+    assert (house.root / "runs").read_text() == "started\n"
+    house.settings("check_before = /bin/true")
+    house.release("v2")
+    house.reload()
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
 @pytest.mark.parametrize("server", ["gunicorn", "uwsgi"])
 def test_a_release_is_tried_as_the_user_of_the_workers(house: House, server: str) -> None:

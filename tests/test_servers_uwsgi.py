@@ -344,7 +344,8 @@ def tried(folder: pathlib.Path, code: str) -> subprocess.CompletedProcess[str]:
         "options": {"module": ["app:app"], "master": [""]},
     }
     return subprocess.run(
-        [sys.executable, "-c", family.TRY, json.dumps(told)],
+        [sys.executable, "-c", family.TRY],
+        env={**os.environ, "HOTRELOAD_TRIAL": json.dumps(told)},
         capture_output=True,
         text=True,
         timeout=30,

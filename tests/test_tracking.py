@@ -211,11 +211,19 @@ def test_after_a_reload_without_a_successor_the_next_one_succeeds(house: House) 
     assert len(house.masters()) == 1
 
 
-def test_hup_goes_through_to_what_is_no_gunicorn(house: House) -> None:
-    house.configure(
-        more="[program:other]\nautorestart = false\n"
-        f"command = {house.python} -c 'import time; time.sleep(1000)' gunicorn_exporter.py\n",
-    )
+@pytest.mark.parametrize(
+    "command",
+    [
+        "{python} -c 'import time; time.sleep(1000)' gunicorn_exporter.py",
+        "tail -f {root}/uwsgi {root}/gunicorn",
+        "sh -c 'exec tail -f {root}/nginx'",
+    ],
+)
+def test_hup_goes_through_to_what_is_no_server(house: House, command: str) -> None:
+    for name in ("uwsgi", "gunicorn", "nginx"):
+        (house.root / name).touch()
+    command = command.format(python=house.python, root=house.root)
+    house.configure(more=f"[program:other]\nautorestart = false\ncommand = {command}\n")
     house.start()
     house.wait_for("RUNNING", "other")
     house.ctl("signal", "HUP", "other")

@@ -12,11 +12,13 @@ from typing import Any, Optional
 from supervisor_hotreload.identity import Process
 from supervisor_hotreload.servers import generic, gunicorn, nginx, unicorn, uwsgi
 from supervisor_hotreload.servers.family import (
+    DEPTH,
     Family,
     Program,
     Strategy,
     foreign,
     must_hear,
+    own_name,
 )
 from supervisor_hotreload.servers.gunicorn import Gunicorn
 from supervisor_hotreload.world import World
@@ -44,6 +46,7 @@ __all__ = [
     "Gunicorn",
     "Program",
     "Strategy",
+    "booting",
     "family_of",
     "foreign",
     "leads",
@@ -84,6 +87,18 @@ def family_of(
 def named(program: Program) -> Optional[Family]:
     """Return the family that a program's command names."""
     return next((family for family in FAMILIES if family.names(program)), None)
+
+
+def booting(world: World, tracked: Process) -> Optional[Family]:
+    """Return the family whose server runs under *tracked*, ready or not, by its name."""
+    level = [tracked]
+    for _ in range(DEPTH):
+        names = {own_name(world.arguments(process)) for process in level}
+        for family in FAMILIES:
+            if names & family.binaries:
+                return family
+        level = [child for process in level for child in world.children(process)]
+    return None
 
 
 def leads(world: World, process: Process) -> bool:

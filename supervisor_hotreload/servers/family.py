@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
 
@@ -101,11 +103,13 @@ class Trial:
     :param words: run without a shell.
     :param title: what it is, for people.
     :param user: the id of the user who would run that code, None for the program's own.
+    :param environment: variables that it is told: unlike words they are not seen by all.
     """
 
     words: tuple[str, ...]
     title: str
     user: Optional[int] = None
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -132,14 +136,28 @@ def stopped(world: World, process: Process) -> bool:
     return status is not None and status.state in "Tt"
 
 
+INTERPRETERS = re.compile(r"(python|pypy|ruby|perl)[\d.]*$")
+
+
+def own_name(words: Sequence[str]) -> str:
+    """Return the name of what a command line runs, behind its interpreter."""
+    names = [os.path.basename(word) for word in words[:1]]
+    if names and INTERPRETERS.match(names[0]):
+        names = [os.path.basename(word) for word in words[1:] if not word.startswith("-")]
+    return names[0].partition(":")[0] if names else ""  # a title: 'gunicorn: master [app]'
+
+
 class Family:
     """One family of servers; a family says what differs from this.
 
-    ``strategies`` are its ways to reload, the default one first;
+    ``binaries`` are the names it is run by, ``ended_by_hup`` those that a HUP would
+    end while they boot; ``strategies`` are its ways to reload, the default one first;
     ``only_if_asked_for`` hides it from programs that do not set ``strategy``.
     """
 
     name = ""
+    binaries: frozenset[str] = frozenset()
+    ended_by_hup = True
     only_if_asked_for = False
     strategies: Mapping[str, Strategy] = {}
 

@@ -37,6 +37,7 @@ from supervisor_hotreload.servers.family import (
     Program,
     Rung,
     Trial,
+    own_name,
     rung,
     stopped,
     user_of,
@@ -446,6 +447,7 @@ class GunicornFamily(Family):
     """Recognised by the heartbeat files that a master shares with its workers."""
 
     name = "gunicorn"
+    binaries = frozenset({"gunicorn", "gunicorn3", "gunicorn_paster"})
     strategies = {"reexec": REEXEC}  # noqa: RUF012 - a table, never changed
 
     def names(self, program: Program) -> bool:
@@ -482,10 +484,14 @@ class GunicornFamily(Family):
         must_be_alone(world, program.name, old)
 
     def trial(self, world: World, old: Generation, program: Program) -> Optional[Trial]:
+        """Load what gunicorn loads, as its workers do; None where the command is not its own:
+        a script or a shell would start a second one, on the address of the first.
+        """
         words = program.words
-        if not words or any(word in ("-c", "-ec") for word in words[:2]):
-            return None  # a shell: its words are not gunicorn's
-        user = user_of(world, old.children, program)
+        if own_name(words) not in self.binaries:
+            return None
+        loaded = [child for child in old.children if _has_loaded(world, child)]
+        user = user_of(world, loaded, program)
         return Trial((*words, "--check-config"), "gunicorn --check-config", user)
 
     def server(self, world: World, old: Generation, policy: Policy, program: Program) -> Gunicorn:
@@ -516,6 +522,15 @@ class GunicornFamily(Family):
             return not world.heartbeats(process)
         except Unreadable:
             return False
+
+
+def _has_loaded(world: World, worker: Process) -> bool:
+    """Tell whether *worker* runs its loop: a fork is root's until it has changed its user."""
+    try:
+        beats = world.heartbeats(worker)
+    except Unreadable:
+        return True  # not ours to read: it has changed it
+    return bool(beats) and all(beat.flipped for beat in beats.values())
 
 
 def configured(program: Program) -> str:

@@ -67,6 +67,8 @@ class NginxFamily(Family):
     """Recognised by its name; its workers by what they accept from."""
 
     name = "nginx"
+    binaries = frozenset({"nginx"})
+    ended_by_hup = False
     strategies = {  # noqa: RUF012 - a table, never changed
         "graceful": Strategy(True, True, "HUP: new workers with the configuration as it is now"),
         "upgrade": Strategy(False, True, "USR2: a new binary beside the old one"),
@@ -79,7 +81,10 @@ class NginxFamily(Family):
         return crew(world, tracked, lambda process: _is_nginx(world, process))
 
     def lacks(self, program: Program) -> str:
-        return "nginx workers yet: no child of its master accepts connections"
+        return (
+            "nginx workers yet: no child of its master accepts connections (with "
+            "'master_process off' it has none, and cannot be reloaded)"
+        )
 
     def admit(self, world: World, old: Crew, policy: Policy, program: Program) -> None:
         """Refuse an upgrade that nginx would ignore, with the cure."""
@@ -128,7 +133,7 @@ def stub_of(world: World, old: Generation, program: Program) -> Optional[Process
     """
     status = world.status(old.master.pid)
     words = [os.path.basename(word) for word in program.words]
-    named = STUB in words[:3] or "supervisor_hotreload.orphan" in words[:3]
+    named = STUB in words[:5] or "supervisor_hotreload.orphan" in words[:5]
     if not named or old.tracked == old.master or status is None:
         return None
     return old.tracked if status.parent == old.tracked.pid else None

@@ -1,8 +1,8 @@
 """Imports a WSGI application and ends; run by the application's own interpreter.
 
-Its argument is JSON: module, file, callable, directory, paths, environment and
-options, as uWSGI is configured. It imports nothing of this package and runs on any
-Python 3.
+HOTRELOAD_TRIAL is JSON: module, file, callable, directory, paths, environment and
+options, as uWSGI is configured; in a variable, for everybody may see words. It
+imports nothing of this package and runs on any Python 3.
 """
 
 import importlib
@@ -92,4 +92,4 @@ def main(text: str) -> None:
     os._exit(code)
 
 
-main(sys.argv[1])
+main(os.environ.pop("HOTRELOAD_TRIAL"))

@@ -148,6 +148,7 @@ class UnicornFamily(Family):
     """Recognised by its command or its title, and by what its workers do with signals."""
 
     name = "unicorn"
+    binaries = frozenset({"unicorn", "unicorn_rails"})
     strategies = {"reexec": REEXEC}  # noqa: RUF012 - a table, never changed
 
     def names(self, program: Program) -> bool:

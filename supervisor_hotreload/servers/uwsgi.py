@@ -262,6 +262,7 @@ class UwsgiFamily(Family):
     """Recognised by its name; its workers by what they accept from."""
 
     name = "uwsgi"
+    binaries = frozenset({"uwsgi", "uwsgi-core", "uwsgi_python3", "pyuwsgi", "uWSGI"})
     strategies = {  # noqa: RUF012 - a table, never changed
         "graceful": Strategy(True, True, "HUP: the workers finish, the master execs itself"),
         "chain": Strategy(True, True, "one worker after the other (needs lazy-apps)"),
@@ -382,8 +383,8 @@ class UwsgiFamily(Family):
             "options": found.values,
         }
         title = f"import of {shlex.quote(module or file or '')} by {python}"
-        user = user_of(world, old.accepting or old.children, program)
-        return Trial((python, "-c", TRY, json.dumps(told)), title, user)
+        user = user_of(world, old.accepting, program)
+        return Trial((python, "-c", TRY), title, user, {"HOTRELOAD_TRIAL": _json(told)})
 
     def untried(self, old: UwsgiCrew) -> str:
         why = old.options.untold(*TRIED)
@@ -433,6 +434,12 @@ def _no_chain(world: World, old: UwsgiCrew) -> str:
     except OSError as error:
         return f"cannot be asked for by {path}: {error.strerror}"
     return ""
+
+
+def _json(told: dict[str, Any]) -> str:
+    """Return *told* as one variable; the kernel takes no longer one than 128 KB."""
+    text = json.dumps(told)
+    return text if len(text) < 1 << 16 else json.dumps({**told, "options": {}})
 
 
 def _environment(found: Options, program: Program) -> dict[str, str]:
