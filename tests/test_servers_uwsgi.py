@@ -485,6 +485,7 @@ def test_placeholders_are_replaced_as_uwsgi_does(tmp_path: pathlib.Path) -> None
         "/venv/bin/uwsgi --log-master app.ini",
         "uwsgi --log-master --ini app.ini --honour-stdin",
         "uwsgi --of-a-plugin app.ini",
+        "uwsgi --env CONFIG=/no/such.json --touch-reload no.ini --logto2 a.yml -S x=a.xml app.ini",
         "uwsgi_python3 -M app.ini",
         "sh -c 'exec uwsgi app.ini'",
         "bash -lc 'set -e; cd . && export A=b; C=d exec /venv/bin/uwsgi app.ini'",

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Optional
 
+from supervisor_hotreload.printable import printable
 from supervisor_hotreload.servers.family import Program
 
 NAME = re.compile(r"(uwsgi(-core|_(python|psgi|rack_ruby)[\d.]*)?|pyuwsgi)\Z")
@@ -129,7 +130,7 @@ def _behind_shell(command: Command, words: tuple[str, ...], depth: int) -> Optio
         found = _behind(replace(inner, words=left), depth) if left else None
         if found is not None:
             plain = plain and number == len(steps) - 1
-            why = f"{script!r} is more than one plain command"
+            why = f"{printable(script)[:200]!r} is more than one plain command"
             return found if plain else replace(found, words=(), why=found.why or why)
         if not left:
             command = inner

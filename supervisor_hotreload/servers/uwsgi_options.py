@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Optional
 
+from supervisor_hotreload.printable import printable
 from supervisor_hotreload.servers.family import Program
 from supervisor_hotreload.servers.uwsgi_command import Command, uwsgi_command
-from supervisor_hotreload.servers.uwsgi_flags import FLAGS, SHORT_FLAGS
+from supervisor_hotreload.servers.uwsgi_flags import FLAGS, SHORT_FLAGS, VALUED
 from supervisor_hotreload.world import read_regular
 
 SHORT = {
@@ -40,7 +41,7 @@ ALIASES = {
     "lazy": "lazy-apps",
 }
 
-INCLUDES = frozenset(("ini", "include", "inherit", "config"))
+INCLUDES = frozenset(("ini", "include", "inherit", "config", "ini-paste", "ini-paste-logged"))
 
 OTHERS = frozenset(("yaml", "yml", "xml", "xmlconfig", "json", "js"))
 """Options that name a file which is not read here."""
@@ -55,6 +56,9 @@ FILES = 8
 
 SIZE = 1 << 14
 """Bytes of one configuration file that are read."""
+
+MANY = 2000
+"""Options that are read."""
 
 LONG = 1 << 12
 """Characters of one value, placeholders replaced."""
@@ -167,10 +171,9 @@ class _Reader:
 
     @staticmethod
     def _stands_alone(name: str, word: str) -> bool:
-        """Tell whether *word* is no value: of an option that a plugin adds it may not be."""
-        if name in INCLUDES or name in OTHERS or name.startswith("touch"):
-            return False
-        return bool(CONFIGURATION.search(word))
+        """Tell whether *word* is no value of *name*, which may be a flag of an unknown plugin."""
+        known = name in VALUED or len(name) == 1
+        return not known and CONFIGURATION.search(word) is not None
 
     def _add_word(self, word: str) -> None:
         """Take a word that is no option: a configuration, or what the python plugin loads."""
@@ -205,9 +208,9 @@ class _Reader:
         path, _, section = value.rpartition(":") if ":" in value else (value, "", "")
         path = os.path.join(self._command.directory, path) if path else last
         if not path or UNTOLD in value or "%(" in value or "$(" in value or self._perhaps:
-            self._why = f"which file {name} = {value.replace(UNTOLD, '%')} is cannot be told"
+            self._why = f"which file {name} = {_shown(value)} is cannot be told"
         elif name in OTHERS or (name != "ini" and not path.endswith(".ini")):
-            self._why = f"{value} is not read: only ini files are"
+            self._why = f"{_shown(value)} is not read: only ini files are"
         elif (path, section) not in self._files:
             self._files.append((path, section))
             if len(self._files) > FILES:
@@ -216,7 +219,7 @@ class _Reader:
             try:
                 text = self._text(path, section)
             except (OSError, ValueError) as error:
-                self._why = f"{path} cannot be read: {error}"
+                self._why = f"{_shown(path)} cannot be read: {_shown(str(error))}"
             else:
                 self._read_ini(text, section or "uwsgi", path)
 
@@ -239,6 +242,9 @@ class _Reader:
         section = ""
         for raw in text.split("\n"):
             line = raw.strip(" \t\r")
+            if len(self._set) > MANY:
+                self._why = f"it has more than {MANY} options"
+                return
             if line[:1] == "[":
                 section = line[1:-1]
             elif line and line[0] not in ";#" and section == wanted:
@@ -261,6 +267,10 @@ class _Reader:
                 first[key] = value
             found.append((key, value))
         return found
+
+
+def _shown(text: str) -> str:
+    return printable(text)[:200]
 
 
 def _magic(path: str, section: str) -> dict[str, str]:
