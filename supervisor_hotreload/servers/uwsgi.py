@@ -21,7 +21,7 @@ from typing import Any, Callable, Optional
 from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.model import Failure, Fault, Policy, Progress, Readiness
 from supervisor_hotreload.printable import printable
-from supervisor_hotreload.probes import Verdict, accepting, counts
+from supervisor_hotreload.probes import Verdict, counts
 from supervisor_hotreload.servers.family import (
     DEPTH,
     Crew,
@@ -224,9 +224,12 @@ class UwsgiRenewal(Renewal):
             )
 
     def _judge(self, workers: list[dict[str, Any]]) -> Verdict:
-        """Judge the new workers that accept: others may load their application still."""
-        able = self._accepting()
-        new = [w for w in workers if w["pid"] in able and w.get("accepting")]
+        """Judge the new workers that accept: others may load their application still.
+
+        A worker is ``accepting`` once it has tried to (core/uwsgi.c, uwsgi_worker_run).
+        """
+        live = {c.pid for c in self._world.children(self.master) if c not in self._old.children}
+        new = [w for w in workers if w["pid"] in live and w.get("accepting")]
         empty = [w for w in new if not w.get("apps")]
         if empty and self._loads:
             raise Failure(
@@ -238,14 +241,6 @@ class UwsgiRenewal(Renewal):
         if not new or len(new) < self._agreed_workers():
             return Progress(f"worker {len(new)} of {total} has its application", len(new), total)
         return Readiness(len(new))
-
-    def _accepting(self) -> set[int]:
-        """Return the pids of the new workers that accept; all new ones where that is hidden."""
-        new = [c for c in self._world.children(self.master) if c not in self._old.children]
-        try:
-            return {process.pid for process in accepting(self._world, new)}
-        except Unreadable:
-            return {process.pid for process in new}
 
     def _agreed_workers(self) -> int:
         return self._agreed.workers if isinstance(self._agreed, Readiness) else 1
