@@ -455,14 +455,17 @@ class Reloads:
             return protocol.resume(server, policy, keeper, successor, check)
         strategy = family.strategies.get(policy.strategy)
         if strategy is not None and strategy.in_place:
+            server.heard = reload.output
             steps = protocol.in_place(server, policy, keeper.commit, check)
             reload.new_pid = old.master.pid
         else:
             steps = protocol.reload(server, policy, keeper, check)
-        trial = self._trial(tracked, found, policy)
+        trial = self._trial(tracked, reload, found, policy)
         return steps if trial is None else protocol.tried(trial, policy, steps)
 
-    def _trial(self, tracked: Tracked, found: Found, policy: Policy) -> Optional[CheckCommand]:
+    def _trial(
+        self, tracked: Tracked, reload: Reload, found: Found, policy: Policy
+    ) -> Optional[CheckCommand]:
         """Return the command that tries the release before anything is touched."""
         command, told = policy.check_before, None
         strategy = found.family.strategies.get(policy.strategy)
@@ -475,6 +478,12 @@ class Reloads:
                     f"told from command = {tracked.program.command}; write check_before = COMMAND",
                 )
             if told is None:
+                why = found.family.untried(found.old)
+                if why:
+                    reload.say(
+                        f"warning: {tracked.name}: the release is not tried before: {why}; "
+                        f"set check_before = COMMAND"
+                    )
                 return None
             command = shlex.join(told.words)
         if command is None or command == "none":
@@ -487,6 +496,7 @@ class Reloads:
             title=f"check_before ({told.title if told is not None else command})",
             fault=Fault.TRIAL_FAILED,
             user=told.user if told is not None else None,
+            told=told.environment if told is not None else None,
         )
 
     def _admit(self, tracked: Tracked) -> Policy:

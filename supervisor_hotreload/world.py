@@ -158,7 +158,7 @@ class World:
         :raises ValueError: with a sentence that says what is wrong with which file.
         """
         try:
-            text = _read_regular(path, 32)
+            text = read_regular(path, 32)
         except OSError as error:
             raise ValueError(f"pidfile {path}: {error.strerror}") from None
         digits = text.strip()
@@ -180,7 +180,7 @@ def _hold(pid: int) -> Optional[int]:
         return None  # an old kernel, a seccomp filter, no descriptor left
 
 
-def _read_regular(path: str, limit: int) -> bytes:
+def read_regular(path: str, limit: int) -> bytes:
     """Read up to *limit* bytes of a regular file; opening a fifo or a device has effects."""
     held = os.open(path, getattr(os, "O_PATH", os.O_NONBLOCK | os.O_NOCTTY) | os.O_CLOEXEC)
     try:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import os
 import pathlib
+import pty
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
 
 from supervisor_hotreload.servers import uwsgi as family
+from supervisor_hotreload.servers import uwsgi_options, uwsgi_stats
 from supervisor_hotreload.servers.family import Program
-from tests.house import APP, House, parent, wait_until
+from tests.house import APP, House, free_port, parent, wait_until
 from tests.listening import QUICK, Listening
 from tests.load import Load, get
-from tests.otherservers import start, uwsgi
+from tests.otherservers import program, start, uwsgi
 
 STOP = "stopsignal = INT"
 
@@ -129,6 +135,21 @@ def test_code_that_breaks_only_inside_is_told_by_the_stats_server(house: House) 
     assert "have no application" in done.stdout
 
 
+@pytest.mark.parametrize("lazy", ["", "--lazy-apps"])
+def test_code_that_breaks_only_inside_is_told_by_what_uwsgi_prints(house: House, lazy: str) -> None:
+    house.configure(
+        command=uwsgi(house, lazy), program=STOP, settings="check_before = none\nbake = 0"
+    )
+    start(house, house.port, 2)
+    house.release("broken", code="import no_such_module")
+    done = house.ctl("hotreload", "myapp")
+    assert done.returncode != 0
+    assert "uWSGI says: unable to load app 0" in done.stdout
+    house.release("v2")
+    house.reload()
+    assert get(house.port).startswith(b"v2 ")
+
+
 def test_a_late_check_before_touches_nothing(house: House) -> None:
     house.configure(
         command=uwsgi(house),
@@ -218,27 +239,324 @@ def test_a_directory_that_would_load_the_old_code_is_refused(house: House) -> No
     assert workers(house) == before
 
 
+INI = """[uwsgi]
+base = {root}
+chdir = %(base)/current
+module = app:app
+master = true
+processes = 2
+http-socket = 127.0.0.1:{port}
+disable-logging = true
+"""
+
+
+def write_ini(house: House, more: str = "", text: str = INI) -> str:
+    """Write an ini file and return the command that takes it."""
+    path = house.root / "app.ini"
+    path.write_text(text.format(root=house.root, port=house.port) + more)
+    return f"{program('uwsgi', 'pip install uwsgi')} {path}"
+
+
+def test_an_ini_file_with_placeholders(house: House) -> None:
+    house.configure(command=write_ini(house), program=STOP)
+    start(house, house.port, 2)
+    house.release("broken", code="import no_such_module")
+    refused = house.ctl("hotreload", "myapp")
+    assert refused.returncode != 0
+    assert "check_before (import of app:app" in refused.stdout
+    house.release("v2")
+    house.reload()
+    assert get(house.port).startswith(b"v2 ")
+
+
+def test_a_release_that_cannot_be_tried_is_named(house: House) -> None:
+    script = uwsgi(house, "--lazy-apps", f"--master-fifo {house.root}/fifo", "$MORE")
+    house.configure(command=f"sh -c 'exec {script}'", program=STOP)
+    start(house, house.port, 2)
+    printed = house.reload().stdout
+    assert "warning: myapp: the release is not tried before: " in printed
+    assert "set check_before = COMMAND" in printed
+    house.configure(
+        command=f"sh -c 'exec {script}'",
+        program=STOP,
+        settings="check_before = none\nstrategy = chain",
+    )
+    printed = house.reload().stdout
+    assert "not tried" not in printed
+    assert "chain" in printed
+
+
+def test_an_application_that_changes_its_directory_is_reloaded(house: House) -> None:
+    code = APP.format(release="{}", boot=0) + "os.chdir('/tmp')\n"
+    house.release("v1", code=code.replace("{}", "v1", 1))
+    command = uwsgi(house).replace(f"--chdir {house.root}/current", "")
+    house.configure(command=command, program=STOP)
+    start(house, house.port, 2)
+    done = house.reload()
+    assert "unless the application has changed there itself" in done.stdout
+
+
+def test_an_emperor_is_refused(house: House) -> None:
+    vassals = house.root / "vassals"
+    vassals.mkdir()
+    text = INI.replace("{port}", "0")
+    for name in ("one", "two"):
+        (vassals / f"{name}.ini").write_text(text.format(root=house.root))
+    binary = program("uwsgi", "pip install uwsgi")
+    commands = {
+        "is an Emperor": f"{binary} --emperor {vassals} --die-on-term",
+        "has other masters": f"sh -c 'exec {binary} --emperor $VASSALS --die-on-term'",
+    }
+    house.environment["VASSALS"] = str(vassals)
+    for words, command in commands.items():
+        house.configure(command=command, program=STOP)
+        house.start("") if words == "is an Emperor" else house.ctl("update")
+        wait_until(lambda: len(house.family()) >= 7, what=lambda: house.story("lacks vassals"))
+        house.wait_for("RUNNING")
+        done = wait_until(
+            lambda: "no uWSGI" not in (d := house.ctl("hotreload", "myapp")).stdout and d
+        )
+        assert done.returncode != 0
+        assert "touch the vassal's own ini file" in done.stdout
+
+
+IMPORTS = {
+    "decorators": "from uwsgidecorators import timer\n@timer(30)\ndef f(n): pass",
+    "numbers": "import uwsgi\n[1][uwsgi.worker_id()]\nint(uwsgi.mule_id())\nlen(uwsgi.workers())",
+    "iteration": "import uwsgi\n[worker['pid'] for worker in uwsgi.workers()]",
+    "options": "import uwsgi\nassert uwsgi.opt['module'] == b'app:app', uwsgi.opt",
+    "threads": "import threading, time\nthreading.Thread(target=time.sleep, args=(1000,)).start()",
+    "arguments": "import argparse\nargparse.ArgumentParser().parse_args()",
+    "environment": "import os\nassert os.environ['DJANGO_SETTINGS_MODULE'] == 'mysite'",
+}
+
+
+def tried(folder: pathlib.Path, code: str) -> subprocess.CompletedProcess[str]:
+    """Let the trial import an application."""
+    (folder / "app.py").write_text(f"{code}\napp = 1\n")
+    told = {
+        "module": "app:app",
+        "file": None,
+        "callable": "application",
+        "directory": str(folder),
+        "paths": [],
+        "environment": {"DJANGO_SETTINGS_MODULE": "mysite"},
+        "options": {"module": ["app:app"], "master": [""]},
+    }
+    return subprocess.run(
+        [sys.executable, "-c", family.TRY],
+        env={**os.environ, "HOTRELOAD_TRIAL": json.dumps(told)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        cwd="/",
+    )
+
+
+@pytest.mark.parametrize("what", IMPORTS)
+def test_the_trial_takes_good_applications(tmp_path: pathlib.Path, what: str) -> None:
+    done = tried(tmp_path, IMPORTS[what])
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("1 / 0", "ZeroDivisionError"),
+        ("import sys; sys.exit('bye')", "bye"),
+        ("import sys; sys.exit(0)", ""),
+        ("def f(:", "SyntaxError"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+    ],
+)
+def test_the_trial_shows_what_is_wrong(tmp_path: pathlib.Path, code: str, words: str) -> None:
+    done = tried(tmp_path, code)
+    assert done.returncode == 1
+    assert words in done.stderr
+
+
+def test_options_of_uwsgi_hold_for_the_trial(house: House) -> None:
+    code = "".join(f"{text}\n" for what, text in IMPORTS.items() if what != "threads")
+    code += APP.format(release="v1", boot=0)
+    house.release("v1", code=code)
+    house.configure(
+        command=uwsgi(house, "--enable-threads --env DJANGO_SETTINGS_MODULE=mysite"),
+        program=STOP,
+    )
+    start(house, house.port, 2)
+    house.reload()
+
+
+def test_a_uwsgi_without_an_application_is_reloaded(house: House) -> None:
+    """It serves files only: that its workers have no application is no fault."""
+    (house.root / "page").write_text("v1 page")
+    command = uwsgi(house, f"--check-static {house.root} --stats 127.0.0.1:{free_port()}")
+    house.configure(command=command.replace("--module app:app", ""), program=STOP)
+    house.start()
+    wait_until(lambda: len(house.family()) > 2)
+    printed = house.reload().stdout
+    assert "the master was asked" in printed  # after the stats server
+    assert "its options name neither a module nor a wsgi-file" in printed
+
+
+def test_more_workers_may_load_their_application_still(house: House) -> None:
+    slow = "import uwsgi\nif uwsgi.worker_id() > 1: time.sleep(3)\n"
+    more = f"lazy-apps = 1\nstats = {house.root}/stats.sock\n"
+    command = write_ini(house, more)
+    text = (house.root / "app.ini").read_text()
+    (house.root / "app.ini").write_text(text.replace("processes = 2", "processes = 1"))
+    house.configure(command=command, program=STOP, settings="check_before = none")
+    start(house, house.port, 1)
+    house.release("v2", code=APP.format(release="v2", boot=0) + slow)
+    (house.root / "app.ini").write_text(text.replace("processes = 2", "processes = 3"))
+    house.reload()
+
+
+@pytest.mark.parametrize("what", ["owner", "symlink"])
+def test_a_file_of_others_is_not_touched(house: House, what: str) -> None:
+    touched = house.root / "reload"
+    if what == "owner":
+        touched.touch()
+        os.chown(touched, 65534, 65534)
+    else:
+        touched.symlink_to(house.root / "supervisord.conf")
+    more = f"--lazy-apps --touch-chain-reload {touched} --pythonpath {house.root}/current"
+    command = uwsgi(house, more).replace(f"--chdir {house.root}/current", "")
+    house.configure(command=command, program=STOP)
+    start(house, house.port, 2)
+    before = workers(house)
+    done = house.ctl("hotreload", "--strategy=chain", "myapp")
+    assert done.returncode != 0
+    assert "no regular file of the program's user" in done.stdout
+    assert "checking" not in done.stdout
+    assert workers(house) == before
+    printed = house.reload().stdout
+    assert "strategy = graceful" in printed
+    assert f"no chain reload by {touched}" in printed
+
+
 # -- hostile input
 
 
-def configured(command: str, directory: pathlib.Path) -> family.Options:
-    return family.options(Program("myapp", command, str(directory)))
+def configured(command: str, directory: pathlib.Path) -> uwsgi_options.Options:
+    return uwsgi_options.options(Program("myapp", command, str(directory)))
 
 
 def test_options_of_the_command_and_of_ini_files(tmp_path: pathlib.Path) -> None:
     (tmp_path / "app.ini").write_text(
         "[uwsgi]\nmaster = true\nlazy-apps = 1\nstats = %(here)/s.sock\npythonpath = /a\n"
-        "pythonpath = /b\nini = more.ini\nchdir = %d\n"
+        "pythonpath = /b\nini = more.ini\nini = :more\nchdir = %d\n[more]\ncallable = app\n"
     )
     (tmp_path / "more.ini").write_text("[uwsgi]\nmodule = app:app\nini = app.ini\n")
     found = configured("uwsgi --need-app app.ini --stats=/s -H /venv", tmp_path)
-    assert found["pythonpath"][:2] == ["/a", "/b"]
-    assert found["module"][0] == "app:app"
-    assert found["stats"] == ["/s"]
-    assert found["home"] == ["/venv"]
-    assert found["chdir"][0] == f"{tmp_path}/"
-    assert family._is_on(found, "master")
-    assert family._is_on(found, "need-app")
+    assert found.all("pythonpath") == ["/a", "/b"]
+    assert found.last("module") == "app:app"
+    assert found.last("callable") == "app"
+    assert found.all("stats") == ["/s"]
+    assert found.untold("stats")
+    assert not found.untold("module", "chdir")
+    assert found.last("home") == "/venv"
+    assert found.last("chdir") == f"{tmp_path}/"
+    assert found.on("master")
+    assert found.on("need-app")
+
+
+def test_placeholders_are_replaced_as_uwsgi_does(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "my.app.ini").write_text(
+        "[uwsgi]\nbase = %d\nname = %n\nhome = %(base)$(VENV)\nmodule = %(name):app\n"
+        "chdir = %(base)$(NO_SUCH_VARIABLE)\nenv = A=50%%\nstats = %h.sock\n"
+        "if-env = X\nlazy-apps = 1\nendif =\nmaster = 1\n"
+    )
+    configuration = Program("myapp", "uwsgi my.app.ini", str(tmp_path), {"VENV": "venv"})
+    found = uwsgi_options.options(configuration)
+    assert found.last("home") == f"{tmp_path}/venv"
+    assert found.last("module") == "my.app:app"
+    assert found.last("env") == "A=50%"
+    assert found.on("master")
+    assert not found.on("lazy-apps")
+    assert found.unknown >= {"chdir", "stats", "lazy-apps"}
+    assert "chdir" in found.untold("chdir", "module")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "uwsgi app.ini",
+        "/venv/bin/uwsgi --log-master app.ini",
+        "uwsgi --log-master --ini app.ini --honour-stdin",
+        "uwsgi --of-a-plugin app.ini",
+        "uwsgi --env CONFIG=/no/such.json --touch-reload no.ini --logto2 a.yml -S x=a.xml app.ini",
+        "uwsgi_python3 -M app.ini",
+        "sh -c 'exec uwsgi app.ini'",
+        "bash -lc 'set -e; cd . && export A=b; C=d exec /venv/bin/uwsgi app.ini'",
+        "env A=b nice -n 5 uwsgi app.ini",
+        "newrelic-admin run-program uwsgi app.ini",
+        "python3 /venv/bin/uwsgi app.ini",
+    ],
+)
+def test_options_are_read_behind_plain_wrappers(tmp_path: pathlib.Path, command: str) -> None:
+    (tmp_path / "app.ini").write_text("[uwsgi]\nmaster = true\nmodule = app:app\n")
+    found = configured(command, tmp_path)
+    assert found.on("master")
+    assert found.last("module") == "app:app"
+    assert found.untold("module") == ""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "uwsgi app.yaml",
+        "uwsgi --xml app.xml",
+        "uwsgi --ini $(FILE)",
+        "uwsgi missing.ini",
+        "uwsgi --ini .",
+        "sh -c 'exec uwsgi $OPTIONS'",
+        "sh -c 'migrate && exec uwsgi app.ini'",
+    ],
+)
+def test_options_that_cannot_be_told_are_known_to_be_so(
+    tmp_path: pathlib.Path, command: str
+) -> None:
+    found = configured(command, tmp_path)
+    assert family.FAMILY.names(Program("myapp", command, str(tmp_path)))
+    assert found.untold("master")
+    assert "master" not in found
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["uwsgi_exporter --x", "tail -f uwsgi.log", "sh -c 'tail -f uwsgi'", "python uwsgi_watch.py"],
+)
+def test_what_is_only_called_alike_is_no_uwsgi(command: str) -> None:
+    assert not family.FAMILY.names(Program("myapp", command, "/"))
+
+
+@pytest.mark.parametrize("told", ["ini = :more\n", "ini = .\n", "ini = /dev/tty\n", "ini = fifo\n"])
+def test_ini_files_leave_no_descriptor(tmp_path: pathlib.Path, told: str) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "app.ini").write_text(f"[uwsgi]\n{told}")
+    before = os.listdir("/proc/self/fd")
+    for _ in range(5):
+        configured("uwsgi app.ini", tmp_path)
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_a_terminal_named_as_an_ini_file_is_never_opened(tmp_path: pathlib.Path) -> None:
+    """A leader of a session without one would get it as its controlling terminal."""
+    master, slave = pty.openpty()
+    (tmp_path / "app.ini").symlink_to(os.ttyname(slave))
+    code = (
+        "import os, sys; os.setsid()\n"
+        "from supervisor_hotreload.servers import uwsgi_options as o, family as f\n"
+        "o.options(f.Program('myapp', 'uwsgi app.ini', sys.argv[1]))\n"
+        "os.open('/dev/tty', os.O_RDWR)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=30
+    )
+    os.close(master)
+    os.close(slave)
+    assert "No such device or address: '/dev/tty'" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -253,22 +571,41 @@ def test_options_of_the_command_and_of_ini_files(tmp_path: pathlib.Path) -> None
 def test_ini_files_may_hold_anything(tmp_path: pathlib.Path, text: str) -> None:
     (tmp_path / "app.ini").write_text(text, encoding="latin-1")
     began = time.thread_time()
-    assert isinstance(configured("uwsgi app.ini", tmp_path), dict)
+    assert configured("uwsgi app.ini", tmp_path).directory
     assert time.thread_time() - began < 1
 
 
 @pytest.mark.parametrize(
     "answer",
-    [b"", b"{", b"[]", b'{"workers": 3}', b'{"workers": [3, null]}', b"[" * 100000, b"\xff{}"],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"workers": 3}',
+        b'{"workers": [3, null, {"pid": []}]}',
+        b"[" * 100000,
+        b"\xff{}",
+    ],
 )
 def test_stats_may_hold_anything(answer: bytes) -> None:
-    assert family.workers_of(answer) in (None, [])
+    assert uwsgi_stats.workers_of(answer) in (None, [])
+
+
+def test_a_stats_server_is_never_looked_up_by_name() -> None:
+    hosts = {
+        "127.x.attacker.example": None,
+        "attacker.example": None,
+        "10.0.0.1": None,
+        "127.0.0.2": "127.0.0.2",
+        "[::1]": "::1",
+        "localhost": "127.0.0.1",
+        "": "127.0.0.1",
+    }
+    assert {host: uwsgi_stats.loopback(host) for host in hosts} == hosts
 
 
 def test_only_the_masters_own_fifo_is_written_to(house: House) -> None:
     """A configured path that leads elsewhere is not the fifo that the master reads."""
-    import os
-
     other = house.root / "other"
     os.mkfifo(other)
     reader = os.open(other, os.O_RDONLY | os.O_NONBLOCK)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+from collections.abc import Mapping
 from typing import Any, Optional
 
 from supervisor_hotreload.checks import Check
@@ -21,6 +22,7 @@ class CheckCommand(Check):
     :param title: what to call it.
     :param fault: the kind of the Failure when it does not agree.
     :param user: an id to run as instead, where supervisord may choose.
+    :param told: more variables of its environment.
     """
 
     def __init__(
@@ -32,16 +34,19 @@ class CheckCommand(Check):
         title: str = "",
         fault: Fault = Fault.CHECK_FAILED,
         user: Optional[int] = None,
+        told: Optional[Mapping[str, str]] = None,
     ) -> None:
         super().__init__(name, command, old, title, fault)
         self._config = process.config
         self._group = process.group.config.name
         self._uid = process.config.uid if user is None else user
+        self._told = told or {}
 
     def environment(self) -> dict[str, str]:
         environment = dict(os.environ, SUPERVISOR_PROCESS_NAME=self._config.name)
         environment["SUPERVISOR_GROUP_NAME"] = self._group
         environment.update(self._config.environment or {})
+        environment.update(self._told)
         return environment
 
     def options(self) -> dict[str, Any]:

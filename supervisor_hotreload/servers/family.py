@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
 
@@ -103,11 +103,13 @@ class Trial:
     :param words: run without a shell.
     :param title: what it is, for people.
     :param user: the id of the user who would run that code, None for the program's own.
+    :param environment: variables that it is told: unlike words they are not seen by all.
     """
 
     words: tuple[str, ...]
     title: str
     user: Optional[int] = None
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -209,6 +211,10 @@ class Family:
     def trial(self, world: World, old: Any, program: Program) -> Optional[Trial]:
         """Return the default ``check_before``, None where the family has none."""
         return None
+
+    def untried(self, old: Any) -> str:
+        """Return why there is no default ``check_before`` where there should be one."""
+        return ""
 
     def server(self, world: World, old: Any, policy: Policy, program: Program) -> Any:
         """Return the protocol.Server of one reload, or the protocol.InPlace of one in place."""
@@ -371,6 +377,8 @@ class Renewal:
         self._ready = policy.ready
         self._steady = steady
         self._probe: Optional[Callable[[Process], Verdict]] = None
+        self.heard: Collection[str] = ()
+        """What the program has printed since this reload began."""
 
     @property
     def master(self) -> Process:

@@ -8,21 +8,22 @@ documentation: Management, TheArtOfGracefulReloading, MasterFIFO).
 
 from __future__ import annotations
 
-import configparser
 import json
 import os
 import pathlib
 import shlex
 import stat
-from collections.abc import Iterable
-from dataclasses import replace
-from typing import Any, Optional
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Callable, Optional
 
-from supervisor_hotreload.endpoints import Address, Exchange
 from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.model import Failure, Fault, Policy, Progress, Readiness
+from supervisor_hotreload.printable import printable
 from supervisor_hotreload.probes import Verdict, counts
 from supervisor_hotreload.servers.family import (
+    DEPTH,
     Crew,
     Family,
     Program,
@@ -32,178 +33,47 @@ from supervisor_hotreload.servers.family import (
     crew,
     user_of,
 )
+from supervisor_hotreload.servers.uwsgi_command import NAME, uwsgi_command
+from supervisor_hotreload.servers.uwsgi_options import Options, options
+from supervisor_hotreload.servers.uwsgi_stats import Stats, stats_address
 from supervisor_hotreload.world import World
 
-FLAGS = frozenset(
-    {
-        "master",
-        "lazy",
-        "lazy-apps",
-        "die-on-term",
-        "need-app",
-        "enable-threads",
-        "vacuum",
-        "single-interpreter",
-        "thunder-lock",
-        "no-orphans",
-        "memory-report",
-        "disable-logging",
-        "strict",
-        "stats-http",
-        "stats-minified",
-        "auto-procname",
-    }
-)
-"""Options that take no value, where a word may follow that is not theirs."""
-
-SHORT = {
-    "M": "master",
-    "i": "single-interpreter",
-    "w": "module",
-    "H": "home",
-    "L": "disable-logging",
-    "T": "enable-threads",
-}
-
-ALIASES = {
-    "wsgi": "module",
-    "file": "wsgi-file",
-    "virtualenv": "home",
-    "venv": "home",
-    "pyhome": "home",
-    "stats-server": "stats",
-    "python-path": "pythonpath",
-    "pp": "pythonpath",
-    "chdir2": "chdir",
-    "lazy": "lazy-apps",
-}
+BROKEN = "unable to load app"
+EMPTY = "no app loaded. going in full dynamic mode"
+"""What uWSGI prints when the application cannot be loaded, and when there is none."""
 
 ROUTERS = ("http", "https", "http-to-https", "fastrouter", "rawrouter", "sslrouter")
 """Options that start a process which hands requests on to the workers."""
 
-FILES = 8
-"""Configuration files that are read, each once: they may include one another."""
-
-SIZE = 1 << 14
-"""Bytes of one configuration file that are read."""
-
-STATS = 1 << 22
-"""Bytes of one answer of a stats server, at most."""
-
-STATS_PATIENCE = 3.0
-"""Seconds until an answer of the stats server is given up."""
+STATS_FIRST = 1.0
+"""Seconds for the stats server to tell what is served before anything is changed."""
 
 STATS_TRUST = 10.0
 """Seconds without an answer after which the kernel's word is taken alone."""
 
-STATS_PAUSE = 0.2
-"""Seconds between two questions."""
-
-Options = dict[str, list[str]]
-
-
-# -- the configuration
-
-
-def options(program: Program) -> Options:
-    """Return what the command, its environment and its ini files set, last value last.
-
-    Values with placeholders other than %d (the file's directory) are left out:
-    they cannot be told.
-    """
-    found: Options = {}
-    seen: set[str] = set()
-    for name, value in program.environment.items():
-        if name.startswith("UWSGI_"):
-            _set(found, name[6:].lower().replace("_", "-"), value, program.directory, seen)
-    words = program.words[1:]
-    while words:
-        word = words.pop(0)
-        if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-        elif len(word) > 1 and word[0] == "-":
-            name, value = SHORT.get(word[1], word[1]), word[2:]
-            equals = value
-        else:
-            if word.endswith(".ini"):
-                _set(found, "ini", word, program.directory, seen)
-            continue
-        if not equals and name not in FLAGS and words and not words[0].startswith("-"):
-            value = words.pop(0)
-        _set(found, name, value, program.directory, seen)
-    return found
-
-
-def _set(found: Options, name: str, value: str, directory: str, seen: set[str]) -> None:
-    """Add one option; *seen* are the files that have been read."""
-    name = ALIASES.get(name, name)
-    if name == "ini":
-        if value not in seen and len(seen) < FILES:
-            seen.add(value)
-            _include(found, value, directory, seen)
-    elif "%" not in value and "$(" not in value:
-        found.setdefault(name, []).append(value)
-
-
-def _include(found: Options, value: str, directory: str, seen: set[str]) -> None:
-    """Add what the ini file *value* sets in its section [uwsgi], or in FILE:SECTION."""
-    name, _, section = value.partition(":")
-    path = os.path.join(directory, name)
-    parser = configparser.RawConfigParser(strict=False, delimiters=("=",), allow_no_value=True)
-    here = os.path.dirname(os.path.abspath(path)) + "/"
-    try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), encoding="utf-8") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return
-            parser.read_string(_unrepeated(file.read(SIZE)))
-        for key, told in parser.items(section or "uwsgi"):
-            for one in (told or "").split("\0"):
-                _set(found, key.partition("\1")[0], one.replace("%d", here), directory, seen)
-    except (OSError, ValueError, configparser.Error):
-        return  # uWSGI itself will say what is wrong with it
-
-
-def _unrepeated(text: str) -> str:
-    """Tell keys that come more than once apart: an ini parser keeps only the last."""
-    lines = []
-    for number, line in enumerate(text.splitlines()):
-        key, equals, value = line.strip().partition("=")
-        if key[:1] in (";", "#", "["):
-            lines.append(line.strip())
-        else:
-            lines.append(f"{key.strip()}\1{number}{equals}{value}" if key else "")
-    return "\n".join(lines)
-
-
-def _is_on(found: Options, name: str) -> bool:
-    return name in found and found[name][-1].lower() not in ("false", "0", "no", "off")
-
-
-def _last(found: Options, name: str, directory: str = "") -> Optional[str]:
-    values = [value for value in found.get(name, []) if value]
-    return os.path.join(directory, values[-1]) if values else None
-
-
 # -- the ways to ask it
 
 
-def fifo(world: World, master: Process, told: Optional[str]) -> Optional[str]:
+def fifo(world: World, master: Process, found: Options) -> Optional[str]:
     """Return the master fifo by the master's own descriptor, which proves whose it is.
 
-    :param told: the configured path; needed only where the master reads several.
+    Its path is needed only where the master reads several.
     """
+    told = found.path("master-fifo")
+    if told is None and not found.untold("master-fifo"):
+        return None
     try:
         links = world.descriptors(master)
     except Unreadable:
         return None
-    found = {
+    held = {
         link: f"/proc/{master.pid}/fd/{name}"
         for name, link in links.items()
         if link.startswith("/") and int(name) > 2 and _is_fifo(f"/proc/{master.pid}/fd/{name}")
     }
-    if told is not None and os.path.realpath(told) in found:
-        return found[os.path.realpath(told)]
-    return next(iter(found.values())) if len(found) == 1 and told is not None else None
+    if told is not None and os.path.realpath(told) in held:
+        return held[os.path.realpath(told)]
+    return next(iter(held.values())) if len(held) == 1 else None
 
 
 def _is_fifo(path: str) -> bool:
@@ -218,13 +88,18 @@ def write_to_fifo(path: str, command: bytes) -> None:
 
     :raises OSError: when nobody reads it, or it is no fifo.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    held = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        if not stat.S_ISFIFO(os.fstat(held).st_mode):
             raise OSError(0, "not a fifo")
-        os.write(descriptor, command)
+        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        descriptor = os.open(f"/proc/self/fd/{held}", flags)
+        try:
+            os.write(descriptor, command)
+        finally:
+            os.close(descriptor)
     finally:
-        os.close(descriptor)
+        os.close(held)
 
 
 def touch(path: str, owners: Iterable[Optional[int]]) -> None:
@@ -233,132 +108,130 @@ def touch(path: str, owners: Iterable[Optional[int]]) -> None:
     :param owners: whose it has to be: it lies where the application may write.
     :raises OSError: when it is another's, or no regular file.
     """
-    held = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with _held(path, owners) as held:
+        itself, before = f"/proc/self/fd/{held}", os.fstat(held)
+        os.utime(itself)
+        if int(os.fstat(held).st_mtime) <= int(before.st_mtime):
+            os.utime(itself, (before.st_atime, int(before.st_mtime) + 1))
+
+
+def must_be_touchable(path: str, owners: Iterable[Optional[int]]) -> None:
+    """Raise the OSError that :func:`touch` would raise."""
+    with _held(path, owners):
+        pass
+
+
+@contextmanager
+def _held(path: str, owners: Iterable[Optional[int]]) -> Iterator[int]:
+    """Hold a regular file without opening it, which has effects where it is a device."""
+    held = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         seen = os.fstat(held)
         if not stat.S_ISREG(seen.st_mode) or seen.st_uid not in owners:
-            raise OSError(0, "not a regular file of the program's user")
-        os.utime(held)
-        if int(os.fstat(held).st_mtime) <= int(seen.st_mtime):
-            os.utime(held, (seen.st_atime, int(seen.st_mtime) + 1))
+            raise OSError(0, "it is no regular file of the program's user")
+        yield held
     finally:
         os.close(held)
 
 
-# -- what the stats server tells
+@dataclass
+class UwsgiCrew(Crew):
+    """A uWSGI with its workers.
 
-
-def stats_address(world: World, master: Process, told: Optional[str]) -> Optional[Address]:
-    """Return where the stats server listens, if the master itself holds that socket.
-
-    :param told: the configured address, a path or HOST:PORT.
-    """
-    if told is None:
-        return None
-    try:
-        known = world.listening(master)
-        held = {known[inode] for inode in world.sockets(master, known).held}
-    except Unreadable:
-        return None
-    host, colon, port = told.rpartition(":")
-    if colon and port.isdigit():
-        mine = any(name.rpartition(":")[2] == f"{int(port):04X}" for name in held if ":" in name)
-        local = host in ("", "0.0.0.0", "localhost") or host.startswith("127.")
-        number = "127.0.0.1" if host in ("", "0.0.0.0", "localhost") else host
-        return (number, int(port)) if mine and local else None
-    return told if told in held or os.path.realpath(told) in held else None
-
-
-class Stats:
-    """Asks the stats server again and again; every byte of its answers is distrusted.
-
-    :param master: who has to listen there.
+    :param options: what it is configured to do.
+    :param rivals: other masters beside this one.
     """
 
-    def __init__(self, world: World, master: Process, address: Address) -> None:
-        self._world = world
-        self._master = master
-        self._address = address
-        self._exchange: Optional[Exchange] = None
-        self._since = 0.0
-
-    def look(self) -> Optional[list[dict[str, Any]]]:
-        """Return the workers of a new answer, None while there is none."""
-        now = self._world.now()
-        try:
-            if self._exchange is None:
-                if now - self._since < STATS_PAUSE:
-                    return None
-                self._since = now
-                self._exchange = Exchange(self._address, limit=STATS)
-                if self._exchange.listener() not in (None, self._master.pid):
-                    raise OSError(0, "somebody else's")
-            answer = self._exchange.look()
-        except OSError:
-            self.close()  # it refuses while the master execs itself, or it is another's
-            return None
-        if answer is None:
-            if now - self._since > STATS_PATIENCE:
-                self.close()
-            return None
-        self.close()
-        return workers_of(answer)
-
-    def close(self) -> None:
-        if self._exchange is not None:
-            self._exchange.close()
-            self._exchange = None
-
-
-def workers_of(answer: bytes) -> Optional[list[dict[str, Any]]]:
-    """Return the workers that a stats server tells of, None when it is no such answer."""
-    start = answer.find(b"{")  # stats-http puts headers before it
-    try:
-        told = json.loads(answer[max(start, 0) :])
-    except (ValueError, RecursionError):
-        return None
-    workers = told.get("workers") if isinstance(told, dict) else None
-    if not isinstance(workers, list):
-        return None
-    return [worker for worker in workers if isinstance(worker, dict)]
+    options: Options = field(default_factory=lambda: Options("/"))
+    rivals: tuple[Process, ...] = ()
 
 
 class UwsgiRenewal(Renewal):
-    """One reload of one uWSGI."""
+    """One reload of one uWSGI.
+
+    :param stats: its stats server, if the master holds one.
+    """
 
     def __init__(
-        self, world: World, old: Crew, policy: Policy, ask: Any, stats: Optional[Stats]
+        self,
+        world: World,
+        old: UwsgiCrew,
+        policy: Policy,
+        ask: Callable[[], object],
+        stats: Optional[Stats],
     ) -> None:
         super().__init__(world, old, policy, ask)
         self._stats = stats
+        self._loads = "module" in old.options or "wsgi-file" in old.options
+        self._ask_at: Optional[float] = None
         self._agreed: Verdict = Progress("")
         self._agreed_at = 0.0
 
+    def renew(self) -> None:
+        """Ask the master; before that the stats server, where there is one, what it serves."""
+        self._must_live()
+        if self._stats is None:
+            super().renew()
+        else:
+            self._ask_at = self._world.now() + STATS_FIRST
+
     def renewed(self) -> Verdict:
-        """The kernel says who accepts, the stats server who has an app.
+        """The kernel says who accepts, the stats server who has an app, or uWSGI's own words.
 
         ``accepting`` of the stats server is 1 even without one.
         """
+        if self._ask_at is not None and self._stats is not None:
+            return self._ask_after(self._stats, self._ask_at)
+        if self._stats is None:
+            self._must_have_loaded()
         if not self._agreed:
-            verdict = super().renewed()
-            if not verdict or self._stats is None:
-                return verdict
-            self._agreed, self._agreed_at = verdict, self._world.now()
+            self._agreed, self._agreed_at = super().renewed(), self._world.now()
+            # once more in any case, for what it has printed meanwhile
+            return self._agreed if not self._agreed else Progress(self._agreed.text)
         self._must_live()
-        workers = self._stats.look() if self._stats is not None else None
+        if self._stats is None:
+            return self._agreed
+        workers = self._stats.look()
         if workers is not None:
             self._agreed_at = self._world.now()
             return self._judge(workers)
         if self._world.now() - self._agreed_at > STATS_TRUST:
+            self._must_have_loaded()
             return self._agreed
         return Progress(f"{self._agreed.text}, the stats server is asked")
 
+    def _ask_after(self, stats: Stats, deadline: float) -> Progress:
+        """Ask the master once the stats server has told whether there is an application."""
+        workers = stats.look()
+        if workers is None and self._world.now() < deadline:
+            return Progress("the stats server is asked what is served now")
+        if workers is not None:
+            self._loads = any(worker.get("apps") for worker in workers)
+        stats.close()
+        self._ask_at = None
+        super().renew()
+        return Progress("the master was asked")
+
+    def _must_have_loaded(self) -> None:
+        """Believe uWSGI that it could not load the application (uwsgi_init_all_apps)."""
+        words = (BROKEN, EMPTY) if self._loads else (BROKEN,)
+        said = next((line for line in self.heard if any(word in line for word in words)), None)
+        if said is not None:
+            raise Failure(
+                Fault.NOT_READY,
+                f"uWSGI says: {printable(said.strip())[:200]}: the new code cannot be loaded, and "
+                f"its workers answer with errors",
+            )
+
     def _judge(self, workers: list[dict[str, Any]]) -> Verdict:
-        old = {process.pid for process in self._old.children}
-        live = {child.pid for child in self._world.children(self.master)} - old
-        new = [w for w in workers if w.get("pid") in live and w.get("accepting")]
+        """Judge the new workers that accept: others may load their application still.
+
+        A worker is ``accepting`` once it has tried to (core/uwsgi.c, uwsgi_worker_run).
+        """
+        live = {c.pid for c in self._world.children(self.master) if c not in self._old.children}
+        new = [w for w in workers if w["pid"] in live and w.get("accepting")]
         empty = [w for w in new if not w.get("apps")]
-        if empty:
+        if empty and self._loads:
             raise Failure(
                 Fault.NOT_READY,
                 f"{len(empty)} of {len(new)} new workers have no application (the stats server "
@@ -376,12 +249,15 @@ class UwsgiRenewal(Renewal):
 TRY = (pathlib.Path(__file__).parent / "try_import.py").read_text(encoding="utf-8")
 """Imports the application as uWSGI would; run by the application's own interpreter."""
 
+TRIED = ("module", "wsgi-file", "callable", "chdir", "pythonpath", "home", "env")
+"""Options that decide what is imported, and where."""
+
 
 class UwsgiFamily(Family):
     """Recognised by its name; its workers by what they accept from."""
 
     name = "uwsgi"
-    binaries = frozenset({"uwsgi", "uwsgi-core", "pyuwsgi", "uWSGI"})
+    binaries = frozenset({"uwsgi", "uwsgi-core", "uwsgi_python3", "pyuwsgi", "uWSGI"})
     strategies = {  # noqa: RUF012 - a table, never changed
         "graceful": Strategy(True, True, "HUP: the workers finish, the master execs itself"),
         "chain": Strategy(True, True, "one worker after the other (needs lazy-apps)"),
@@ -389,109 +265,141 @@ class UwsgiFamily(Family):
     }
 
     def names(self, program: Program) -> bool:
-        return any(os.path.basename(word).startswith("uwsgi") for word in program.words[:3])
+        return uwsgi_command(program) is not None
 
-    def survey(self, world: World, tracked: Process, program: Program) -> Optional[Crew]:
+    def survey(self, world: World, tracked: Process, program: Program) -> Optional[UwsgiCrew]:
         found = crew(world, tracked, lambda process: _is_master(world, process))
-        return found if found is None else _without_routers(world, found, options(program))
+        if found is None:
+            return None
+        known = options(program)
+        found = _without_routers(world, found, known)
+        seen = {one.name: getattr(found, one.name) for one in fields(Crew)}
+        return UwsgiCrew(**seen, options=known, rivals=_rivals(world, found))
 
     def lacks(self, program: Program) -> str:
-        if not _is_on(options(program), "master"):
+        found = options(program)
+        if not found.on("master") and not found.untold("master"):
             return "uWSGI master with workers: uWSGI can reload itself only with --master"
         return "uWSGI workers yet: no child of its master accepts connections"
 
     def pidfile(self, program: Program) -> Optional[str]:
-        found = options(program)
-        return _last(found, "pidfile", program.directory)
+        return options(program).path("pidfile")
 
-    def strategy(self, world: World, old: Crew, program: Program) -> str:
-        lazy = _is_on(options(program), "lazy-apps")
-        able = lazy and self._chains(world, old, program) and not _moved(world, old, program)
-        return "chain" if able else "graceful"
+    def strategy(self, world: World, old: UwsgiCrew, program: Program) -> str:
+        found = old.options
+        unsure = found.untold("lazy-apps", "chdir", "pythonpath")
+        if unsure or not found.on("lazy-apps") or _moved(world, old):
+            return "graceful"
+        return "graceful" if _no_chain(world, old) else "chain"
 
-    def _chains(self, world: World, old: Crew, program: Program) -> Optional[str]:
-        """Return the path by which a chain reload is asked for, None where there is none."""
-        found = options(program)
-        told = _last(found, "master-fifo", program.directory)
-        return fifo(world, old.master, told) or _last(
-            found, "touch-chain-reload", program.directory
-        )
-
-    def warnings(self, world: World, old: Crew, program: Program) -> Iterable[str]:
-        found = options(program)
-        if program.stopsignal == "TERM" and not _is_on(found, "die-on-term"):
+    def warnings(self, world: World, old: UwsgiCrew, program: Program) -> Iterable[str]:
+        found, name = old.options, program.name
+        die_on_term = found.on("die-on-term") or found.untold("die-on-term")
+        if program.stopsignal == "TERM" and not die_on_term:
             yield (
-                f"warning: {program.name}: 'supervisorctl stop' sends TERM, which makes uWSGI "
+                f"warning: {name}: 'supervisorctl stop' sends TERM, which makes uWSGI "
                 f"reload instead of stop: set stopsignal = INT (or QUIT), or die-on-term"
             )
-        if any(name in found for name in ROUTERS):
+        if any(router in found for router in ROUTERS):
             yield (
-                f"warning: {program.name}: uWSGI ends its router (--http) on HUP and TERM, so that "
+                f"warning: {name}: uWSGI ends its router (--http) on HUP and TERM, so that "
                 f"its port is closed until the import is over: requests are dropped; use "
                 f"--http-socket, or a chain reload"
             )
         if program.stopsignal == "HUP":
-            yield f"warning: {program.name}: stopsignal = HUP makes uWSGI reload instead of stop"
+            yield f"warning: {name}: stopsignal = HUP makes uWSGI reload instead of stop"
+        touched = found.path("touch-chain-reload")
+        if touched is not None and found.on("lazy-apps"):
+            why = _no_chain(world, old)
+            if why:
+                yield f"warning: {name}: no chain reload by {touched}: {why}"
+        cwd = _elsewhere(world, old)
+        if cwd is not None and "chdir" not in found:
+            yield (
+                f"warning: {name}: {old.master} runs in {cwd}, not in {_directory(old)}: unless "
+                f"the application has changed there itself, what it imports from its directory "
+                f"is imported from there again; --chdir is followed"
+            )
 
-    def admit(self, world: World, old: Crew, policy: Policy, program: Program) -> None:
-        found = options(program)
-        moved = _moved(world, old, program)
+    def admit(self, world: World, old: UwsgiCrew, policy: Policy, program: Program) -> None:
+        found = old.options
+        if "emperor" in found or old.rivals:
+            others = ", ".join(str(process) for process in old.rivals)
+            what = (
+                f"has other masters beside {old.master} ({others})" if others else "is an Emperor"
+            )
+            raise Failure(
+                Fault.NOT_RELOADABLE,
+                f"{program.name} {what}, and a reload would be of one of them only: touch the "
+                f"vassal's own ini file instead, or let each be a program of its own",
+            )
+        moved = _moved(world, old)
         if moved and (policy.strategy == "chain" or "chdir" not in found):
             raise Failure(
                 Fault.NOT_RELOADABLE,
                 f"{program.name}: {old.master} runs in {moved}, not in what "
-                f"{_directory(program)} is now, and would load the old code again: "
+                f"{_directory(old)} is now, and would load the old code again: "
                 + (
                     "use strategy = graceful"
                     if "chdir" in found
-                    else f"start it once with --chdir {program.directory}, which it follows"
+                    else f"start it once with --chdir {found.directory}, which it follows"
                 ),
             )
         if policy.strategy == "chain":
-            if not _is_on(found, "lazy-apps"):
+            if not found.on("lazy-apps") and not found.untold("lazy-apps"):
                 raise Failure(
                     Fault.NOT_RELOADABLE,
                     f"{program.name}: strategy = chain needs lazy-apps: without it every worker "
                     f"is a fork of the old code",
                 )
-            if not self._chains(world, old, program):
-                raise Failure(
-                    Fault.NOT_RELOADABLE,
-                    f"{program.name}: strategy = chain needs master-fifo or touch-chain-reload",
-                )
-        if policy.strategy == "brutal" and _is_on(found, "die-on-term"):
+            why = _no_chain(world, old)
+            if why:
+                raise Failure(Fault.NOT_RELOADABLE, f"{program.name}: strategy = chain {why}")
+        if policy.strategy == "brutal" and found.on("die-on-term"):
             raise Failure(
                 Fault.NOT_RELOADABLE,
                 f"{program.name}: strategy = brutal sends TERM, and with die-on-term that stops it",
             )
 
-    def trial(self, world: World, old: Crew, program: Program) -> Optional[Trial]:
+    def trial(self, world: World, old: UwsgiCrew, program: Program) -> Optional[Trial]:
         """Import what uWSGI imports, as the workers' user; None where that cannot be told."""
-        found = options(program)
-        module, file = _last(found, "module"), _last(found, "wsgi-file")
-        if module is None and file is None:
+        if self.untried(old):
             return None
-        python = _python(world, old.master, found, program)
-        words = [python, "-c", TRY, module or file or "", "" if module else "file"]
-        words.append(_last(found, "callable") or "application")
-        words.append(_last(found, "chdir", program.directory) or "")
-        words.extend(path for path in found.get("pythonpath", []) if path)
+        found = old.options
+        module, file = found.last("module"), found.last("wsgi-file")
+        python = _python(found)
+        told = {
+            "module": module,
+            "file": None if module else file,
+            "callable": found.last("callable") or "application",
+            "directory": found.path("chdir") or found.directory,
+            "paths": found.all("pythonpath"),
+            "environment": _environment(found, program),
+            "options": found.values,
+        }
         title = f"import of {shlex.quote(module or file or '')} by {python}"
-        return Trial(tuple(words), title, user_of(world, old.accepting, program))
+        user = user_of(world, old.accepting, program)
+        return Trial((python, "-c", TRY), title, user, {"HOTRELOAD_TRIAL": _json(told)})
 
-    def server(self, world: World, old: Crew, policy: Policy, program: Program) -> Renewal:
-        found = options(program)
-        told = stats_address(world, old.master, _last(found, "stats", program.directory))
+    def untried(self, old: UwsgiCrew) -> str:
+        why = old.options.untold(*TRIED)
+        if not why and not {"module", "wsgi-file"} & set(old.options.values):
+            why = "its options name neither a module nor a wsgi-file"
+        return why
+
+    def server(self, world: World, old: UwsgiCrew, policy: Policy, program: Program) -> Renewal:
+        found = old.options
+        told = stats_address(world, old.master, found.last("stats"), found.directory)
         stats = Stats(world, old.master, told) if told is not None else None
 
         def chain() -> None:
-            path = self._chains(world, old, program)
-            owners = {world.owner(process) for process in (old.master, *old.accepting)}
+            path = fifo(world, old.master, old.options)
             try:
-                if path is not None and path.startswith("/proc/"):
+                if path is not None:
                     write_to_fifo(path, b"c")
-                elif path is not None:
-                    touch(path, owners)
+                else:
+                    path = old.options.path("touch-chain-reload") or ""
+                    touch(path, _owners(world, old))
             except OSError as error:
                 raise Failure(
                     Fault.NOT_READY, f"a chain reload cannot be asked for by {path}: {error}"
@@ -504,21 +412,88 @@ class UwsgiFamily(Family):
         return UwsgiRenewal(world, old, policy, ask, stats)
 
 
-def _directory(program: Program) -> str:
+def _owners(world: World, old: Crew) -> set[Optional[int]]:
+    return {world.owner(process) for process in (old.master, *old.accepting)}
+
+
+def _no_chain(world: World, old: UwsgiCrew) -> str:
+    """Return why a chain reload cannot be asked for, '' when it can."""
+    if fifo(world, old.master, old.options) is not None:
+        return ""
+    path = old.options.path("touch-chain-reload")
+    if path is None:
+        why = old.options.untold("master-fifo", "touch-chain-reload")
+        return "needs master-fifo or touch-chain-reload" + (f" ({why})" if why else "")
+    try:
+        must_be_touchable(path, _owners(world, old))
+    except OSError as error:
+        return f"cannot be asked for by {path}: {error.strerror}"
+    return ""
+
+
+def _json(told: dict[str, Any]) -> str:
+    """Return *told* as one variable; the kernel takes no longer one than 128 KB."""
+    text = json.dumps(told)
+    return text if len(text) < 1 << 16 else json.dumps({**told, "options": {}})
+
+
+def _environment(found: Options, program: Program) -> dict[str, str]:
+    """Return what the application finds in its environment that supervisord does not give."""
+    own = {**os.environ, **program.environment}
+    given = {key: value for key, value in found.environment.items() if own.get(key) != value}
+    for told in found.all("env"):
+        key, _, value = told.partition("=")
+        given[key] = value
+    return given
+
+
+def _directory(old: UwsgiCrew) -> str:
     """Return the directory that a program is configured to run in."""
-    return _last(options(program), "chdir", program.directory) or program.directory
+    return old.options.path("chdir") or old.options.directory
 
 
-def _moved(world: World, old: Crew, program: Program) -> Optional[str]:
-    """Return where the master runs if its directory is a symlink that points elsewhere now.
+def _elsewhere(world: World, old: UwsgiCrew) -> Optional[str]:
+    """Return where the master runs if it imports from there, and is configured to run elsewhere.
 
     HUP changes into --chdir again, and else stays where it was; a chain reload
     always stays. What is imported by --pythonpath is found anew by both.
     """
     cwd = world.directory(old.master)
-    if not cwd or options(program).get("pythonpath"):
+    if not cwd or old.options.untold("chdir", "pythonpath") or old.options.all("pythonpath"):
         return None
-    return cwd if cwd != os.path.realpath(_directory(program)) else None
+    return cwd if cwd != os.path.realpath(_directory(old)) else None
+
+
+def _moved(world: World, old: UwsgiCrew) -> Optional[str]:
+    """Return where the master runs if a symlink led there once and leads elsewhere now.
+
+    An application may have changed its directory itself: only one beside what a
+    link of the configured path points to now is taken for what it pointed to before.
+    """
+    cwd = _elsewhere(world, old)
+    if cwd is None:
+        return None
+    seen = cwd.replace(" (deleted)", "")
+    head, tail = os.path.abspath(_directory(old)), ""
+    while head != "/":
+        if os.path.islink(head):
+            now = os.path.dirname(os.path.realpath(head))
+            before = seen[: -len(tail)] if tail and seen.endswith(tail) else seen
+            if os.path.dirname(before) == now:
+                return cwd
+        head, tail = os.path.dirname(head), f"/{os.path.basename(head)}{tail}"
+    return None
+
+
+def _rivals(world: World, old: Crew) -> tuple[Process, ...]:
+    """Return the other masters beside the one of *old*: the vassals of an Emperor."""
+    level = [old.tracked]
+    for _ in range(DEPTH):
+        if old.master in level:
+            beside = (process for process in level if process != old.master)
+            return tuple(p for p in beside if _is_uwsgi(world, p) and world.children(p))
+        level = [child for process in level for child in world.children(process)]
+    return ()
 
 
 def _is_master(world: World, process: Process) -> bool:
@@ -538,7 +513,7 @@ def _is_master(world: World, process: Process) -> bool:
 
 def _without_routers(world: World, old: Crew, found: Options) -> Crew:
     """Leave out the processes that only hand requests on: a chain reload lets them live."""
-    told = [value.partition(",")[0] for name in ROUTERS for value in found.get(name, [])]
+    told = [value.partition(",")[0] for name in ROUTERS for value in found.all(name)]
     ports = [value.rpartition(":")[2] for value in told]
     apart = frozenset(f"{int(port):04X}" for port in ports if port.isdigit())
     if not apart or not old.readable:
@@ -553,16 +528,15 @@ def _without_routers(world: World, old: Crew, found: Options) -> Crew:
 
 
 def _is_uwsgi(world: World, process: Process) -> bool:
-    if world.program(process).startswith("uwsgi"):
-        return True
-    return any(os.path.basename(word) == "uwsgi" for word in world.arguments(process)[:3])
+    names = (world.program(process), *map(os.path.basename, world.arguments(process)[:3]))
+    return any(NAME.match(name) for name in names)
 
 
-def _python(world: World, master: Process, found: Options, program: Program) -> str:
+def _python(found: Options) -> str:
     """Return the interpreter that imports what uWSGI's own does: of its virtualenv, or the
     one installed beside it."""
-    home = _last(found, "home", program.directory)
-    beside = os.path.dirname(program.words[0]) if program.words else ""
+    home = found.path("home")
+    beside = os.path.dirname(found.binary)
     for folder in (os.path.join(home, "bin") if home else "", beside):
         for name in ("python3", "python"):
             path = os.path.join(folder, name)
