@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import sys
 from contextlib import suppress
@@ -25,6 +26,8 @@ PAUSE = 0.1
 
 CHUNKS = 16
 """Reads of one look, at most."""
+
+STATUS = re.compile(rb"[0-9]{3}")
 
 Address = Union[str, tuple[str, int]]
 
@@ -168,10 +171,10 @@ class Endpoint:
         """Return what is wrong with *answer*, '' when it is good. A redirect is not followed."""
         head, _, body = answer.partition(b"\r\n\r\n")
         words = head.split(maxsplit=2)[:2]
-        if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
+        if len(words) < 2 or not words[0].startswith(b"HTTP/") or not STATUS.fullmatch(words[1]):
             return "no HTTP answer"
-        if not 200 <= int(words[1]) < 300:
-            return f"status {int(words[1]) % 1000}"
+        if words[1][:1] != b"2":
+            return f"status {words[1].decode()}"
         if self._ready.text.encode() not in body:
             return f"{self._ready.text!r} is not in the body"
         return ""

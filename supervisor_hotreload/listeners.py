@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 
@@ -13,6 +14,14 @@ LISTEN = "0A"
 
 ACCEPTS_CONNECTIONS = 0x10000
 """A unix socket's flag (/proc/net/unix, __SO_ACCEPTCON)."""
+
+
+UNIX_LINE = re.compile(
+    r"(?:[0-9a-f]{8}){1,2}: [0-9A-F]{8} [0-9A-F]{8} (?P<flags>[0-9A-F]{8})"
+    r" [0-9A-F]{4} [0-9A-F]{2} +(?P<inode>[0-9]{1,20})(?: (?P<path>.*))?"
+)
+"""A line of /proc/net/unix (unix_seq_show). Anybody may bind a name with a line feed in it,
+which the kernel does not escape: the rest of such a name is a line of its own."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +50,26 @@ def listening(pid: int) -> dict[int, str]:
             if fields[3] != LISTEN:
                 break  # they come first, there may be very many others
             found[int(fields[9])] = fields[1]
-    for line in _lines(f"/proc/{pid}/net/unix"):
-        fields = line.split(maxsplit=7)
-        if int(fields[3], 16) & ACCEPTS_CONNECTIONS:
-            found[int(fields[6])] = fields[7].rstrip("\n") if len(fields) == 8 else ""
+    found.update(_unix(_lines(f"/proc/{pid}/net/unix")))
     return found
+
+
+def _unix(lines: Iterator[str]) -> dict[int, str]:
+    """Return the listening unix sockets that a table tells of, without what is torn.
+
+    Of an inode that is told of twice one line is forged, nobody knows which: it listens
+    only if both say so, and then its name is not believed.
+    """
+    told: dict[int, tuple[int, str]] = {}
+    for line in lines:
+        seen = UNIX_LINE.fullmatch(line.rstrip("\n"))
+        if seen is None:
+            continue
+        inode, flags, path = int(seen["inode"]), int(seen["flags"], 16), seen["path"] or ""
+        if inode in told:
+            flags, path = flags & told[inode][0], ""
+        told[inode] = flags, path
+    return {i: path for i, (flags, path) in told.items() if i and flags & ACCEPTS_CONNECTIONS}
 
 
 def sockets(pid: int, known: Container[int]) -> Sockets:
@@ -104,7 +128,7 @@ def _lines(path: str) -> Iterator[str]:
 
 def _text(path: str) -> Iterator[str]:
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             yield from file
     except OSError:
         return

@@ -327,6 +327,24 @@ def test_http(port: int, path: str, text: str, expected: str) -> None:
     assert expected in told(Ready("http", target=target, text=text))
 
 
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (b"200", ""),
+        (b"204", ""),
+        (b"2" * 5000, "no HTTP answer"),
+        (b"20", "no HTTP answer"),
+        (b"\xb2\xb2\xb2", "no HTTP answer"),
+        (b"500", "status 500"),
+    ],
+)
+def test_a_status_has_three_digits(status: bytes, expected: str) -> None:
+    judged = Endpoint(World(), Ready("http", target="http://127.0.0.1:1/"))._judge(
+        b"HTTP/1.1 " + status + b" x\r\n\r\n"
+    )
+    assert judged == expected
+
+
 def test_tcp_and_unix_and_file(port: int, house: House) -> None:
     assert told(Ready("tcp", target=f"tcp://127.0.0.1:{port}")) == "ready"
     assert "refused" in told(Ready("tcp", target="tcp://127.0.0.1:1"))
