@@ -326,6 +326,8 @@ def workers_of(answer: bytes) -> Optional[list[dict[str, Any]]]:
 class UwsgiRenewal(Renewal):
     """One reload of one uWSGI."""
 
+    forks_first = False  # a worker that finishes a request still has the socket in its epoll set
+
     def __init__(
         self, world: World, old: Crew, policy: Policy, ask: Any, stats: Optional[Stats]
     ) -> None:
