@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import socket
+import sys
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 from supervisor_hotreload.identity import LINUX, Unreadable
 
@@ -22,6 +25,10 @@ UNIX_LINE = re.compile(
 )
 """A line of /proc/net/unix (unix_seq_show). Anybody may bind a name with a line feed in it,
 which the kernel does not escape: the rest of such a name is a line of its own."""
+
+
+CONNECTIONS = 20_000
+"""Connections of the host that are looked at, at most."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,30 @@ def sockets(pid: int, known: Container[int]) -> Sockets:
             watched = _watched(pid, descriptor)
             accepted.update(inode for key, inode in held.items() if key in watched)
     return Sockets(frozenset(held.values()), frozenset(accepted))
+
+
+def server_side(client: socket.socket) -> int:
+    """Return the inode of the other side of a TCP connection *client* within this host.
+
+    :return: 0 while nobody has accepted it, or when it is not found.
+    """
+    here, there = client.getsockname()[:2], client.getpeername()[:2]
+    for kind in ("tcp", "tcp6"):
+        wanted = f" {_hexadecimal(there, kind)} {_hexadecimal(here, kind)} "
+        for line in islice(_lines(f"/proc/self/net/{kind}"), CONNECTIONS):
+            if wanted in line:
+                return int(line.split()[9])
+    return 0
+
+
+def _hexadecimal(address: tuple[str, int], kind: str) -> str:
+    """Return *address* as /proc/net/tcp or tcp6 writes it: words of 32 bits in native order."""
+    host, port = address
+    packed = socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
+    if kind == "tcp6" and len(packed) == 4:
+        packed = bytes(10) + b"\xff\xff" + packed
+    words = (packed[at : at + 4] for at in range(0, len(packed), 4))
+    return "".join(f"{int.from_bytes(w, sys.byteorder):08X}" for w in words) + f":{port:04X}"
 
 
 def descriptors(pid: int) -> dict[str, str]:

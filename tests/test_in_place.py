@@ -7,8 +7,10 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any, Optional
@@ -213,8 +215,6 @@ def when(reload: Reload, text: str) -> float:
 
 @pytest.fixture
 def port() -> int:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         chosen: int = probe.getsockname()[1]
@@ -382,3 +382,59 @@ def test_workers_that_end_again_and_again_are_not_waited_for(toys: Any) -> None:
     assert reload.fault is Fault.NOT_READY
     assert "end before they are ready" in reload.reason
     assert reload.seconds < 4
+
+
+def test_an_answer_of_an_old_worker_proves_nothing(toys: Any, port: int) -> None:
+    toy = toys()
+    toy.wait_for()
+    toy.plan(status=500, overlap=60)
+    reload = toy.reload(f"ready = http://127.0.0.1:{port}/\nready_timeout = 3")
+    assert reload.fault is Fault.NOT_READY, story(reload)
+    assert "a new worker answers: status 500" in reload.reason
+
+
+@pytest.mark.parametrize("kind", ["http", "tcp"])
+def test_a_new_worker_is_asked_among_old_ones(toys: Any, port: int, kind: str) -> None:
+    toy = toys(status=500)
+    toy.wait_for()
+    toy.plan(overlap=60)
+    slash = "/" if kind == "http" else ""
+    reload = toy.reload(f"ready = {kind}://127.0.0.1:{port}{slash}\ndrain_timeout = 0.1")
+    assert reload.outcome is Outcome.SUCCEEDED, story(reload)
+    assert not [line for line in reload.lines if "in a row" in line.text], story(reload)
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_behind_a_proxy_many_answers_have_to_be_good(toys: Any, port: int, status: int) -> None:
+    toy = toys()
+    toy.wait_for()
+    toy.plan(status=status)
+    with proxy(port) as before:
+        ready = f"ready = http://127.0.0.1:{before}/\nready_timeout = 3"
+        reload = toy.reload(ready)
+    assert (reload.outcome is Outcome.SUCCEEDED) == (status == 200), story(reload)
+    if status == 200:
+        when(reload, "5 of 6 good answers in a row")
+
+
+@contextlib.contextmanager
+def proxy(port: int) -> Iterator[int]:
+    """Stand before *port*, in a thread."""
+
+    def serve() -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            with client, socket.create_connection(("127.0.0.1", port)) as server:
+                server.sendall(client.recv(4096))
+                while chunk := server.recv(4096):
+                    client.sendall(chunk)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(5)

@@ -359,7 +359,7 @@ def probe(
     """
     if not old.children and ready.kind != "notify":  # it reloads in its own process
         alone = ready.kind == "settle"
-        return Lasting(world, ready.seconds) if alone else Endpoint(world, ready)
+        return Lasting(world, ready.seconds) if alone else Endpoint(world, ready, alone=True)
     expected = max(expected, old.workers)
     if ready.kind == "settle":
         return Renewed(world, expected, old.children, ready.seconds)
@@ -374,7 +374,7 @@ def probe(
         return told
     if ready.kind == "notify":
         return Notified(world, told if old.children else None, old.children, world.now())
-    return Then(told, Endpoint(world, ready))
+    return Then(told, Endpoint(world, ready, old.children, old.apart))
 
 
 @dataclass(frozen=True)
