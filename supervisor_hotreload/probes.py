@@ -18,6 +18,9 @@ arbiter.spawn_workers)."""
 FORKING = 0.25
 """Seconds without another child after which a master has forked all, if they are enough."""
 
+BLIND = 10.0
+"""Seconds that new workers have to live where it cannot be seen whether they accept."""
+
 FALLS = 3
 """How often a worker may end before it is ready: some servers start another one at once,
 for ever."""
@@ -197,6 +200,7 @@ class Accepting:
         self._steady = steady
         self._helpers = helpers
         self._falls = Falls(expected)
+        self._guess = Renewed(world, expected, before, BLIND)
         self._born: list[Process] = []
         self._born_at = 0.0
         self._apart = apart
@@ -208,9 +212,14 @@ class Accepting:
     def __call__(self, master: Process) -> Verdict:
         """Return Readiness, or how many new workers of *master* accept.
 
-        :raises Unreadable: when the kernel hides their descriptors.
         :raises Failure: when they end again and again before they do.
         """
+        try:
+            return self._look(master)
+        except Unreadable:  # they have become too many, or are another user's now
+            return self._guess(master)
+
+    def _look(self, master: Process) -> Verdict:
         world, apart = self._world, self._apart
         children = world.children(master)
         new = [child for child in children if child not in self._before]

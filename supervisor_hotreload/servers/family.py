@@ -11,6 +11,7 @@ from supervisor_hotreload.endpoints import Endpoint
 from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.model import Failure, Fault, Policy, Progress, Ready
 from supervisor_hotreload.probes import (
+    BLIND,
     STEADY,
     Accepting,
     Bake,
@@ -24,7 +25,7 @@ from supervisor_hotreload.probes import (
 )
 from supervisor_hotreload.world import World
 
-GUESS = Ready("settle", 10.0)
+GUESS = Ready("settle", BLIND)
 """How to tell readiness where nothing better can be seen, and nothing else is set."""
 
 ACCEPTING = Ready("accepting")
@@ -191,7 +192,7 @@ class Family:
         if not old.readable:
             return GUESS, (
                 f"warning: the descriptors below pid {old.master.pid} cannot be read (permission "
-                f"denied); ready = {GUESS} is used instead, which is a guess"
+                f"denied, or there are too many); ready = {GUESS} is used instead, a guess"
             )
         return ACCEPTING, (
             f"ready = {ACCEPTING}: a worker counts from the moment when the listening socket is in "
