@@ -21,7 +21,7 @@ from supervisor_hotreload import protocol
 from supervisor_hotreload.config import Settings
 from supervisor_hotreload.driver import Reload
 from supervisor_hotreload.identity import Process, lookup
-from supervisor_hotreload.model import Fault, Outcome, Policy
+from supervisor_hotreload.model import Fault, Outcome, Policy, Ready
 from supervisor_hotreload.servers import generic
 from supervisor_hotreload.servers.family import Crew, Program, Renewal
 from supervisor_hotreload.world import World
@@ -253,6 +253,22 @@ def test_a_worker_that_is_missing_at_the_moment_is_waited_for(toys: Any) -> None
     toy.kill(next(iter(old.accepting)))
     os.kill(toy.master.pid, signal.SIGCONT)
     assert when(toy.reload(old=old), "2/2 workers ready") > 1.4
+
+
+@pytest.mark.parametrize("ready", ["heartbeat", "http"])
+def test_the_only_worker_may_be_missing_at_the_moment(toys: Any, port: int, ready: str) -> None:
+    toy = toys(workers=1)
+    old = toy.wait_for(1)
+    toy.plan(workers=1, boot=[1.5])
+    told = Ready("http", target=f"http://127.0.0.1:{port}/") if ready == "http" else Ready()
+    server = toy.server(Policy(ready=told), old)
+    os.kill(toy.master.pid, signal.SIGSTOP)
+    toy.kill(next(iter(old.accepting)))
+    server.renew()
+    began = time.monotonic()
+    os.kill(toy.master.pid, signal.SIGCONT)
+    wait_until(server.renewed)
+    assert time.monotonic() - began > 1.4
 
 
 def test_all_of_more_workers_than_before_are_waited_for(toys: Any) -> None:

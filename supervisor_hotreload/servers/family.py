@@ -358,10 +358,11 @@ def probe(
     :param own: the family's own proof, where it has a better one than what they accept from.
     :param expected: how many workers there are to be, at least.
     """
-    if not old.children and ready.kind != "notify":  # it reloads in its own process
+    expected = max(expected, old.workers)
+    has_workers = bool(old.children) or expected > 0
+    if not has_workers and ready.kind != "notify":  # it reloads in its own process
         alone = ready.kind == "settle"
         return Lasting(world, ready.seconds) if alone else Endpoint(world, ready, alone=True)
-    expected = max(expected, old.workers)
     if ready.kind == "settle":
         return Renewed(world, expected, old.children, ready.seconds)
     told: Callable[[Process], Verdict] = Accepting(
@@ -369,12 +370,12 @@ def probe(
     )
     if own is not None and ready.kind != "accepting":
         told = own
-    if not old.readable or not old.accepting:
-        told = Renewed(world, len(old.children), old.children, STEADY)
+    if not old.readable or not expected:
+        told = Renewed(world, max(expected, len(old.children)), old.children, STEADY)
     if ready.kind in ("heartbeat", "accepting"):
         return told
     if ready.kind == "notify":
-        return Notified(world, told if old.children else None, old.children, world.now())
+        return Notified(world, told if has_workers else None, old.children, world.now())
     return Then(told, Endpoint(world, ready, old.children, old.apart))
 
 
