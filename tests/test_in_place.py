@@ -93,7 +93,10 @@ while True:
         busy = time.monotonic() + told.get("busy", 0)
         while time.monotonic() < busy:
             pass
-        if not told.get("refuses"):
+        if told.get("aborts"):
+            fork(told, 0)
+            os.waitpid(living.popitem()[0], 0)
+        elif not told.get("refuses"):
             before, living = living, {}
             for number in range(-told.get("helpers", 0), told.get("workers", 2)):
                 fork(told, number)
@@ -371,10 +374,11 @@ def test_the_next_reload_does_not_wait_for_an_hour() -> None:
     assert protocol.DRAIN_PATIENCE == 60
 
 
-def test_a_master_that_keeps_its_old_workers_has_refused(toys: Any) -> None:
+@pytest.mark.parametrize("how", [{"refuses": True}, {"aborts": True, "doomed": True, "boot": [1]}])
+def test_a_master_that_keeps_its_old_workers_has_refused(toys: Any, how: dict[str, Any]) -> None:
     toy = toys()
     toy.wait_for()
-    toy.plan(refuses=True)
+    toy.plan(**how)
     reload = toy.reload()
     assert reload.fault is Fault.NOT_READY
     assert f"{toy.master} kept its old workers: it has refused" in reload.reason

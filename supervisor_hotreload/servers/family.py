@@ -412,8 +412,7 @@ class Renewal:
         self._steady = steady
         self._probe: Optional[Callable[[Process], Verdict]] = None
         self._bake: Optional[Bake] = None
-        self._forked = False
-        self._asked_at = 0.0
+        self._alone_since = 0.0
         self._idle = 0
 
     @property
@@ -426,7 +425,7 @@ class Renewal:
         expected = self._old.workers
         self._old = refreshed(self._world, self._old)
         self._probe = probe(self._world, self._ready, self._old, self._steady, expected=expected)
-        self._asked_at = self._world.now()
+        self._alone_since = self._world.now()
         if self._ask() is False:
             raise self._exited()
 
@@ -434,7 +433,7 @@ class Renewal:
         self._must_live()
         assert self._probe is not None, "nobody has asked yet"
         verdict = self._probe(self.master)
-        if not verdict and self.forks_first and not self._forked:
+        if not verdict and self.forks_first:
             self._must_not_have_refused()
         return verdict
 
@@ -471,13 +470,16 @@ class Renewal:
     def _must_not_have_refused(self) -> None:
         """Fail when the master has nothing to do and everything is as it was.
 
-        nginx keeps its workers when it cannot listen where the new configuration says.
+        nginx keeps its workers when it cannot listen where the new configuration says,
+        uvicorn when a new one could not start. A new worker that lives is a sign of life.
         """
         status = self._world.status(self.master.pid)
-        self._forked = bool(self._born())
+        if self._born():
+            self._alone_since, self._idle = self._world.now(), 0
+            return
         self._idle += 1 if status is not None and status.state in "SI" else -BUSY
-        over = self._world.now() - self._asked_at >= REFUSED
-        if over and self._idle > 0 and not self._forked and self._all_serve():
+        over = self._world.now() - self._alone_since >= REFUSED
+        if over and self._idle > 0 and self._all_serve():
             raise Failure(
                 Fault.NOT_READY,
                 f"{self.master} kept its old workers: it has refused the new configuration or "
