@@ -77,6 +77,7 @@ class Reload:
         self._wait: Optional[Wait] = None
         self._undone: Optional[Phase] = None
         self._deadline: Optional[float] = None
+        self._most = 0
         self._on_end: list[Callable[[Reload], None]] = []
 
     @property
@@ -114,6 +115,8 @@ class Reload:
             except Exception as error:  # noqa: BLE001 - whatever it is, it fails this reload only
                 self._resume(self._internal(error))
                 continue
+            if not result and wait.stepwise:
+                self._grant_another(wait, getattr(result, "ready", 0))
             if result:
                 self._note(result)
                 self._resume(result)
@@ -166,7 +169,7 @@ class Reload:
         except StopIteration:
             self._end(Outcome.SUCCEEDED, None)
         except Failure as failure:
-            rolled_back = failure.fault in ROLLBACKS
+            rolled_back = failure.fault in ROLLBACKS and not self.adopted
             self._end(Outcome.ROLLED_BACK if rolled_back else Outcome.FAILED, failure)
         except Exception as error:  # noqa: BLE001 - whatever it is, it fails this reload only
             self._end(Outcome.FAILED, self._internal(error))
@@ -176,6 +179,7 @@ class Reload:
     def _transition(self, wait: Wait, why: Optional[Failure]) -> None:
         """Enter the phase of *wait*. Every change of phase passes here."""
         self._wait = wait
+        self._most = 0
         self._deadline = None if wait.timeout is None else self._clock() + wait.timeout
         if wait.phase is not self.phase:
             before, self.phase = self.phase, wait.phase
@@ -186,13 +190,19 @@ class Reload:
             else:
                 self.say(self._entering(wait.phase))
 
+    def _grant_another(self, wait: Wait, ready: int) -> None:
+        """Begin the deadline anew for the next worker, once this one is ready."""
+        if ready > self._most and wait.timeout is not None:
+            self._most = ready
+            self._deadline = self._clock() + wait.timeout
+
     def _entering(self, phase: Phase) -> str:
         return {
             Phase.SPAWNING: f"spawning: asked the master (pid {self.old_pid}) for a successor",
             Phase.BOOTING: f"booting: the successor (pid {self.new_pid}) starts its workers",
             Phase.CHECKING: "checking: the check command runs",
             Phase.REPLACING: f"replacing: pid {self.old_pid} replaces its workers",
-            Phase.BAKING: "baking: both generations serve, the new one is watched",
+            Phase.BAKING: f"baking: {self._newcomers()}",
             Phase.DRAINING: f"draining: {self._elders()} gracefully",
             Phase.PROMOTING: f"promoting: pid {self.new_pid} becomes a master like any other",
         }.get(phase, phase.value)
@@ -201,6 +211,11 @@ class Reload:
         if self.new_pid == self.old_pid:
             return "the old workers end"
         return f"the old generation (pid {self.old_pid}) ends"
+
+    def _newcomers(self) -> str:
+        if self.new_pid == self.old_pid:
+            return "the new workers are watched"
+        return "both generations serve, the new one is watched"
 
     def _note(self, result: Any) -> None:
         """Keep what a wait tells of its progress; log it when it has changed."""
@@ -212,7 +227,10 @@ class Reload:
 
     def _overdue(self, wait: Wait) -> Overdue:
         so_far = f" ({self.progress.text})" if self.progress is not None else ""
-        return Overdue(wait.fault, f"{wait.phase.value} was not over in {wait.timeout:g} s{so_far}")
+        took = f"was not over in {wait.timeout:g} s"
+        if self._most:
+            took = f"took more than {wait.timeout:g} s for one worker"
+        return Overdue(wait.fault, f"{wait.phase.value} {took}{so_far}")
 
     def _internal(self, error: Exception) -> Failure:
         self._log(f"hotreload: {self.name}: {traceback.format_exc()}")

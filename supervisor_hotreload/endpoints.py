@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import enum
 import errno
 import os
+import re
 import socket
 import sys
+from collections.abc import Container
 from contextlib import suppress
 from typing import Optional, Union
 from urllib.parse import urlsplit
 
-from supervisor_hotreload.identity import Process
+from supervisor_hotreload import listeners
+from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.model import Progress, Readiness, Ready
 from supervisor_hotreload.world import World
 
@@ -23,8 +27,20 @@ PATIENCE = 5.0
 PAUSE = 0.1
 """Seconds between two exchanges."""
 
+WITHHELD = 0.5
+"""Seconds that the end of a request is held back until it is known who has accepted it."""
+
+END = b"\r\n"
+"""What ends a request. The rest is not held back: with TCP_DEFER_ACCEPT (unicorn) nobody
+accepts a connection before there is something to read."""
+
+REPEATS = 3
+"""Good answers in a row for each worker, where it cannot be told who has given them."""
+
 CHUNKS = 16
 """Reads of one look, at most."""
+
+STATUS = re.compile(rb"[0-9]{3}")
 
 Address = Union[str, tuple[str, int]]
 
@@ -65,6 +81,14 @@ class Exchange:
                 self._connected = True
         return self._connected
 
+    def send(self, more: bytes) -> None:
+        """Have *more* sent at the next look."""
+        self._unsent += more
+
+    def server_side(self) -> int:
+        """Return the inode of the other side, 0 while nobody has accepted (TCP)."""
+        return listeners.server_side(self._socket)
+
     def listener(self) -> Optional[int]:
         """Return the pid of the process that listens on a unix socket (SO_PEERCRED)."""
         if self._socket.family != socket.AF_UNIX:
@@ -94,36 +118,78 @@ class Exchange:
         self._socket.close()
 
 
+class Side(enum.Enum):
+    """Who has accepted a connection of ours."""
+
+    NOBODY = "nobody yet"
+    NEW = "a worker of the new generation"
+    OLD = "somebody else who listens there"
+    HIDDEN = "that cannot be told"
+
+
 class Endpoint:
     """``ready = http://...``, ``tcp://...``, ``unix:...`` or ``file:...``.
 
-    An address is shared by the generations: whoever asks makes sure first
-    that the new one accepts.
+    An address is shared by the generations: an answer counts when a new worker has
+    accepted the connection. Where that cannot be told (a proxy stands before them, their
+    descriptors are hidden, unix sockets) several good answers in a row have to do.
+
+    :param before: the children that there were before the reload.
+    :param apart: ports, as the kernel writes them, from which others than workers accept.
+    :param alone: the server has no workers, whoever answers is it.
     """
 
-    def __init__(self, world: World, ready: Ready) -> None:
+    def __init__(
+        self,
+        world: World,
+        ready: Ready,
+        before: Container[Process] = (),
+        apart: Container[str] = (),
+        alone: bool = False,
+    ) -> None:
         self._world = world
         self._ready = ready
+        self._old = before
+        self._apart = apart
+        self._alone = alone
         self._exchange: Optional[Exchange] = None
+        self._side = Side.NOBODY
+        self._missed = False
+        self._ended = False
+        self._row = 0
         self._since = 0.0
         self._last = ""
         self._before = self._stamp() if ready.kind == "file" else None
 
-    def __call__(self, _master: Process) -> Union[Readiness, Progress]:
+    def __call__(self, master: Process) -> Union[Readiness, Progress]:
         """Return Readiness(1), or what the address has said so far."""
         if self._ready.kind == "file":
             stamp = self._stamp()
             good = stamp is not None and stamp != self._before
             return Readiness(1) if good else Progress(f"{self._ready.target} is not new yet")
         try:
-            good = self._ask()
+            complaint = self._ask(master)
         except OSError as error:
-            good = False
-            self._end(error.strerror or type(error).__name__)
-        if good:
-            self._end("")
-            return Readiness(1)
+            complaint = error.strerror or type(error).__name__
+        if complaint is not None:
+            self._end()
+            if self._side is not Side.OLD and self._suffices(complaint, master):
+                return Readiness(1)
         return Progress(f"{self._ready.target}: {self._last or 'asked'}")
+
+    def _suffices(self, complaint: str, master: Process) -> bool:
+        """Tell whether the end of an exchange proves that the new generation serves."""
+        new = self._side is Side.NEW
+        self._last = f"a new worker answers: {complaint}" if new else complaint
+        self._row = 0 if complaint else self._row + 1
+        if complaint or new or self._alone:
+            return not complaint
+        needed = REPEATS * max(1, len(self._new(master)))
+        self._last = f"{self._row} of {needed} good answers in a row"
+        return self._row >= needed
+
+    def _new(self, master: Process) -> list[Process]:
+        return [child for child in self._world.children(master) if child not in self._old]
 
     def _stamp(self) -> Optional[tuple[int, int]]:
         """Return what tells a new file from an old one; a link is not followed."""
@@ -133,26 +199,61 @@ class Endpoint:
             return None
         return seen.st_ino, seen.st_mtime_ns
 
-    def _ask(self) -> bool:
+    def _ask(self, master: Process) -> Optional[str]:
         """Go on with an exchange, or begin one.
 
+        :return: what is wrong with its outcome, '' when nothing is, None before its end.
         :raises OSError: when it fails.
         """
         now = self._world.now()
         if self._exchange is None:
             if now - self._since < PAUSE:
-                return False
-            self._since = now
+                return None
+            self._since, self._side = now, Side.NOBODY
+            self._missed = self._ended = False
             self._exchange = Exchange(*self._request())
         elif now - self._since > PATIENCE:
             raise OSError(0, f"no answer in {PATIENCE:g} s")
+        if not self._exchange.connected():
+            return None
+        if not self._alone and self._side is Side.NOBODY:
+            self._side = self._accepted_by(self._exchange, master)
+        if self._side is Side.OLD:
+            return ""
         if self._ready.kind != "http":
-            return self._exchange.connected()
+            return "" if self._alone or self._side is not Side.NOBODY else None
+        told = self._alone or self._side is not Side.NOBODY
+        if not self._ended and (told or now - self._since >= WITHHELD):
+            self._ended = True
+            self._exchange.send(END)
         answer = self._exchange.look()
-        if answer is None:
+        return None if answer is None else self._judge(answer)
+
+    def _accepted_by(self, exchange: Exchange, master: Process) -> Side:
+        """Return who has accepted: only descriptors of *master*'s new children are looked at."""
+        new = self._new(master)
+        try:
+            if self._ready.kind == "unix" or not self._is_theirs(new):
+                return Side.HIDDEN
+            inode = exchange.server_side()
+            if not inode:
+                return Side.NOBODY
+            link = f"socket:[{inode}]"
+            if any(link in self._world.descriptors(child).values() for child in new):
+                return Side.NEW
+        except Unreadable:
+            return Side.HIDDEN
+        seen_before, self._missed = self._missed, True  # it has its descriptor a moment later
+        return Side.OLD if seen_before else Side.NOBODY
+
+    def _is_theirs(self, new: list[Process]) -> bool:
+        """Tell whether the *new* workers hold a listening socket of the port that is asked."""
+        port = f"{urlsplit(self._ready.target).port or 80:04X}"
+        if not new or port in self._apart:
             return False
-        self._end(self._judge(answer))
-        return not self._last
+        known = self._world.listening(new[0])
+        mine = {inode for inode, name in known.items() if name.rpartition(":")[2] == port}
+        return any(mine & self._world.sockets(child, known).held for child in new)
 
     def _request(self) -> tuple[Address, bytes]:
         target = self._ready.target
@@ -161,23 +262,22 @@ class Endpoint:
         parts = urlsplit(target)
         address = (parts.hostname or "", parts.port or 80)
         path = parts.path + (f"?{parts.query}" if parts.query else "")
-        text = f"GET {path} HTTP/1.0\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n"
+        text = f"GET {path} HTTP/1.0\r\nHost: {parts.netloc}\r\nConnection: close\r\n"
         return address, text.encode() if self._ready.kind == "http" else b""
 
     def _judge(self, answer: bytes) -> str:
         """Return what is wrong with *answer*, '' when it is good. A redirect is not followed."""
         head, _, body = answer.partition(b"\r\n\r\n")
         words = head.split(maxsplit=2)[:2]
-        if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
+        if len(words) < 2 or not words[0].startswith(b"HTTP/") or not STATUS.fullmatch(words[1]):
             return "no HTTP answer"
-        if not 200 <= int(words[1]) < 300:
-            return f"status {int(words[1]) % 1000}"
+        if words[1][:1] != b"2":
+            return f"status {words[1].decode()}"
         if self._ready.text.encode() not in body:
             return f"{self._ready.text!r} is not in the body"
         return ""
 
-    def _end(self, last: str) -> None:
-        self._last = last
+    def _end(self) -> None:
         if self._exchange is not None:
             self._exchange.close()
             self._exchange = None

@@ -11,7 +11,11 @@ import os
 import stat as mode
 import sys
 import time
+from itertools import islice
 from typing import NamedTuple, Optional
+
+DESCRIPTORS = 4096
+"""Descriptors of one process that are looked at, at most: supervisord waits meanwhile."""
 
 LINUX = sys.platform.startswith("linux")
 
@@ -193,15 +197,7 @@ def heartbeats(pid: int) -> dict[tuple[int, int], Beat]:
     """
     folder = f"/proc/{pid}/fd"
     beats: dict[tuple[int, int], Beat] = {}
-    try:
-        descriptors = os.listdir(folder)
-    except (FileNotFoundError, ProcessLookupError):
-        if LINUX or lookup(pid) is None:
-            return beats
-        raise Unreadable(f"{folder}: this system has none") from None
-    except PermissionError:
-        raise Unreadable(f"{folder}: permission denied") from None
-    for descriptor in descriptors:
+    for descriptor in descriptors(pid):
         path = f"{folder}/{descriptor}"
         try:
             if not os.path.basename(os.readlink(path)).startswith("wgunicorn-"):
@@ -217,6 +213,26 @@ def heartbeats(pid: int) -> dict[tuple[int, int], Beat]:
         stamp = (seen.st_mode, seen.st_mtime_ns, seen.st_ctime_ns)
         beats[seen.st_dev, seen.st_ino] = Beat(flipped, stamp)
     return beats
+
+
+def descriptors(pid: int) -> list[str]:
+    """Return the numbers of the descriptors of *pid*, none when there is no such process.
+
+    :raises Unreadable: when the kernel hides them, or there are too many.
+    """
+    folder = f"/proc/{pid}/fd"
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in islice(entries, DESCRIPTORS + 1)]
+    except (FileNotFoundError, ProcessLookupError):
+        if LINUX or lookup(pid) is None:
+            return []
+        raise Unreadable(f"{folder}: this system has none") from None
+    except PermissionError:
+        raise Unreadable(f"{folder}: permission denied") from None
+    if len(names) > DESCRIPTORS:
+        raise Unreadable(f"{folder}: more than {DESCRIPTORS} descriptors")
+    return names
 
 
 def environment(pid: int) -> dict[str, str]:

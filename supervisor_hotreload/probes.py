@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Mapping
 from typing import Callable, Optional, Union
 
 from supervisor_hotreload.identity import Beat, Process, Unreadable
-from supervisor_hotreload.model import Progress, Readiness
+from supervisor_hotreload.model import Failure, Fault, Progress, Readiness
 from supervisor_hotreload.notices import Notice
 from supervisor_hotreload.world import World
 
@@ -14,6 +14,16 @@ STEADY = 1.0
 """Seconds that a set of touched heartbeats has to stay the same when it is not as
 large as the old one: workers are forked up to 0.1 s apart (gunicorn
 arbiter.spawn_workers)."""
+
+FORKING = 0.25
+"""Seconds without another child after which a master has forked all, if they are enough."""
+
+BLIND = 10.0
+"""Seconds that new workers have to live where it cannot be seen whether they accept."""
+
+FALLS = 3
+"""How often a worker may end before it is ready: some servers start another one at once,
+for ever."""
 
 Verdict = Union[Readiness, Progress]
 Beats = dict[tuple[int, int], Beat]
@@ -51,6 +61,62 @@ def shared(world: World, process: Process) -> bool:
         return bool(own) and any(own & world.sockets(child, known).held for child in children)
     except Unreadable:
         return False
+
+
+class Falls:
+    """Counts the workers that end before they are ready.
+
+    :param expected: how many workers there are to be.
+    """
+
+    def __init__(self, expected: int) -> None:
+        self._expected = max(expected, 1)
+        self._seen: set[Process] = set()
+        self._count = 0
+
+    def look(self, master: Process, new: Iterable[Process], ready: Iterable[Process] = ()) -> None:
+        """Take note of the *new* workers of *master*, and which of them are *ready*.
+
+        :raises Failure: NOT_READY when they end again and again.
+        """
+        living = set(new)
+        self._count += len(self._seen - living)
+        self._seen = living.difference(ready)
+        if self._count > FALLS * self._expected:
+            raise Failure(
+                Fault.NOT_READY,
+                f"the new workers of {master} end before they are ready, {self._count} have: the "
+                f"program's log tells why",
+            )
+
+
+class Bake:
+    """Tells whether the workers that were ready stay so.
+
+    :param workers: none of them may end.
+    """
+
+    def __init__(self, world: World, master: Process, workers: list[Process]) -> None:
+        self._world = world
+        self._master = master
+        self._workers = workers
+        self._since = world.now()
+
+    def over(self, seconds: float) -> Optional[Readiness]:
+        """Return Readiness after *seconds*.
+
+        :raises Failure: BAKE_FAILED when one has died.
+        """
+        dead = [worker for worker in self._workers if not self._world.alive(worker)]
+        if dead:
+            count = len(self._workers)
+            raise Failure(
+                Fault.BAKE_FAILED,
+                f"{dead[0]}, one of the {count} new workers of {self._master}, died",
+            )
+        if self._world.now() - self._since < seconds:
+            return None
+        return Readiness(len(self._workers))
 
 
 class Heartbeat:
@@ -111,12 +177,14 @@ class Accepting:
     """Ready when as many new children of a master accept as the old generation had.
 
     A process that accepts has the listening socket in its epoll set, not a
-    moment earlier. Fewer are enough when every one that holds the socket
-    accepts and that has been so for a while: some servers start fewer.
+    moment earlier. More may be on their way: every one that holds the socket has to
+    accept, or nothing has to have changed for a while. Fewer are enough when both is
+    so: some servers start fewer.
 
     :param before: the children that there were before the reload.
     :param steady: how many seconds that while is.
     :param apart: ports, as the kernel writes them, from which others than workers accept.
+    :param helpers: those of *before* that held the socket and did not accept from it.
     """
 
     def __init__(
@@ -126,9 +194,15 @@ class Accepting:
         before: Container[Process],
         steady: float,
         apart: frozenset[str] = frozenset(),
+        helpers: frozenset[Process] = frozenset(),
     ) -> None:
         self._world = world
         self._steady = steady
+        self._helpers = helpers
+        self._falls = Falls(expected)
+        self._guess = Renewed(world, expected, before, BLIND)
+        self._born: list[Process] = []
+        self._born_at = 0.0
         self._apart = apart
         self._expected = max(expected, 1)
         self._before = before
@@ -138,31 +212,43 @@ class Accepting:
     def __call__(self, master: Process) -> Verdict:
         """Return Readiness, or how many new workers of *master* accept.
 
-        :raises Unreadable: when the kernel hides their descriptors.
+        :raises Failure: when they end again and again before they do.
         """
+        try:
+            return self._look(master)
+        except Unreadable:  # they have become too many, or are another user's now
+            return self._guess(master)
+
+    def _look(self, master: Process) -> Verdict:
         world, apart = self._world, self._apart
-        new = [child for child in world.children(master) if child not in self._before]
+        children = world.children(master)
+        new = [child for child in children if child not in self._before]
         known = world.listening(master)
         seen = {c: world.sockets(c, known) for c in new if c not in self._set}
         ready = frozenset(
             c for c in new if c in self._set or counts(seen[c].accepted, known, apart)
         )
+        self._falls.look(master, new, ready)
         waiting = [c for c in seen if counts(seen[c].held, known, apart) and c not in ready]
+        all_accept = len(waiting) <= len(self._helpers.difference(children))
         now = world.now()
+        if new != self._born:
+            self._born, self._born_at = new, now
+        all_accept = all_accept and now - self._born_at >= FORKING
         if ready != self._set:
             self._set, self._since = ready, now
         long = now - self._since >= self._steady
-        if len(ready) >= self._expected or (
-            ready and long and not waiting and not self._left(master)
+        enough = len(ready) >= self._expected
+        if (enough and (all_accept or long)) or (
+            ready and all_accept and long and not self._left(children, known)
         ):
             return Readiness(len(ready))
-        total = max(self._expected, len(ready))
+        total = max(self._expected, len(ready) + (len(waiting) if enough else 0))
         return Progress(f"worker {len(ready)} of {total} accepts", len(ready), total)
 
-    def _left(self, master: Process) -> bool:
+    def _left(self, children: list[Process], known: dict[int, str]) -> bool:
         """Tell whether an old worker accepts still."""
-        known = self._world.listening(master)
-        old = [child for child in self._world.children(master) if child in self._before]
+        old = [child for child in children if child in self._before]
         seen = (self._world.sockets(child, known).accepted for child in old)
         return any(counts(sockets, known, self._apart) for sockets in seen)
 
@@ -191,10 +277,12 @@ class Renewed:
         self._seconds = seconds
         self._workers: list[Process] = []
         self._since = world.now()
+        self._falls = Falls(expected)
 
     def __call__(self, master: Process) -> Verdict:
         children = self._world.children(master)
         new = [child for child in children if child not in self._before]
+        self._falls.look(master, new)
         now = self._world.now()
         if new != self._workers:
             self._workers, self._since = new, now
@@ -202,6 +290,19 @@ class Renewed:
             return Readiness(len(new))
         total = max(self._expected, len(new))
         return Progress(f"{len(new)} of {total} new workers started", len(new), total)
+
+
+class Lasting:
+    """Ready when the master has lived for some seconds: of a server without workers, a guess."""
+
+    def __init__(self, world: World, seconds: float) -> None:
+        self._world = world
+        self._seconds = seconds
+        self._since = world.now()
+
+    def __call__(self, master: Process) -> Verdict:
+        lasted = self._world.now() - self._since >= self._seconds
+        return Readiness(1) if lasted else Progress(f"{master} has to live for {self._seconds:g} s")
 
 
 class Then:

@@ -18,8 +18,9 @@ from supervisor_hotreload.model import Fault, Overdue, Phase, Policy
 RECALL = 2.0
 """Seconds to wait for a successor that may come after all, before giving up on it."""
 
-DRAIN_CEILING = 3600.0
-"""Seconds after which old workers of a server that renews itself are left to it."""
+DRAIN_PATIENCE = 60.0
+"""Seconds after which old workers of a server that renews itself are left to it, unless
+``drain_timeout`` is set: the next reload has to wait for so long."""
 
 ATTEMPTS = 3
 """A request that comes before the master is promoted is lost: ask again."""
@@ -33,12 +34,14 @@ class Wait:
     :param until: polled; anything truthy ends the wait and is its result.
     :param timeout: seconds until Overdue is thrown in; None waits for ever.
     :param fault: the kind of that Overdue.
+    :param stepwise: the seconds begin anew whenever more workers are ready than ever before.
     """
 
     phase: Phase
     until: Callable[[], Any]
     timeout: Optional[float]
     fault: Fault = Fault.INTERNAL
+    stepwise: bool = False
 
 
 Steps = Generator[Wait, Any, None]
@@ -99,13 +102,19 @@ class InPlace(Protocol):
         """The process whose pid stays."""
 
     def renew(self) -> None:
-        """Ask the master to replace its workers."""
+        """Ask the master to replace its workers; when it raises nothing was touched."""
 
     def renewed(self) -> Any:
         """Return truthy when every intended worker is a new one that accepts."""
 
+    def baked(self, seconds: float) -> Any:
+        """Return truthy when the new workers have stayed ready for *seconds*."""
+
     def drained(self) -> Any:
         """Return truthy when no old worker is left."""
+
+    def leftover(self) -> Any:
+        """Return, truthy, what is said of the old workers that are left to finish."""
 
 
 class Check(Protocol):
@@ -167,17 +176,22 @@ def in_place(
 ) -> Steps:
     """Let a server replace its own workers; nothing leads back from its first step.
 
-    :param commit: called right before that.
+    :param commit: called right after that.
     :param check: asked when the new workers serve; it can tell, not undo.
     :raises Failure: when the new workers do not serve; what does is to be observed.
     """
-    commit()
     server.renew()
-    yield Wait(Phase.REPLACING, server.renewed, policy.ready_timeout, Fault.NOT_READY)
+    commit()
+    timeout = policy.ready_timeout
+    yield Wait(Phase.REPLACING, server.renewed, timeout, Fault.NOT_READY, stepwise=True)
     if check is not None:
         yield from ask(check, server.master, policy.check_timeout)
-    with suppress(Overdue):  # they end when they have finished; the new ones serve
-        yield Wait(Phase.DRAINING, server.drained, policy.drain_timeout or DRAIN_CEILING)
+    if policy.bake:
+        yield Wait(Phase.BAKING, lambda: server.baked(policy.bake), None)
+    try:
+        yield Wait(Phase.DRAINING, server.drained, policy.drain_timeout or DRAIN_PATIENCE)
+    except Overdue:  # they end when they have finished; the new ones serve
+        yield Wait(Phase.DRAINING, server.leftover, None)
 
 
 def tried(trial: Check, policy: Policy, steps: Steps) -> Steps:

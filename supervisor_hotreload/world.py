@@ -23,6 +23,7 @@ class World:
 
     def __init__(self) -> None:
         self.notices = Notices()
+        self._memory = listeners.Memory()
 
     def now(self) -> float:
         """Return the monotonic clock, in seconds."""
@@ -97,10 +98,10 @@ class World:
         return identity.heartbeats(process.pid)
 
     def listening(self, process: Process) -> dict[int, str]:
-        return listeners.listening(process.pid)
+        return self._memory.listening(process, self.now)
 
     def sockets(self, process: Process, known: Container[int]) -> Sockets:
-        return listeners.sockets(process.pid, known)
+        return self._memory.sockets(process, known, self.now)
 
     def descriptors(self, process: Process) -> dict[str, str]:
         return listeners.descriptors(process.pid)

@@ -23,7 +23,16 @@ from supervisor_hotreload.servers import Program, family_of
 from supervisor_hotreload.world import World
 from tests.house import House, parent, wait_until
 from tests.load import Address, Load, get, wait_for_answer
-from tests.otherservers import ASGI, asgi, configure_haproxy, haproxy, start, uwsgi
+from tests.otherservers import (
+    ASGI,
+    asgi,
+    configure_haproxy,
+    haproxy,
+    rack_release,
+    start,
+    unicorn,
+    uwsgi,
+)
 
 SIGNAL = "strategy = signal"
 
@@ -193,6 +202,38 @@ def test_an_endpoint_after_the_heartbeats(house: House, good: bool) -> None:
     assert get(house.port).startswith(b"v2 " if good else b"v1 ")
 
 
+STATUS = """\
+def app(environ, start_response):
+    start_response("{status} X", [("Content-Length", "2")])
+    return [b"ok"]
+"""
+
+
+@pytest.mark.parametrize("status", [200, 500])
+@pytest.mark.parametrize("server", ["sync", "gthread", "unicorn"])
+def test_only_the_successor_is_asked(house: House, server: str, status: int) -> None:
+    """The old generation answers 200 at the same address."""
+    if server == "unicorn":
+        rack_release(house, "v1")
+        command = unicorn(house)
+    else:
+        house.release("v1", code=STATUS.format(status=200))
+        command = house.gunicorn(f"--workers 2 --worker-class {server}")
+    stop = "stopsignal = QUIT" if server == "unicorn" else ""
+    ready = f"ready = http://127.0.0.1:{house.port}/\nready_timeout = 4"
+    house.configure(command=command, program=stop, settings=ready)
+    start(house, house.port, 2)
+    if server == "unicorn":
+        code = f'run lambda {{ |env| [{status}, {{"Content-Type" => "text/plain"}}, ["ok"]] }}'
+        rack_release(house, "v2", code=code)
+    else:
+        house.release("v2", code=STATUS.format(status=status))
+    done = house.ctl("hotreload", "myapp")
+    assert (done.returncode == 0) == (status == 200), done.stdout
+    assert ("a new worker answers: status 500" in done.stdout) == (status == 500), done.stdout
+    assert "in a row" not in done.stdout
+
+
 def test_accepting_tells_of_a_gunicorn_with_epoll(house: House) -> None:
     house.configure("--workers 2 --worker-class gthread", settings="ready = accepting")
     house.start()
@@ -326,7 +367,7 @@ def told(ready: Ready, looks: int = 400) -> str:
     world = World()
     me = lookup(os.getpid())
     assert me is not None
-    endpoint = Endpoint(world, ready)
+    endpoint = Endpoint(world, ready, alone=True)
     text = ""
     for _ in range(looks):
         began = time.monotonic()
@@ -355,6 +396,24 @@ def told(ready: Ready, looks: int = 400) -> str:
 def test_http(port: int, path: str, text: str, expected: str) -> None:
     target = f"http://127.0.0.1:{port}{path}"
     assert expected in told(Ready("http", target=target, text=text))
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (b"200", ""),
+        (b"204", ""),
+        (b"2" * 5000, "no HTTP answer"),
+        (b"20", "no HTTP answer"),
+        (b"\xb2\xb2\xb2", "no HTTP answer"),
+        (b"500", "status 500"),
+    ],
+)
+def test_a_status_has_three_digits(status: bytes, expected: str) -> None:
+    judged = Endpoint(World(), Ready("http", target="http://127.0.0.1:1/"))._judge(
+        b"HTTP/1.1 " + status + b" x\r\n\r\n"
+    )
+    assert judged == expected
 
 
 def test_tcp_and_unix_and_file(port: int, house: House) -> None:

@@ -6,24 +6,28 @@ import os
 import re
 import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Optional
 
 from supervisor_hotreload.endpoints import Endpoint
 from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.model import Failure, Fault, Policy, Progress, Ready
 from supervisor_hotreload.probes import (
+    BLIND,
     STEADY,
     Accepting,
+    Bake,
+    Lasting,
     Notified,
     Renewed,
     Then,
     Verdict,
     accepting,
+    counts,
 )
 from supervisor_hotreload.world import World
 
-GUESS = Ready("settle", 10.0)
+GUESS = Ready("settle", BLIND)
 """How to tell readiness where nothing better can be seen, and nothing else is set."""
 
 ACCEPTING = Ready("accepting")
@@ -31,6 +35,13 @@ ACCEPTING = Ready("accepting")
 ONE_BY_ONE = 5.0
 """Seconds until fewer workers than before are all that come, where one follows the
 other: between the end of an old one and the fork of a new one lies a second or more."""
+
+REFUSED = 5.0
+"""Seconds in which a master that forks at once has forked no worker: it will not."""
+
+BUSY = 2
+"""Looks at which a master was asleep that one outweighs at which it was not: the master
+may load the new release itself."""
 
 DEPTH = 3
 """How many shells or wrappers deep the master may sit under the supervised pid."""
@@ -201,7 +212,7 @@ class Family:
         if not old.readable:
             return GUESS, (
                 f"warning: the descriptors below pid {old.master.pid} cannot be read (permission "
-                f"denied); ready = {GUESS} is used instead, which is a guess"
+                f"denied, or there are too many); ready = {GUESS} is used instead, a guess"
             )
         return ACCEPTING, (
             f"ready = {ACCEPTING}: a worker counts from the moment when the listening socket is in "
@@ -329,39 +340,86 @@ def crew(
     return hidden
 
 
+def refreshed(world: World, old: Crew) -> Crew:
+    """Return *old* as it is now: a worker may have been replaced for its age since."""
+    children = frozenset(world.children(old.master))
+    ended = old.accepting - children
+    born = sorted(children - old.children, key=lambda child: child.start)
+    try:
+        known = world.listening(old.master)
+        born = [c for c in born if counts(world.sockets(c, known).held, known, old.apart)]
+    except Unreadable:
+        pass  # then every child counts as before
+    heirs = born if not old.readable else born[: len(ended)]
+    workers = (old.accepting & children).union(heirs)
+    return replace(old, children=children, accepting=workers)
+
+
+def helpers(world: World, old: Crew) -> frozenset[Process]:
+    """Return the children that hold the workers' socket and do not accept from it."""
+    others = old.children - old.accepting
+    if not others or not old.readable:
+        return frozenset()
+    try:
+        known = world.listening(old.master)
+        held = {child: world.sockets(child, known).held for child in others}
+    except Unreadable:
+        return frozenset()
+    return frozenset(child for child in others if counts(held[child], known, old.apart))
+
+
 def probe(
     world: World,
     ready: Ready,
     old: Crew,
     steady: float = ONE_BY_ONE,
     own: Optional[Callable[[Process], Verdict]] = None,
+    expected: int = 0,
 ) -> Callable[[Process], Verdict]:
     """Return what tells when the workers that replace those of *old* are ready.
 
     :param steady: seconds after which fewer than before are all that come.
     :param own: the family's own proof, where it has a better one than what they accept from.
+    :param expected: how many workers there are to be, at least.
     """
+    expected = max(expected, old.workers)
+    has_workers = bool(old.children) or expected > 0
+    if not has_workers and ready.kind != "notify":  # it reloads in its own process
+        alone = ready.kind == "settle"
+        return Lasting(world, ready.seconds) if alone else Endpoint(world, ready, alone=True)
     if ready.kind == "settle":
-        return Renewed(world, old.workers, old.children, ready.seconds)
+        return Renewed(world, expected, old.children, ready.seconds)
     told: Callable[[Process], Verdict] = Accepting(
-        world, old.workers, old.children, steady, old.apart
+        world, expected, old.children, steady, old.apart, helpers(world, old)
     )
     if own is not None and ready.kind != "accepting":
         told = own
-    if not old.readable or not old.accepting:
-        told = Renewed(world, len(old.children), old.children, STEADY)
+    if not old.readable or not expected:
+        told = Renewed(world, max(expected, len(old.children)), old.children, STEADY)
     if ready.kind in ("heartbeat", "accepting"):
         return told
     if ready.kind == "notify":
-        return Notified(world, told if old.children else None, old.children, world.now())
-    return Then(told, Endpoint(world, ready))
+        return Notified(world, told if has_workers else None, old.children, world.now())
+    return Then(told, Endpoint(world, ready, old.children, old.apart))
+
+
+@dataclass(frozen=True)
+class Remark:
+    """The end of a wait, with what is to be said of it; truthy."""
+
+    text: str
 
 
 class Renewal:
     """One reload in place (protocol.InPlace): a signal, then other workers.
 
-    :param ask: asks the master to replace its workers.
+    ``forks_first`` says that the master, when it has heard, forks a new worker before
+    it ends an old one, or lets the old one stop accepting.
+
+    :param ask: asks the master to replace its workers; False when that was not possible.
     """
+
+    forks_first = True
 
     def __init__(
         self,
@@ -379,29 +437,97 @@ class Renewal:
         self._probe: Optional[Callable[[Process], Verdict]] = None
         self.heard: Collection[str] = ()
         """What the program has printed since this reload began."""
+        self._bake: Optional[Bake] = None
+        self._alone_since = 0.0
+        self._idle = 0
 
     @property
     def master(self) -> Process:
         return self._old.master
 
     def renew(self) -> None:
+        """Ask, and know for old what lives at that moment: a trial may have taken long."""
         self._must_live()
-        self._probe = probe(self._world, self._ready, self._old, self._steady)
-        self._ask()
+        expected = self._old.workers
+        self._old = refreshed(self._world, self._old)
+        self._probe = probe(self._world, self._ready, self._old, self._steady, expected=expected)
+        self._alone_since = self._world.now()
+        if self._ask() is False:
+            raise self._exited()
 
     def renewed(self) -> Verdict:
         self._must_live()
         assert self._probe is not None, "nobody has asked yet"
-        return self._probe(self.master)
+        verdict = self._probe(self.master)
+        if not verdict and self.forks_first:
+            self._must_not_have_refused()
+        return verdict
+
+    def baked(self, seconds: float) -> object:
+        self._must_live()
+        if self._bake is None:
+            self._bake = Bake(self._world, self.master, self._newcomers())
+        return self._bake.over(seconds)
 
     def drained(self) -> object:
         self._must_live()
-        left = sum(self._world.alive(worker) for worker in self._old.accepting)
+        left = self._left()
         return not left or Progress(f"{left} old worker{'' if left == 1 else 's'} left", 0, left)
+
+    def leftover(self) -> Remark:
+        left = self._left()
+        noun = "worker still finishes what it has" if left == 1 else "workers still finish what"
+        return Remark(f"{left} old {noun}{'' if left == 1 else ' they have'}")
+
+    def _left(self) -> int:
+        return sum(self._world.alive(worker) for worker in self._old.accepting)
+
+    def _born(self) -> list[Process]:
+        return [c for c in self._world.children(self.master) if c not in self._old.children]
+
+    def _newcomers(self) -> list[Process]:
+        """Return the new workers; all new children where it cannot be seen which they are."""
+        born = self._born()
+        try:
+            return accepting(self._world, born) or born
+        except Unreadable:
+            return born
+
+    def _must_not_have_refused(self) -> None:
+        """Fail when the master has nothing to do and everything is as it was.
+
+        nginx keeps its workers when it cannot listen where the new configuration says,
+        uvicorn when a new one could not start. A new worker that lives is a sign of life.
+        """
+        status = self._world.status(self.master.pid)
+        if self._born():
+            self._alone_since, self._idle = self._world.now(), 0
+            return
+        self._idle += 1 if status is not None and status.state in "SI" else -BUSY
+        over = self._world.now() - self._alone_since >= REFUSED
+        if over and self._idle > 0 and self._all_serve():
+            raise Failure(
+                Fault.NOT_READY,
+                f"{self.master} kept its old workers: it has refused the new configuration or "
+                f"code, see its log",
+            )
+
+    def _all_serve(self) -> bool:
+        """Tell whether no old worker has stopped accepting."""
+        old = list(self._old.accepting)
+        if not old:
+            return False
+        try:
+            return len(accepting(self._world, old)) == len(old)
+        except Unreadable:
+            return all(self._world.alive(worker) for worker in old)
 
     def _must_live(self) -> None:
         if not self._world.alive(self.master):
-            raise Failure(
-                Fault.SERVER_EXITED,
-                f"the server ({self.master}) exited while it replaced its workers",
-            )
+            raise self._exited()
+
+    def _exited(self) -> Failure:
+        return Failure(
+            Fault.SERVER_EXITED,
+            f"the server ({self.master}) exited while it replaced its workers",
+        )

@@ -23,7 +23,7 @@ class GenericFamily(Family):
     name = "signal"
     only_if_asked_for = True
     strategies = {  # noqa: RUF012 - a table, never changed
-        "signal": Strategy(True, False, "a signal, on which it replaces its workers itself")
+        "signal": Strategy(True, False, "{signal}, on which it replaces its workers itself")
     }
 
     def survey(self, world: World, tracked: Process, program: Program) -> Optional[Crew]:

@@ -21,8 +21,8 @@ from collections.abc import Iterable, Iterator
 from typing import Optional
 
 from supervisor_hotreload.identity import Process, Unreadable
-from supervisor_hotreload.model import Failure, Fault, Policy, Progress, Readiness, Ready
-from supervisor_hotreload.probes import STEADY, Verdict, shared
+from supervisor_hotreload.model import Policy, Progress, Readiness, Ready
+from supervisor_hotreload.probes import STEADY, Falls, Verdict, shared
 from supervisor_hotreload.servers.family import (
     REEXEC,
     Crew,
@@ -45,9 +45,6 @@ SETTLED = ("USR2", "HUP", "TTIN", "TTOU")
 
 BOOT_GRACE = 2.0
 """Seconds a dismissed successor has to end its workers that never became ready."""
-
-FALLS = 3
-"""How often a worker may end before it is ready: unicorn starts another one at once, for ever."""
 
 
 def looping(world: World, processes: list[Process]) -> list[Process]:
@@ -80,8 +77,7 @@ class Looping:
     def __init__(self, world: World, expected: int) -> None:
         self._world = world
         self._expected = max(expected, 1)
-        self._seen: set[Process] = set()
-        self._fallen = 0
+        self._falls = Falls(expected)
         self._set: list[Process] = []
         self._since = world.now()
 
@@ -92,7 +88,7 @@ class Looping:
         """
         children = self._world.children(master)
         ready = looping(self._world, children)
-        self._count_the_fallen(master, children, ready)
+        self._falls.look(master, children, ready)
         now = self._world.now()
         if ready != self._set:
             self._set, self._since = ready, now
@@ -101,18 +97,6 @@ class Looping:
             return Readiness(len(ready))
         total = max(self._expected, len(children))
         return Progress(f"{len(ready)}/{total} workers ready", len(ready), total)
-
-    def _count_the_fallen(
-        self, master: Process, children: list[Process], ready: list[Process]
-    ) -> None:
-        self._fallen += len(self._seen.difference(children))
-        self._seen = set(children).difference(ready)
-        if self._fallen > FALLS * self._expected:
-            raise Failure(
-                Fault.NOT_READY,
-                f"the workers of the successor ({master}) end before they are ready, "
-                f"{self._fallen} have: the program's log tells why",
-            )
 
 
 class Reexec(Upgrade):

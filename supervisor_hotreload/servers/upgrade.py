@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import Callable, Optional
 
 from supervisor_hotreload.identity import Process, Unreadable
-from supervisor_hotreload.model import Failure, Fault, Policy, Progress, Readiness
-from supervisor_hotreload.probes import Verdict, accepting
+from supervisor_hotreload.model import Failure, Fault, Policy, Progress
+from supervisor_hotreload.probes import Bake, Verdict, accepting
 from supervisor_hotreload.servers.family import Generation, Rung, rung, stopped
 from supervisor_hotreload.world import World
 
@@ -40,7 +40,7 @@ class Upgrade:
         self._policy = policy
         self._told = told
         self._new: Optional[Process] = None
-        self._watched: Optional[tuple[float, list[Process]]] = None
+        self._bake: Optional[Bake] = None
 
     # -- what a family may say otherwise
 
@@ -83,16 +83,9 @@ class Upgrade:
 
     def baked(self, new: Process, seconds: float) -> object:
         self._must_live(new)
-        now = self._world.now()
-        if self._watched is None:
-            self._watched = now, self._workers(new)
-        since, workers = self._watched
-        dead = [worker for worker in workers if not self._world.alive(worker)]
-        if dead:
-            raise Failure(
-                Fault.BAKE_FAILED, f"the successor ({new}): {dead[0]}, one of its workers, died"
-            )
-        return Readiness(len(workers)) if now - since >= seconds else False
+        if self._bake is None:
+            self._bake = Bake(self._world, new, self._workers(new))
+        return self._bake.over(seconds)
 
     def _workers(self, master: Process) -> list[Process]:
         children = self._world.children(master)

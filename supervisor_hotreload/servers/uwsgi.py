@@ -152,6 +152,8 @@ class UwsgiRenewal(Renewal):
     :param stats: its stats server, if the master holds one.
     """
 
+    forks_first = False  # a worker that finishes a request still has the socket in its epoll set
+
     def __init__(
         self,
         world: World,
