@@ -58,6 +58,9 @@ class Check:
         self._status: Optional[int] = None
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
 
+    def __str__(self) -> str:
+        return self._title
+
     def __call__(self, new: Optional[Process]) -> bool:
         """Return True when the command has agreed; the first call starts it.
 

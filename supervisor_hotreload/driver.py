@@ -227,7 +227,7 @@ class Reload:
 
     def _overdue(self, wait: Wait) -> Overdue:
         so_far = f" ({self.progress.text})" if self.progress is not None else ""
-        took = f"was not over in {wait.timeout:g} s"
+        took = f"was not over in {wait.told or wait.timeout:g} s"
         if self._most:
             took = f"took more than {wait.timeout:g} s for one worker"
         return Overdue(wait.fault, f"{wait.phase.value} {took}{so_far}")

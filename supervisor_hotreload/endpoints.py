@@ -156,6 +156,7 @@ class Endpoint:
         self._side = Side.NOBODY
         self._missed = False
         self._ended = False
+        self._tellable = False
         self._row = 0
         self._since = 0.0
         self._last = ""
@@ -173,6 +174,9 @@ class Endpoint:
             complaint = error.strerror or type(error).__name__
         if complaint is not None:
             self._end()
+            self._tellable |= self._side in (Side.NEW, Side.OLD)
+            if self._side is Side.NOBODY and self._tellable:
+                return Progress(f"{self._ready.target}: {self._last or 'asked'}")
             if self._side is not Side.OLD and self._suffices(complaint, master):
                 return Readiness(1)
         return Progress(f"{self._ready.target}: {self._last or 'asked'}")

@@ -35,6 +35,7 @@ class Wait:
     :param timeout: seconds until Overdue is thrown in; None waits for ever.
     :param fault: the kind of that Overdue.
     :param stepwise: the seconds begin anew whenever more workers are ready than ever before.
+    :param told: the seconds that an Overdue speaks of, where those are of a part only.
     """
 
     phase: Phase
@@ -42,6 +43,7 @@ class Wait:
     timeout: Optional[float]
     fault: Fault = Fault.INTERNAL
     stepwise: bool = False
+    told: Optional[float] = None
 
 
 Steps = Generator[Wait, Any, None]
@@ -209,7 +211,13 @@ def spawn(server: Server, timeout: float) -> Generator[Wait, Any, Any]:
         server.reexec()
         try:
             return (
-                yield Wait(Phase.SPAWNING, server.successor, timeout / ATTEMPTS, Fault.NO_SUCCESSOR)
+                yield Wait(
+                    Phase.SPAWNING,
+                    server.successor,
+                    timeout / ATTEMPTS,
+                    Fault.NO_SUCCESSOR,
+                    told=timeout,
+                )
             )
         except Overdue:
             continue
@@ -220,6 +228,8 @@ def ask(check: Check, new: Any, timeout: float, fault: Fault = Fault.CHECK_FAILE
     """Let a command decide."""
     try:
         yield Wait(Phase.CHECKING, lambda: check(new), timeout, fault)
+    except Overdue:
+        raise Overdue(fault, f"{check} was not over in {timeout:g} s (check_timeout)") from None
     finally:
         check.close()
 

@@ -430,7 +430,7 @@ class Reloads:
         tracked.remember(old.master, found.family.only_if_asked_for)
         tracked.want_successor()
         end_capture = self.supervised.capture(tracked, reload.output.append)
-        reload.when_ended(self._close(tracked, end_capture))
+        reload.when_ended(self._close(tracked, old, end_capture))
         self.supervised.tick.turn_on()
         self._idle_since = None
         reload.begin(self._steps(tracked, reload, found, policy, successor))
@@ -486,6 +486,11 @@ class Reloads:
                     )
                 return None
             command = shlex.join(told.words)
+        if command is None and strategy is not None and strategy.in_place:
+            reload.say(
+                f"warning: {tracked.name}: the release is not tried before, and {found.old.master} "
+                f"cannot go back from a broken one; set check_before = COMMAND"
+            )
         if command is None or command == "none":
             return None
         return CheckCommand(
@@ -573,7 +578,17 @@ class Reloads:
             strategy = AUTO  # a setting is bad: the reload is refused, what serves is told
         return servers.family_of(self.world, current, tracked.program, strategy)
 
-    def _close(self, tracked: Tracked, end_capture: Callable[[], None]) -> Callable[[Reload], None]:
+    def _blend(self, old: Any) -> str:
+        """Return whose workers a master has after its own reload has failed."""
+        children = set(self.world.children(old.master))
+        kept = not children.isdisjoint(old.children)
+        if kept and children <= old.children:
+            return "; its workers are the old ones"
+        return "; its workers may be of either release" if kept else "; its workers are new ones"
+
+    def _close(
+        self, tracked: Tracked, old: Any, end_capture: Callable[[], None]
+    ) -> Callable[[Reload], None]:
         def close(reload: Reload) -> None:
             end_capture()
             tracked.successor = None
@@ -581,8 +596,8 @@ class Reloads:
                 tracked.generation += 1  # the same master, with new workers
             reload.serving = self.serving(tracked)
             if reload.outcome is Outcome.FAILED and reload.new_pid == reload.old_pid != 0:
-                mixed = reload.adopted and tracked.running
-                reload.serving += "; its workers may be of either release" if mixed else ""
+                renewed = reload.adopted and tracked.running and self.world.alive(old.master)
+                reload.serving += self._blend(old) if renewed else ""
             if reload.fault in (Fault.SUCCESSOR_EXITED, Fault.NOT_READY):
                 reload.reason += last_words(reload.output)
             if reload.outcome is not Outcome.SUCCEEDED and not reload.new_pid:

@@ -120,7 +120,7 @@ def test_started_directly_an_upgrade_is_refused_with_the_cure(house: House) -> N
     with Load(house.port, slow=0) as load:
         done = house.ctl("hotreload", "myapp")
     assert done.returncode != 0
-    assert "command = hotreload-orphan " in done.stdout
+    assert "hotreload-orphan " in done.stdout
     assert "nothing was sent" in done.stdout
     assert load.dropped == []
     assert nginx_masters(house) == masters
@@ -136,7 +136,7 @@ def test_a_shell_that_is_not_the_stub_is_refused(house: House) -> None:
     house.configure(command=f"{script} nginx", program=STOP, settings=UPGRADE)
     begin(house, house.port, 3)
     done = house.ctl("hotreload", "myapp")
-    assert "command = hotreload-orphan " in done.stdout
+    assert "hotreload-orphan " in done.stdout
     assert get(house.port).startswith(b"v1 ")
 
 
@@ -188,6 +188,23 @@ def test_an_upgrade_is_rolled_back(house: House, how: str) -> None:
     assert load.dropped == []
     assert nginx_masters(house) == {house.info()["pid"]}
     wait_until(lambda: (house.root / "nginx.pid").exists())
+
+
+def test_no_worker_outlives_a_killed_successor(house: House) -> None:
+    """It was refused: it must not go on answering."""
+    configure_nginx(house)
+    house.configure(
+        command=nginx(house, orphan=True), program=STOP, settings=f"{UPGRADE}\nbake = 60"
+    )
+    begin(house, house.port, 3)
+    old = workers(house)
+    configure_nginx(house, "v2")
+    house.rpc().hotreload.reloadProcess("myapp", False)
+    info = house.wait_for_phase("baking")
+    os.kill(info["new_pid"], signal.SIGKILL)
+    assert house.wait_for_outcome()["outcome"] == "failed"
+    assert workers(house) == old
+    assert {get(house.port).split()[0] for _ in range(6)} == {b"v1"}
 
 
 def test_no_worker_outlives_a_killed_old_master(house: House) -> None:

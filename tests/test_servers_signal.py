@@ -86,6 +86,20 @@ def test_a_directory_that_has_moved_is_named(house: House) -> None:
     assert "is the old code again" in house.ctl("hotreload", "myapp").stdout
 
 
+def test_a_directory_that_has_moved_is_refused_where_it_is_all_there_is(house: House) -> None:
+    house.release("v1", code=ASGI.format(release="v1", boot=0))
+    paths = house.environment["PYTHONPATH"]
+    command = asgi(house, "uvicorn").replace(f"--app-dir {house.root}/current ", "")
+    house.environment["PYTHONPATH"] = paths
+    house.configure(command=command, settings=SIGNAL)
+    start(house, house.port, 2)
+    house.release("v2", code=ASGI.format(release="v2", boot=0))
+    done = house.ctl("hotreload", "myapp")
+    assert done.returncode != 0
+    assert f'directory = / and environment = PYTHONPATH="{house.root}/current"' in done.stdout
+    assert get(house.port).startswith(b"v1 ")
+
+
 def test_without_a_strategy_the_cure_is_told(house: House) -> None:
     house.release("v1", code=ASGI.format(release="v1", boot=0))
     house.configure(command=asgi(house, "granian"))

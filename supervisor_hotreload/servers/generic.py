@@ -30,7 +30,15 @@ class GenericFamily(Family):
         return crew(world, tracked) or _childless(world, tracked)
 
     def admit(self, world: World, old: Crew, policy: Policy, program: Program) -> None:
-        """Refuse what the signal would end, and what cannot be seen to have been done."""
+        """Refuse what the signal would end, what would load the old code again, and what
+        cannot be seen to have been done."""
+        moved = _moved(world, old, program)
+        if moved and not _finds_anew(world, old, program):
+            raise Failure(
+                Fault.NOT_RELOADABLE,
+                f"{program.name}: {moved}, and would load the old code again: start it once with "
+                f'directory = / and environment = PYTHONPATH="{program.directory}"',
+            )
         if world.catches(old.master, policy.signal) is False:
             raise Failure(
                 Fault.NOT_RELOADABLE,
@@ -45,16 +53,27 @@ class GenericFamily(Family):
             )
 
     def warnings(self, world: World, old: Crew, program: Program) -> Iterable[str]:
-        cwd = world.directory(old.master)
-        if cwd and cwd != os.path.realpath(program.directory):
-            yield (
-                f"warning: {old.master} runs in {cwd}, not in what {program.directory} is now: "
-                f"what it imports from its working directory is the old code again; let it import "
-                f"by PYTHONPATH={program.directory} with directory = /"
-            )
+        moved = _moved(world, old, program)
+        if moved and _finds_anew(world, old, program):
+            yield f"warning: {moved}: what it imports from there is the old code again"
 
     def server(self, world: World, old: Crew, policy: Policy, program: Program) -> Renewal:
         return Renewal(world, old, policy, lambda: world.signal(old.master, policy.signal))
+
+
+def _moved(world: World, old: Crew, program: Program) -> str:
+    """Return where a server runs whose ``directory`` is elsewhere by now, '' where it is not."""
+    cwd = world.directory(old.master)
+    if not cwd or cwd == os.path.realpath(program.directory):
+        return ""
+    return f"{old.master} runs in {cwd}, not in what {program.directory} is now"
+
+
+def _finds_anew(world: World, old: Crew, program: Program) -> bool:
+    """Tell whether the directory is named where it may be imported from by its name."""
+    given = {**program.environment, **world.environment(old.master)}
+    texts = [value for key, value in given.items() if key not in ("PWD", "OLDPWD")]
+    return any(program.directory in text for text in (program.command, *texts))
 
 
 def _childless(world: World, tracked: Process) -> Crew:

@@ -11,6 +11,7 @@ goes only to a master whose successor is adopted.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable
 from typing import Any, Optional
 
@@ -99,7 +100,7 @@ class NginxFamily(Family):
             raise Failure(
                 Fault.NOT_RELOADABLE,
                 f"{program.name}: {old.master} ignores USR2 while its parent is the one that has "
-                f"started it; nothing was sent. Start it once by: command = {STUB} "
+                f"started it; nothing was sent. Start it once by: command = {_stub()} "
                 f"{program.command}",
             )
 
@@ -138,6 +139,12 @@ def stub_of(world: World, old: Generation, program: Program) -> Optional[Process
     if not named or old.tracked == old.master or status is None:
         return None
     return old.tracked if status.parent == old.tracked.pid else None
+
+
+def _stub() -> str:
+    """Return the stub's path where it is installed with us: PATH may not have it."""
+    beside = os.path.join(os.path.dirname(sys.executable), STUB)
+    return beside if os.access(beside, os.X_OK) else STUB
 
 
 def _start(program: Program) -> Optional[int]:

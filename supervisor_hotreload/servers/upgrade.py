@@ -40,6 +40,7 @@ class Upgrade:
         self._policy = policy
         self._told = told
         self._new: Optional[Process] = None
+        self._born: set[Process] = set()
         self._bake: Optional[Bake] = None
 
     # -- what a family may say otherwise
@@ -79,10 +80,12 @@ class Upgrade:
 
     def ready(self, new: Process) -> Verdict:
         self._must_live(new)
+        self._born.update(self._world.children(new))
         return self._told(new)
 
     def baked(self, new: Process, seconds: float) -> object:
         self._must_live(new)
+        self._born.update(self._world.children(new))
         if self._bake is None:
             self._bake = Bake(self._world, new, self._workers(new))
         return self._bake.over(seconds)
@@ -117,13 +120,13 @@ class Upgrade:
 
     def dismissal(self, new: Process) -> Iterator[Rung]:
         """QUIT: its workers have requests; those of the old one have never stopped."""
-        yield rung(self._world, new, "QUIT", self._policy.drain_timeout or DISMISSAL)
-        yield rung(self._world, new, "TERM", QUICK)
+        yield self._dismiss(new, "QUIT", self._policy.drain_timeout or DISMISSAL)
+        yield self._dismiss(new, "TERM", QUICK)
         yield Rung(lambda: self._kill(new), QUICK)
 
     def _kill(self, master: Process) -> None:
         workers = [child for child in self._world.children(master) if child != self._new]
-        for process in (master, *workers):
+        for process in (master, *workers, *self._left_by(master)):
             self._world.signal(process, "KILL")
 
     # -- after adoption
@@ -139,7 +142,23 @@ class Upgrade:
         )
 
     def dismissed(self, new: Process) -> bool:
-        return not self._world.alive(new)
+        return not self._world.alive(new) and not self._left_by(new)
+
+    def _left_by(self, new: Process) -> list[Process]:
+        """Return the workers that a dead successor has left: what was refused would serve on."""
+        if self._world.alive(new):
+            return []
+        return [worker for worker in self._born if self._world.alive(worker)]
+
+    def _dismiss(self, new: Process, name: str, patience: float) -> Rung:
+        to_new = rung(self._world, new, name, patience)
+
+        def send() -> None:
+            to_new.send()
+            for worker in self._left_by(new):
+                self._world.signal(worker, name)
+
+        return Rung(send, patience)
 
     def promoted(self, new: Process) -> bool:
         """Tell whether *new* would hear a USR2: its parent is no longer the old master."""
