@@ -200,6 +200,11 @@ class Reloads:
 
     def serving(self, tracked: Tracked) -> str:
         """Return a sentence that says what serves now."""
+        if tracked.outlived:
+            return (
+                f"nothing serves: what is left of {tracked.name} (pid {tracked.pid}) finishes what "
+                f"it has, then supervisord reports its exit and does as autorestart says"
+            )
         if (tracked.running or tracked.starting) and tracked.current() is not None:
             try:
                 found = self._survey(tracked)

@@ -104,6 +104,19 @@ def test_the_new_master_dies_while_the_old_one_drains(house: House) -> None:
     assert house.info()["pid"] not in (new, 0)
 
 
+def test_what_only_finishes_is_not_said_to_serve(house: House) -> None:
+    house.configure("--workers 2")
+    house.start()
+    with Load(house.port, fast=0, slow=2, slow_path="/slow3") as load:
+        load.wait_in_flight()
+        client = house.client("hotreload", "myapp")
+        new = house.wait_for_phase("draining")["new_pid"]
+        os.kill(new, signal.SIGKILL)
+        printed = client.communicate(timeout=60)[0]
+    assert client.returncode != 0
+    assert "nothing serves: what is left of myapp" in printed.splitlines()[-1], printed
+
+
 def test_a_stubborn_successor_is_killed_after_stopwaitsecs(house: House) -> None:
     in_phase(house, "baking", program="stopwaitsecs = 2")
     new = house.reload_info()["new_pid"]

@@ -133,6 +133,11 @@ class Tracked:
         return lineage is not None and lineage.tracked.pid == self.pid and self._watch is not None
 
     @property
+    def outlived(self) -> bool:
+        """Tell whether the program is dead but for a rest of it that ends, too."""
+        return self._kept is not None
+
+    @property
     def watched(self) -> bool:
         """Tell whether the tracked process is no child of supervisord's."""
         return bool(self.pid) and not self._world.is_child(self.pid)
