@@ -52,6 +52,8 @@ class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # s
     def __init__(self, controller: Any, **_config: str) -> None:
         super().__init__(controller)
         self._proxy = controller.get_server_proxy("hotreload")
+        for other in controller.options.plugins:  # each says 'No help on' what it does not know
+            other.help_hotreload = lambda: None
 
     def do_hotreload(self, arg: str) -> None:
         if not self.ctl.upcheck():
@@ -75,6 +77,10 @@ class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # s
                     self._reload(name, wishes, names[position + 1 :])
         except KeyboardInterrupt:
             self._fail(LSBInitExitStatuses.GENERIC)
+
+    def do_help(self, arg: str) -> None:
+        if arg in ("", "hotreload"):
+            super().do_help(arg)
 
     def help_hotreload(self) -> None:
         self.ctl.output(USAGE)

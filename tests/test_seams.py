@@ -152,5 +152,7 @@ def test_method_help_is_complete(house: House) -> None:
         assert rpc.system.methodSignature(name)[0] in {"string", "boolean", "array", "struct"}
     assert rpc.hotreload.getAPIVersion() == "1.0"
     printed = house.ctl("help", "hotreload").stdout
+    assert "No help" not in printed + house.ctl("help", "status").stdout
+    assert "hotreload" in house.ctl("help").stdout
     for word in ("<gname>:*", "all", "--bake", "--cancel", "Exit status 0"):
         assert word in printed
