@@ -74,6 +74,20 @@ class Keeper:
             )
 
 
+@dataclass(frozen=True)
+class Wishes:
+    """What is asked for one reload, instead of the program's settings."""
+
+    bake: Optional[float] = None
+    strategy: Optional[str] = None
+
+    def over(self, policy: Policy) -> Policy:
+        """Return *policy* with what is wished in it."""
+        if self.bake is not None:
+            policy = replace(policy, bake=self.bake)
+        return policy if self.strategy is None else replace(policy, strategy=self.strategy)
+
+
 @dataclass
 class Batch:
     """Programs that are reloaded one after the other.
@@ -127,7 +141,7 @@ class Reloads:
         reload = self._new(tracked)
         self.driver.add(reload)
         try:
-            self._begin(tracked, reload, bake, strategy)
+            self._begin(tracked, reload, Wishes(bake, strategy))
         except Failure as failure:
             self._refuse(tracked, reload, failure)
             raise
@@ -148,7 +162,7 @@ class Reloads:
             self.driver.must_be_free(reload.name)
         for _, reload in batch.waiting:
             self.driver.add(reload)
-        self._next(batch, bake, strategy)
+        self._next(batch, Wishes(bake, strategy))
         return batch
 
     def cancel(self, tracked: Tracked) -> Reload:
@@ -337,17 +351,11 @@ class Reloads:
         logger = self.supervised.logger
         return Reload(tracked.name, self.world.now, logger.info, logger.warn)
 
-    def _begin(
-        self,
-        tracked: Tracked,
-        reload: Reload,
-        bake: Optional[float],
-        strategy: Optional[str],
-    ) -> None:
+    def _begin(self, tracked: Tracked, reload: Reload, wishes: Wishes) -> None:
         """Begin *reload*, or raise a Failure and nothing else: no reload may be left half begun."""
         reload.take_up()
         try:
-            self._look_and_run(tracked, reload, bake, strategy)
+            self._look_and_run(tracked, reload, wishes)
         except Exception as error:  # noqa: BLE001 - whatever it is, it refuses this reload only
             raise self._as_failure(tracked, error) from None
 
@@ -360,18 +368,8 @@ class Reloads:
             Fault.INTERNAL, f"an error inside hotreload: {type(error).__name__}: {error}"
         )
 
-    def _look_and_run(
-        self,
-        tracked: Tracked,
-        reload: Reload,
-        bake: Optional[float],
-        strategy: Optional[str],
-    ) -> None:
-        policy = self._admit(tracked)
-        if bake is not None:
-            policy = replace(policy, bake=bake)
-        if strategy is not None:
-            policy = replace(policy, strategy=strategy)
+    def _look_and_run(self, tracked: Tracked, reload: Reload, wishes: Wishes) -> None:
+        policy = wishes.over(self._admit(tracked))
         found = self._find(tracked, policy.strategy)
         self._must_be_alone(tracked, found.old)
         if policy.ready.kind == "notify":
@@ -620,7 +618,7 @@ class Reloads:
                 f"{failure.reason}"
             )
 
-    def _next(self, batch: Batch, bake: Optional[float], strategy: Optional[str]) -> None:
+    def _next(self, batch: Batch, wishes: Wishes) -> None:
         """Begin the next reload of a batch; called again when that one has ended."""
         while batch.waiting:
             tracked, reload = batch.waiting.popleft()
@@ -629,11 +627,11 @@ class Reloads:
                 continue  # cancelled, or the program was stopped, while it was queued
             try:
                 self._must_go_on(batch, tracked)
-                self._begin(tracked, reload, bake, strategy)
+                self._begin(tracked, reload, wishes)
             except Failure as failure:
                 self._refuse(tracked, reload, failure)
             if not reload.done:
-                reload.when_ended(lambda _: self._next(batch, bake, strategy))
+                reload.when_ended(lambda _: self._next(batch, wishes))
                 return
 
     def _refuse(self, tracked: Tracked, reload: Reload, failure: Failure) -> None:

@@ -190,8 +190,8 @@ def test_an_upgrade_is_rolled_back(house: House, how: str) -> None:
     wait_until(lambda: (house.root / "nginx.pid").exists())
 
 
-def test_no_worker_outlives_a_killed_successor(house: House) -> None:
-    """It was refused: it must not go on answering."""
+def bake(house: House) -> set[int]:
+    """Start an upgrade that bakes; return the old workers."""
     configure_nginx(house)
     house.configure(
         command=nginx(house, orphan=True), program=STOP, settings=f"{UPGRADE}\nbake = 60"
@@ -200,8 +200,14 @@ def test_no_worker_outlives_a_killed_successor(house: House) -> None:
     old = workers(house)
     configure_nginx(house, "v2")
     house.rpc().hotreload.reloadProcess("myapp", False)
-    info = house.wait_for_phase("baking")
-    os.kill(info["new_pid"], signal.SIGKILL)
+    house.wait_for_phase("baking")
+    return old
+
+
+def test_no_worker_outlives_a_killed_successor(house: House) -> None:
+    """It was refused: it must not go on answering."""
+    old = bake(house)
+    os.kill(house.reload_info()["new_pid"], signal.SIGKILL)
     assert house.wait_for_outcome()["outcome"] == "failed"
     assert workers(house) == old
     assert {get(house.port).split()[0] for _ in range(6)} == {b"v1"}
@@ -209,18 +215,10 @@ def test_no_worker_outlives_a_killed_successor(house: House) -> None:
 
 def test_no_worker_outlives_a_killed_old_master(house: House) -> None:
     """It would go on answering with the configuration that it knows."""
-    configure_nginx(house)
-    house.configure(
-        command=nginx(house, orphan=True), program=STOP, settings=f"{UPGRADE}\nbake = 60"
-    )
-    begin(house, house.port, 3)
-    old = workers(house)
-    configure_nginx(house, "v2")
+    old = bake(house)
     with Load(house.port, fast=1) as load:
         load.wait_in_flight()
-        house.rpc().hotreload.reloadProcess("myapp", False)
-        info = house.wait_for_phase("baking")
-        os.kill(info["old_pid"], signal.SIGKILL)
+        os.kill(house.reload_info()["old_pid"], signal.SIGKILL)
         wait_until(lambda: not old & workers(house), what=house.log)
     assert load.dropped == []
     assert {get(house.port).split()[0] for _ in range(6)} == {b"v2"}
