@@ -80,6 +80,12 @@ def many() -> Iterator[Listening]:
         shutil.rmtree(root, ignore_errors=True)
 
 
+@pytest.fixture(autouse=True)
+def anew(many: Listening) -> None:
+    """Count the reloads of this test only: it may be tried a second time."""
+    many.forget()
+
+
 def test_touch(many: Listening) -> None:
     path = many.house.root / "touch"
     began = time.monotonic()

@@ -404,8 +404,9 @@ class Tracked:
         """
         known = {*self.elders, self.successor, self.current()}
         for worker in workers_left(self._world, dead):
-            if worker not in known:
-                self._world.signal(worker, servers.farewell(self._world, worker))
+            farewell = servers.farewell(self._world, worker)
+            if farewell and worker not in known:
+                self._world.signal(worker, farewell)
                 self.elders.append(worker)
 
     def successors(self) -> list[Process]:

@@ -123,7 +123,8 @@ def listens(world: World, process: Process) -> bool:
 
 
 def farewell(world: World, worker: Process) -> str:
-    """Return the signal on which a worker finishes what it has, and ends."""
+    """Return the signal on which an orphaned worker finishes what it has, and ends; '' for
+    one that does so by itself."""
     return next((f.farewell for f in FAMILIES if f.works(world, worker)), "TERM")
 
 

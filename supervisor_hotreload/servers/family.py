@@ -162,7 +162,8 @@ class Family:
     """One family of servers; a family says what differs from this.
 
     ``binaries`` are the names it is run by, ``ended_by_hup`` those that a HUP would
-    end while they boot; on ``farewell`` a worker finishes what it has, and ends;
+    end while they boot; on ``farewell`` an orphaned worker finishes what it
+    has, and ends ('': it does so by itself);
     ``strategies`` are its ways to reload, the default one first;
     ``only_if_asked_for`` hides it from programs that do not set ``strategy``.
     """

@@ -448,6 +448,7 @@ class GunicornFamily(Family):
 
     name = "gunicorn"
     binaries = frozenset({"gunicorn", "gunicorn3", "gunicorn_paster"})
+    farewell = ""
     strategies = {"reexec": REEXEC}  # noqa: RUF012 - a table, never changed
 
     def names(self, program: Program) -> bool:

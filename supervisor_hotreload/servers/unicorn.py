@@ -133,7 +133,7 @@ class UnicornFamily(Family):
 
     name = "unicorn"
     binaries = frozenset({"unicorn", "unicorn_rails"})
-    farewell = "QUIT"
+    farewell = ""
     strategies = {"reexec": REEXEC}  # noqa: RUF012 - a table, never changed
 
     def names(self, program: Program) -> bool:
