@@ -260,6 +260,7 @@ ONLY_ONE = "it was the only generation that accepts, the old one had been told t
 REASONS: dict[tuple[str, str], str] = {
     ("draining", "kill new"): ONLY_ONE,
     ("promoting", "kill new"): ONLY_ONE,
+    ("spawning", "kill old"): "killed before it has forked: its port is gone with its workers",
     ("spawning", "fork"): "a gunicorn master whose fork fails on USR2 ends (arbiter.reexec)",
 }
 """Cells in which requests are dropped, and why that cannot be helped."""
