@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import sys
+from collections.abc import Iterator
 from typing import Any, Callable
 
 import psutil
@@ -104,9 +105,14 @@ class Listening:
         """Return how many reloads of *name* have been begun."""
         return self.house.log()[self._since :].count(f"hotreload: {name}: spawning:")
 
-    def forget(self) -> None:
-        """Count reloads from now on: a test may be tried a second time."""
+    @contextlib.contextmanager
+    def from_now_on(self) -> Iterator[None]:
+        """Count only the reloads begun inside: a test may be tried a second time."""
         self._since = len(self.house.log())
+        try:
+            yield
+        finally:
+            self._since = 0
 
     def info(self, name: str = "myapp") -> Any:
         return self.house.rpc().hotreload.getReloadInfo(name)

@@ -38,7 +38,7 @@ def app(environ, start_response):
 
 
 @pytest.fixture(scope="module")
-def many() -> Iterator[Listening]:
+def everything() -> Iterator[Listening]:
     """One supervisord with a program for each trigger."""
     root = pathlib.Path(tempfile.mkdtemp(prefix="hr-"))
     root.chmod(0o755)
@@ -80,10 +80,11 @@ def many() -> Iterator[Listening]:
         shutil.rmtree(root, ignore_errors=True)
 
 
-@pytest.fixture(autouse=True)
-def anew(many: Listening) -> None:
-    """Count the reloads of this test only: it may be tried a second time."""
-    many.forget()
+@pytest.fixture
+def many(everything: Listening) -> Iterator[Listening]:
+    """The same, counting only the reloads of one test, which may be tried a second time."""
+    with everything.from_now_on():
+        yield everything
 
 
 def test_touch(many: Listening) -> None:
@@ -155,20 +156,20 @@ def test_hup(many: Listening) -> None:
     many.wait_for_log("reload_on_sighup = nobody: no such program")
 
 
-def test_every(many: Listening) -> None:
-    many.succeeded("old", 1)
-    assert many.info("old")["trigger"].endswith("every = 6 s")
+def test_every(everything: Listening) -> None:
+    everything.succeeded("old", 1)
+    assert everything.info("old")["trigger"].endswith("every = 6 s")
 
 
-def test_max_memory(many: Listening) -> None:
-    many.wait_for_reload("fat", 1)
-    many.succeeded("fat", 1)
-    many.wait_for_log("shared pages counted once")
+def test_max_memory(everything: Listening) -> None:
+    everything.wait_for_reload("fat", 1)
+    everything.succeeded("fat", 1)
+    everything.wait_for_log("shared pages counted once")
 
 
-def test_nothing_else_was_reloaded(many: Listening) -> None:
+def test_nothing_else_was_reloaded(everything: Listening) -> None:
     """Every event went to the listener, and only what was meant was reloaded."""
-    assert many.reloads("myapp") == 0
-    assert "overflowed" not in many.house.log()
-    assert "discarded" not in many.log()
-    assert many.house.info("hotreload:hotreload")["statename"] == "RUNNING"
+    assert everything.reloads("myapp") == 0
+    assert "overflowed" not in everything.house.log()
+    assert "discarded" not in everything.log()
+    assert everything.house.info("hotreload:hotreload")["statename"] == "RUNNING"

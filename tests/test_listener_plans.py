@@ -106,8 +106,8 @@ def listening() -> Iterator[Listening]:
 @pytest.fixture
 def app(listening: Listening, request: pytest.FixtureRequest) -> Iterator[App]:
     """The program that the test is named after: its second word."""
-    listening.forget()
-    yield App(listening, request.node.name.split("_")[1])
+    with listening.from_now_on():
+        yield App(listening, request.node.name.split("_")[1])
     listening.house.release("v1")
 
 
