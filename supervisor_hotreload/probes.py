@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping
 from typing import Callable, Optional, Union
 
-from supervisor_hotreload.identity import Beat, Process, Unreadable
+from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.model import Failure, Fault, Progress, Readiness
 from supervisor_hotreload.notices import Notice
 from supervisor_hotreload.world import World
@@ -26,7 +26,6 @@ FALLS = 3
 for ever."""
 
 Verdict = Union[Readiness, Progress]
-Beats = dict[tuple[int, int], Beat]
 
 
 def shares(world: World, beats: Container[tuple[int, int]], child: Process) -> bool:

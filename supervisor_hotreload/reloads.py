@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import traceback
@@ -23,6 +22,7 @@ from supervisor_hotreload.adoption import (
 from supervisor_hotreload.config import DEFAULTS, PREFIX, BadSetting, Settings
 from supervisor_hotreload.driver import Driver, Reload
 from supervisor_hotreload.identity import Process
+from supervisor_hotreload.keeper import Keeper
 from supervisor_hotreload.model import Failure, Fault, Outcome, Policy
 from supervisor_hotreload.protocol import Steps
 from supervisor_hotreload.servers import AUTO, Family, Found
@@ -30,48 +30,6 @@ from supervisor_hotreload.world import World
 
 LINGER = 1.0
 """Seconds that the tick goes on after a reload, so that its answer leaves at once."""
-
-
-class Keeper:
-    """Lets supervisord keep the successor of one program (protocol.Keeper)."""
-
-    def __init__(self, reload: Reload, tracked: Tracked, world: World) -> None:
-        self._reload = reload
-        self._tracked = tracked
-        self._world = world
-        self._release = os.path.realpath(tracked.directory)
-
-    def expect(self, new: Process) -> None:
-        self._reload.new_pid = new.pid
-        self._tracked.successor = new
-
-    def adopt(self, new: Process) -> None:
-        self._must_not_have_moved(new)
-        self._tracked.adopt(new)
-        self._reload.adopted = True
-        self._reload.say(
-            f"adopted: pid {new.pid} is the program's own now, generation "
-            f"{self._tracked.generation}"
-        )
-
-    def commit(self) -> None:
-        """Know that nothing leads back from now on; the tracked process stays."""
-        self._reload.adopted = True
-
-    def _must_not_have_moved(self, new: Process) -> None:
-        """Refuse a successor that has booted in what ``directory`` pointed to before.
-
-        It would re-exec there for ever: gunicorn keeps the resolved path when
-        PWD and its directory are not the same any more (gunicorn util.getcwd).
-        """
-        directory = self._tracked.directory
-        now = os.path.realpath(directory)
-        if now != self._release and self._world.directory(new) == self._release:
-            raise Failure(
-                Fault.RELEASE_MOVED,
-                f"{directory} was moved to {now} while the successor ({new}) booted in "
-                f"{self._release}; reload again",
-            )
 
 
 @dataclass(frozen=True)
@@ -394,8 +352,10 @@ class Reloads:
         found = self._survey(tracked, strategy)
         if found is not None:
             return found
-        known = self._survey(tracked, AUTO) or self._survey(tracked)
-        if strategy != AUTO and known is not None:
+        known = None
+        if strategy != AUTO:
+            known = self._survey(tracked, AUTO) or self._survey(tracked)
+        if known is not None:
             raise Failure(
                 Fault.NOT_RELOADABLE,
                 f"{tracked.name} has no strategy {strategy}, its family is {known.family.name} "

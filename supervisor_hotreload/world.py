@@ -46,6 +46,11 @@ class World:
     def status(self, pid: int) -> Optional[Status]:
         return identity.status(pid)
 
+    def image(self, process: Process) -> int:
+        """Return what tells an exec of *process* from a fork, 0 where that is hidden."""
+        status = self.status(process.pid)
+        return 0 if status is None else status.image
+
     def lookup(self, pid: int) -> Optional[Process]:
         return identity.lookup(pid)
 

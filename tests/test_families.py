@@ -47,7 +47,10 @@ def test_the_protocol_and_the_driver_know_no_server(name: str) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        *(PACKAGE / f"{name}.py" for name in ("reloads", "rpcinterface", "config", "model")),
+        *(
+            PACKAGE / f"{name}.py"
+            for name in ("reloads", "keeper", "rpcinterface", "config", "model")
+        ),
         *sorted((PACKAGE / "adoption").glob("*.py")),
         PACKAGE / "servers" / "family.py",
     ],

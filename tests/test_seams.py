@@ -127,7 +127,15 @@ def test_only_adoption_touches_supervisord() -> None:
 
 def test_imports_run_downward() -> None:
     order = ["model", "identity", "world", "probes", "servers", "protocol", "driver"]
-    above = {"adoption", "reloads", "rpcinterface", "controllerplugin", "listener", "wrapper"}
+    above = {
+        "adoption",
+        "reloads",
+        "keeper",
+        "rpcinterface",
+        "controllerplugin",
+        "listener",
+        "wrapper",
+    }
     for position, name in enumerate(order):
         forbidden = above | set(order[position + 1 :])
         for path in modules(name):

@@ -286,9 +286,7 @@ class Tracked:
         self._watch_over(process)
         self._options.pidhistory[process.pid] = self.process
         self.process.pid = process.pid
-        status = self._world.status(process.pid)
-        image = status.image if status is not None else 0
-        self._lineage = Lineage(process, group, made, {process: image})
+        self._lineage = Lineage(process, group, made, {process: self._world.image(process)})
 
     def _watch_over(self, process: Process) -> None:
         """Learn of its exit, which may go to another parent: the old master still lives."""

@@ -158,6 +158,12 @@ def own_name(words: Sequence[str]) -> str:
     return names[0].partition(":")[0] if names else ""  # a title: 'gunicorn: master [app]'
 
 
+def mentions(command: str, names: Iterable[str]) -> bool:
+    """Tell whether a word of *command*, or the last part of a path in it, is one of *names*."""
+    known = "|".join(map(re.escape, names))
+    return bool(known) and re.search(rf"(^|[\s/'\"])({known})($|[\s'\"])", command) is not None
+
+
 class Family:
     """One family of servers; a family says what differs from this.
 
@@ -177,7 +183,7 @@ class Family:
 
     def names(self, program: Program) -> bool:
         """Tell whether a program is of this family by its command: it may still boot."""
-        return False
+        return mentions(program.command, self.binaries)
 
     def survey(self, world: World, tracked: Process, program: Program) -> Optional[Any]:
         """Return the Generation under the supervised process *tracked*, None when
@@ -327,8 +333,7 @@ def crew(
             below.extend(children)
             if not children or not fits(process):
                 continue
-            status = world.status(process.pid)
-            image = status.image if status is not None else 0
+            image = world.image(process)
             try:
                 ready = frozenset(at_work(world, children))
             except Unreadable:

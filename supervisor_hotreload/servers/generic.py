@@ -78,10 +78,8 @@ def _finds_anew(world: World, old: Crew, program: Program) -> bool:
 
 def _childless(world: World, tracked: Process) -> Crew:
     """Return the generation of a server none of whose children is seen to accept."""
-    status = world.status(tracked.pid)
-    image = status.image if status is not None else 0
     children = frozenset(world.children(tracked))
-    return Crew(tracked, tracked, image, True, children, frozenset())
+    return Crew(tracked, tracked, world.image(tracked), True, children, frozenset())
 
 
 FAMILY = GenericFamily()

@@ -8,7 +8,6 @@ QUIT only one that has none (gunicorn arbiter.handle_winch, handle_quit).
 from __future__ import annotations
 
 import os
-import re
 import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -119,11 +118,10 @@ def _generation(
     beats: Optional[frozenset[tuple[int, int]]],
     children: list[Process],
 ) -> Generation:
-    status = world.status(master.pid)
     return Generation(
         tracked=tracked,
         master=master,
-        image=status.image if status is not None else 0,
+        image=world.image(master),
         readable=beats is not None,
         children=frozenset(children),
         beats=beats or frozenset(),
@@ -415,14 +413,6 @@ def resembles(arguments: list[str], before: list[str]) -> bool:
     )
 
 
-GUNICORN = re.compile(r"(^|[\s/'\"])gunicorn(3|_paster)?($|[\s'\"])")
-
-
-def names_gunicorn(command: str) -> bool:
-    """Tell whether a configured command runs gunicorn, by a word of it."""
-    return GUNICORN.search(command) is not None
-
-
 SHORT = {"-p": "pid", "-t": "timeout"}
 """gunicorn's short options that matter here (gunicorn config)."""
 
@@ -450,9 +440,6 @@ class GunicornFamily(Family):
     binaries = frozenset({"gunicorn", "gunicorn3", "gunicorn_paster"})
     farewell = ""
     strategies = {"reexec": REEXEC}  # noqa: RUF012 - a table, never changed
-
-    def names(self, program: Program) -> bool:
-        return names_gunicorn(program.command)
 
     def survey(self, world: World, tracked: Process, program: Program) -> Optional[Generation]:
         return survey(world, tracked, self.names(program))

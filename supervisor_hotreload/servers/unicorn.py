@@ -16,7 +16,6 @@ Read from lib/unicorn/http_server.rb of 6.0:
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator
 from typing import Optional
 
@@ -36,9 +35,7 @@ from supervisor_hotreload.servers.family import (
 from supervisor_hotreload.servers.upgrade import Upgrade
 from supervisor_hotreload.world import World
 
-NAMES = ("unicorn", "unicorn_rails")
-
-NAMED = re.compile(rf"(^|[\s/'\"])({'|'.join(NAMES)})($|[\s'\"])")
+NAMES = frozenset({"unicorn", "unicorn_rails"})
 
 SETTLED = ("USR2", "HUP", "TTIN", "TTOU")
 """Signals that a worker ignores from a moment after USR1 on; its application may trap some."""
@@ -132,12 +129,9 @@ class UnicornFamily(Family):
     """Recognised by its command or its title, and by what its workers do with signals."""
 
     name = "unicorn"
-    binaries = frozenset({"unicorn", "unicorn_rails"})
+    binaries = NAMES
     farewell = ""
     strategies = {"reexec": REEXEC}  # noqa: RUF012 - a table, never changed
-
-    def names(self, program: Program) -> bool:
-        return NAMED.search(program.command) is not None
 
     def survey(self, world: World, tracked: Process, program: Program) -> Optional[Crew]:
         named = self.names(program)

@@ -1,0 +1,53 @@
+"""Takes the successor of a reload as the program's own: supervisord keeps it from then on."""
+
+from __future__ import annotations
+
+import os
+
+from supervisor_hotreload.adoption import Tracked
+from supervisor_hotreload.driver import Reload
+from supervisor_hotreload.identity import Process
+from supervisor_hotreload.model import Failure, Fault
+from supervisor_hotreload.world import World
+
+
+class Keeper:
+    """Lets supervisord keep the successor of one program (protocol.Keeper)."""
+
+    def __init__(self, reload: Reload, tracked: Tracked, world: World) -> None:
+        self._reload = reload
+        self._tracked = tracked
+        self._world = world
+        self._release = os.path.realpath(tracked.directory)
+
+    def expect(self, new: Process) -> None:
+        self._reload.new_pid = new.pid
+        self._tracked.successor = new
+
+    def adopt(self, new: Process) -> None:
+        self._must_not_have_moved(new)
+        self._tracked.adopt(new)
+        self._reload.adopted = True
+        self._reload.say(
+            f"adopted: pid {new.pid} is the program's own now, generation "
+            f"{self._tracked.generation}"
+        )
+
+    def commit(self) -> None:
+        """Know that nothing leads back from now on; the tracked process stays."""
+        self._reload.adopted = True
+
+    def _must_not_have_moved(self, new: Process) -> None:
+        """Refuse a successor that has booted in what ``directory`` pointed to before.
+
+        It would re-exec there for ever: gunicorn keeps the resolved path when
+        PWD and its directory are not the same any more (gunicorn util.getcwd).
+        """
+        directory = self._tracked.directory
+        now = os.path.realpath(directory)
+        if now != self._release and self._world.directory(new) == self._release:
+            raise Failure(
+                Fault.RELEASE_MOVED,
+                f"{directory} was moved to {now} while the successor ({new}) booted in "
+                f"{self._release}; reload again",
+            )
