@@ -21,12 +21,15 @@ from dataclasses import dataclass
 import psutil
 
 from tests import tables
-from tests.house import House, free_port, wait_until
+from tests.house import House, free_port, lives, wait_until
 from tests.load import Load
 from tests.matrix import house
 
 BOOT = 2.0
 """Seconds that the import of every release takes."""
+
+LOOK = 0.02
+"""Seconds between two looks for the end of what is timed."""
 
 QUIET = 3.0
 """Seconds of load without a reload."""
@@ -188,8 +191,8 @@ def run(way: Way, python: pathlib.Path) -> Round:
                 stdout=subprocess.DEVNULL,
             )
             try:
-                ended = wait_until(lambda: gone(old), 60, "v1 is gone")
-                wait_until(lambda: load.releases["v2"], 60, "v2 answers")
+                ended = wait_until(lambda: gone(old), 60, "v1 is gone", LOOK)
+                wait_until(lambda: load.releases["v2"], 60, "v2 answers", LOOK)
                 total = time.monotonic() - began
                 assert asking.wait(60) == 0, f"supervisorctl {' '.join(way.trigger)} fails"
             finally:
@@ -212,13 +215,6 @@ def run(way: Way, python: pathlib.Path) -> Round:
 def gone(processes: list[psutil.Process]) -> float:
     """Return the time when none of *processes* lives, 0 while one does."""
     return 0.0 if any(map(lives, processes)) else time.monotonic()
-
-
-def lives(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 @contextlib.contextmanager

@@ -96,17 +96,20 @@ class House:
     """One supervisord with its programs.
 
     :param root: an empty directory.
+    :param python: the interpreter of the environment that everything is installed in;
+        None: this one, with the package as it lies here.
     """
 
-    def __init__(self, root: pathlib.Path) -> None:
+    def __init__(self, root: pathlib.Path, python: Optional[pathlib.Path] = None) -> None:
         self.root = root
-        self.bin = BIN
-        self.python = sys.executable
-        self._gunicorn = pathlib.Path(sys.executable).parent / "gunicorn"
+        self.bin = BIN if python is None else python.parent
+        self.python = sys.executable if python is None else str(python)
+        self._gunicorn = self.bin / "gunicorn"
         self.port = free_port()
         self.environment = dict(os.environ, PYTHONDONTWRITEBYTECODE="1", HOME=str(root))
         self.wrapper: list[str] = []
-        self.environment["PYTHONPATH"] = str(pathlib.Path(__file__).parent.parent)
+        if python is None:
+            self.environment["PYTHONPATH"] = str(pathlib.Path(__file__).parent.parent)
         self._process: Optional[subprocess.Popen[bytes]] = None
         self._pids: set[psutil.Process] = set()
         self._sections = ""
@@ -347,7 +350,7 @@ class House:
         except psutil.NoSuchProcess:
             found = []
         self._pids.update(found)
-        return [process for process in found if _lives(process)]
+        return [process for process in found if lives(process)]
 
     def masters(self, port: Optional[int] = None) -> list[psutil.Process]:
         """Return the gunicorn masters under supervisord: those with gunicorn children."""
@@ -355,7 +358,7 @@ class House:
 
     def application(self) -> list[psutil.Process]:
         """Return every living process that runs the application, whoever its parent is."""
-        found = [p for p in _mentioning(str(self.root / "releases")) if _lives(p)]
+        found = [p for p in _mentioning(str(self.root / "releases")) if lives(p)]
         self._pids.update(found)
         return found
 
@@ -386,7 +389,7 @@ class House:
 
     def zombies(self) -> list[int]:
         children = psutil.Process(self.pid).children(recursive=True)
-        return [child.pid for child in children if not _lives(child)]
+        return [child.pid for child in children if not lives(child)]
 
     def open_to_all(self) -> None:
         """Let user nobody run everything here: this interpreter may lie where it cannot look."""
@@ -442,7 +445,7 @@ class House:
     def kill_leftovers(self) -> list[int]:
         """Kill what still lives of all that was seen; return the pids."""
         assert self._process is not None
-        left = [process for process in self._pids if _lives(process)]
+        left = [process for process in self._pids if lives(process)]
         left += [process for process in _mentioning(str(self.root)) if process not in left]
         _killed(left)
         if self._process.poll() is None:
@@ -469,7 +472,7 @@ def parent(process: psutil.Process) -> int:
 
 def with_children(processes: list[psutil.Process]) -> list[psutil.Process]:
     """Return those of *processes* that are the parent of another of them."""
-    parents = {parent(process) for process in processes if _lives(process)}
+    parents = {parent(process) for process in processes if lives(process)}
     return [process for process in processes if process.pid in parents]
 
 
@@ -481,9 +484,10 @@ def _killed(processes: list[psutil.Process]) -> list[psutil.Process]:
     return processes
 
 
-def _lives(process: psutil.Process) -> bool:
+def lives(process: psutil.Process) -> bool:
+    """Tell whether *process* runs; a zombie has ended."""
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

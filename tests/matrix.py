@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import http.client
 import itertools
 import os
@@ -250,7 +251,7 @@ def run(cell: Cell, python: pathlib.Path) -> Result:
                     print(f"{cell}: {done.stdout}{done.stderr}{made.log()}", file=sys.stderr)
                     complaint = (done.stdout.strip() or "no answer").splitlines()[-1][:60]
                     break
-                wait_until(lambda name=release: load.releases[name], what=f"{release} answers")
+                wait_until(functools.partial(load.releases.get, release), what=f"{release} answers")
             longest = load.longest
         for text, count in Counter(load.dropped).items():
             print(f"{cell}: dropped {count} times {text}", file=sys.stderr)

@@ -13,7 +13,7 @@ from typing import Any, Optional, Union
 
 import psutil
 
-from tests.house import BIN, House, _lives, wait_until
+from tests.house import BIN, House, lives, wait_until
 from tests.load import Address, get
 
 RUN = BIN / "hotreload-run"
@@ -202,7 +202,7 @@ class Wrapped(House):
     def servers(self) -> list[psutil.Process]:
         """Return the living children of hotreload-run."""
         self.family()
-        return [child for child in psutil.Process(self.pid).children() if _lives(child)]
+        return [child for child in psutil.Process(self.pid).children() if lives(child)]
 
     def status(self) -> Any:
         return json.loads((self.root / "status.json").read_text())
@@ -218,7 +218,7 @@ def python(code: str) -> list[str]:
 
 def zombies(pid: int) -> list[int]:
     """Return the children of *pid* that have ended and are not reaped."""
-    return [child.pid for child in psutil.Process(pid).children() if not _lives(child)]
+    return [child.pid for child in psutil.Process(pid).children() if not lives(child)]
 
 
 def descriptors(pid: int) -> list[tuple[str, str]]:
