@@ -69,20 +69,28 @@ class Check:
         if self._child is None:
             self._start(new)
         if os.fstat(self._output.fileno()).st_size > LIMIT:
-            raise Failure(self._fault, f"{self._title} has printed more than {LIMIT >> 20} MiB")
+            much = f"{self._title} has printed more than {LIMIT >> 20} MiB"
+            raise Failure(self._fault, f"{much}{self.tail()}")
         if self._status is None:
             return False
         if self._status == 0:
             return True
         code = os.waitstatus_to_exitcode(self._status)
         how = f"exited with status {code}" if code >= 0 else f"was killed by signal {-code}"
-        raise Failure(self._fault, f"{self._title} {how}{self._tail()}")
+        raise Failure(self._fault, f"{self._title} {how}{self.tail()}")
 
     def finish(self, pid: int, sts: int) -> None:
         """Take the exit status from whoever has reaped the command."""
         self._status = sts
         if self._child is not None:
             self._child.returncode = os.waitstatus_to_exitcode(sts)  # or subprocess waits for it
+
+    def tail(self) -> str:
+        """Return the end of what it has printed, as the end of a sentence."""
+        file = self._output.fileno()  # whose position is the command's own, which may still run
+        raw = os.pread(file, TAIL, max(0, os.fstat(file).st_size - TAIL))
+        text = raw.decode("utf-8", "replace").strip()
+        return f": {printable(text, also=LINES)}" if text else ""
 
     def close(self) -> None:
         """End the command if it still runs, with all that it has started."""
@@ -127,9 +135,3 @@ class Check:
                 self._fault, f"{self._title} could not be run: {error}{self.hint()}"
             ) from None
         self.spawned(self._child.pid)
-
-    def _tail(self) -> str:
-        self._output.seek(0, os.SEEK_END)
-        self._output.seek(max(0, self._output.tell() - TAIL))
-        text = self._output.read().decode("utf-8", "replace").strip()
-        return f": {printable(text, also=LINES)}" if text else ""

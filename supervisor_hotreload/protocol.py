@@ -124,6 +124,9 @@ class Check(Protocol):
 
     def __call__(self, new: Any) -> bool: ...
 
+    def tail(self) -> str:
+        """Return the end of what it has printed, as the end of a sentence."""
+
     def close(self) -> None: ...
 
 
@@ -229,7 +232,8 @@ def ask(check: Check, new: Any, timeout: float, fault: Fault = Fault.CHECK_FAILE
     try:
         yield Wait(Phase.CHECKING, lambda: check(new), timeout, fault)
     except Overdue:
-        raise Overdue(fault, f"{check} was not over in {timeout:g} s (check_timeout)") from None
+        late = f"{check} was not over in {timeout:g} s (check_timeout){check.tail()}"
+        raise Overdue(fault, late) from None
     finally:
         check.close()
 

@@ -177,12 +177,16 @@ class Reloads:
                 f"nothing serves: what is left of {tracked.name} (pid {tracked.pid}) finishes what "
                 f"it has, then supervisord reports its exit and does as autorestart says"
             )
-        if (tracked.running or tracked.starting) and tracked.current() is not None:
+        if tracked.pid and (tracked.running or tracked.starting):
+            if tracked.current() is None:
+                return f"nothing serves, pid {tracked.pid} of {tracked.name} has ended"
             try:
                 found = self._survey(tracked)
             except Exception as error:  # noqa: BLE001 - what is told must not undo what is done
                 found, _ = None, self._as_failure(tracked, error)
             count = found.old.workers if found is not None else 0
+            if not count and tracked.starting:
+                return f"nothing serves yet, {tracked.name} (pid {tracked.pid}) is {tracked.state}"
             workers = f", {count} worker{'' if count == 1 else 's'}" if count else ""
             return f"generation {tracked.generation} (pid {tracked.pid}{workers}) serves"
         return f"nothing serves, {tracked.name} is {tracked.state}"

@@ -161,7 +161,8 @@ def test_a_late_check_before_touches_nothing(house: House) -> None:
     before = workers(house)
     done = house.ctl("hotreload", "myapp")
     assert done.returncode != 0
-    assert "was not over in 1 s (check_timeout)" in done.stdout
+    assert "was not over in 1 s (check_timeout): " in done.stdout
+    assert "\nmyapp\n" in done.stdout
     assert workers(house) == before
     assert not [p for p in house.family() if p.name() == "sleep"]
 
@@ -326,26 +327,42 @@ IMPORTS = {
     "iteration": "import uwsgi\n[worker['pid'] for worker in uwsgi.workers()]",
     "options": "import uwsgi\nassert uwsgi.opt['module'] == b'app:app', uwsgi.opt",
     "threads": "import threading, time\nthreading.Thread(target=time.sleep, args=(1000,)).start()",
-    "arguments": "import argparse\nargparse.ArgumentParser().parse_args()",
-    "environment": "import os\nassert os.environ['DJANGO_SETTINGS_MODULE'] == 'mysite'",
+    "arguments": "import argparse\np = argparse.ArgumentParser()\n"
+    "p.add_argument('--conf')\nassert p.parse_args().conf == 'x'",
+    "words": "import sys\nassert sys.argv == ['uwsgi', '--conf', 'x'], sys.argv",
+    "comparisons": "import uwsgi\nassert uwsgi.numproc == int(uwsgi.opt['processes']) > 1",
+    "arithmetic": "import uwsgi\nassert 8 / uwsgi.cores == 8 and uwsgi.mule_id() < 1\n"
+    "b'a' + uwsgi.version",
+    "paths": "import inlibs",
+    "environment": "import inpath, os\nassert os.environ['DJANGO_SETTINGS_MODULE'] == 'mysite'",
 }
 
 
-def tried(folder: pathlib.Path, code: str) -> subprocess.CompletedProcess[str]:
+def libraries(root: pathlib.Path) -> dict[str, str]:
+    """Write modules that --pythonpath and PYTHONPATH find; return the environment for it."""
+    for name in ("libs/one/inlibs.py", "more/inpath.py"):
+        (root / name).parent.mkdir(parents=True)
+        (root / name).touch()
+    return {"DJANGO_SETTINGS_MODULE": "mysite", "PYTHONPATH": f"{root}/more"}
+
+
+def tried(
+    folder: pathlib.Path, code: str, app: str = "app:app", kind: str = "module"
+) -> subprocess.CompletedProcess[str]:
     """Let the trial import an application."""
     (folder / "app.py").write_text(f"{code}\napp = 1\n")
+    given = libraries(folder)
     told = {
-        "module": "app:app",
-        "file": None,
+        "apps": [(kind, app)],
         "callable": "application",
         "directory": str(folder),
-        "paths": [],
-        "environment": {"DJANGO_SETTINGS_MODULE": "mysite"},
-        "options": {"module": ["app:app"], "master": [""]},
+        "paths": [f"{folder}/libs/*"],
+        "arguments": ["--conf", "x"],
+        "options": {"module": ["app:app"], "master": [""], "processes": ["4"]},
     }
     return subprocess.run(
         [sys.executable, "-c", family.TRY],
-        env={**os.environ, "HOTRELOAD_TRIAL": json.dumps(told)},
+        env={**os.environ, **given, "HOTRELOAD_TRIAL": json.dumps(told)},
         capture_output=True,
         text=True,
         timeout=30,
@@ -357,6 +374,24 @@ def tried(folder: pathlib.Path, code: str) -> subprocess.CompletedProcess[str]:
 def test_the_trial_takes_good_applications(tmp_path: pathlib.Path, what: str) -> None:
     done = tried(tmp_path, IMPORTS[what])
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("app", "good"),
+    [
+        ("app:make()", True),
+        ("app:broken()", False),
+        ("app:absent()", False),
+        ("app:broken", True),
+        ("app", False),
+        ("many", True),
+    ],
+)
+def test_the_trial_calls_a_factory(tmp_path: pathlib.Path, app: str, good: bool) -> None:
+    (tmp_path / "many.py").write_text("applications = {'/': print}\n")
+    done = tried(tmp_path, "def make(): return print\ndef broken(): raise ValueError('no')", app)
+    assert (done.returncode == 0) == good, done.stderr
+    assert ("ValueError: no" in done.stderr) == (app == "app:broken()")
 
 
 @pytest.mark.parametrize(
@@ -380,11 +415,38 @@ def test_options_of_uwsgi_hold_for_the_trial(house: House) -> None:
     code += APP.format(release="v1", boot=0)
     house.release("v1", code=code)
     house.configure(
-        command=uwsgi(house, "--enable-threads --env DJANGO_SETTINGS_MODULE=mysite"),
+        command=uwsgi(
+            house,
+            f"--enable-threads --pythonpath '{house.root}/libs/*' --pyargv '--conf x'",
+            *(f"--env {key}={value}" for key, value in libraries(house.root).items()),
+        ),
         program=STOP,
     )
     start(house, house.port, 2)
     house.reload()
+
+
+FACTORY = APP.replace("def app", "def inner").replace("{boot}", "0").replace("{release!r}", "'%s'")
+FACTORY += "def make():\n    %s\n    return inner\n"
+
+
+@pytest.mark.parametrize("how", ["--module app:make()", "--mount /=app:make()"])
+def test_a_broken_factory_is_refused(house: House, how: str) -> None:
+    house.release("v1", code=FACTORY.format() % ("v1", ""))
+    house.configure(
+        command=uwsgi(house, "--manage-script-name").replace("--module app:app", how),
+        program=STOP,
+    )
+    start(house, house.port, 2)
+    before = workers(house)
+    house.release("v2", code=FACTORY.format() % ("v2", "raise ValueError('no database')"))
+    done = house.ctl("hotreload", "myapp")
+    assert done.returncode != 0
+    assert "ValueError: no database" in done.stdout
+    assert workers(house) == before
+    house.release("v3", code=FACTORY.format() % ("v3", ""))
+    house.reload()
+    assert get(house.port).startswith(b"v3 ")
 
 
 def test_a_uwsgi_without_an_application_is_reloaded(house: House) -> None:
@@ -396,7 +458,7 @@ def test_a_uwsgi_without_an_application_is_reloaded(house: House) -> None:
     wait_until(lambda: len(house.family()) > 2)
     printed = house.reload().stdout
     assert "the master was asked" in printed  # after the stats server
-    assert "its options name neither a module nor a wsgi-file" in printed
+    assert "its options name neither a module, nor a wsgi-file" in printed
 
 
 def test_more_workers_may_load_their_application_still(house: House) -> None:

@@ -43,14 +43,19 @@ class CheckCommand(Check):
         self._told = told or {}
 
     def environment(self) -> dict[str, str]:
-        environment = dict(os.environ, SUPERVISOR_PROCESS_NAME=self._config.name)
+        """As supervisor.process.Subprocess._spawn_as_child makes it."""
+        environment = dict(os.environ, SUPERVISOR_ENABLED="1")
+        url = self._config.serverurl or self._config.options.serverurl
+        environment.update({"SUPERVISOR_SERVER_URL": url} if url else {})
+        environment["SUPERVISOR_PROCESS_NAME"] = self._config.name
         environment["SUPERVISOR_GROUP_NAME"] = self._group
         environment.update(self._config.environment or {})
         environment.update(self._told)
         return environment
 
     def options(self) -> dict[str, Any]:
-        return {"cwd": self._config.directory, **self._user()}
+        umask = -1 if self._config.umask is None else self._config.umask
+        return {"cwd": self._config.directory, "umask": umask, **self._user()}
 
     def hint(self) -> str:
         if self._fault is not Fault.TRIAL_FAILED:

@@ -1,10 +1,11 @@
-"""Imports a WSGI application and ends; run by the application's own interpreter.
+"""Loads WSGI applications as uWSGI does and ends; run by their own interpreter.
 
-HOTRELOAD_TRIAL is JSON: module, file, callable, directory, paths, environment and
-options, as uWSGI is configured; in a variable, for everybody may see words. It
-imports nothing of this package and runs on any Python 3.
+HOTRELOAD_TRIAL is JSON: apps, callable, directory, paths, arguments and options, as
+uWSGI is configured; in a variable, for everybody may see words. It imports nothing of
+this package and runs on any Python 3.
 """
 
+import glob
 import importlib
 import json
 import os
@@ -15,8 +16,8 @@ import types
 import typing
 
 
-class Anything:
-    """Stands in for what only exists inside uWSGI: false, zero, empty, and callable."""
+class Anything(int):
+    """Stands in for what only exists inside uWSGI: zero, false, empty, and callable."""
 
     def __call__(self, *arguments, **_):  # type: ignore[no-untyped-def] # any signature
         return arguments[0] if arguments and callable(arguments[0]) else self
@@ -29,19 +30,20 @@ class Anything:
     def __getitem__(self, key):  # type: ignore[no-untyped-def] # any key
         return self
 
-    def __bool__(self) -> bool:
-        return False
-
-    def __int__(self) -> int:
+    def __len__(self) -> int:
         return 0
-
-    __index__ = __len__ = __int__
-
-    def __float__(self) -> float:
-        return 0.0
 
     def __iter__(self):  # type: ignore[no-untyped-def] # of nothing
         return iter(())
+
+    def __add__(self, other):  # type: ignore[no-untyped-def] # a number, or a text
+        return other
+
+    def __rtruediv__(self, other):  # type: ignore[no-untyped-def] # by zero, otherwise
+        return other
+
+    __radd__ = __add__
+    __rfloordiv__ = __rmod__ = __rtruediv__
 
 
 def stand_in(options: "dict[str, list[str]]") -> types.ModuleType:
@@ -50,28 +52,48 @@ def stand_in(options: "dict[str, list[str]]") -> types.ModuleType:
     for name, told in options.items():
         known = [value.encode() if value else True for value in told]
         values[name] = known[0] if len(known) == 1 else known
+    workers = [value for name in ("processes", "workers") for value in options.get(name, [])]
+    number = int(workers[-1]) if workers and workers[-1].isdigit() else 1
     inside = types.ModuleType("uwsgi")
-    inside.__dict__.update(opt=values, SPOOL_OK=-2, SPOOL_RETRY=-1, SPOOL_IGNORE=0)
+    inside.__dict__.update(opt=values, numproc=number, applications=None, masterpid=os.getpid)
+    inside.__dict__.update(SPOOL_OK=-2, SPOOL_RETRY=-1, SPOOL_IGNORE=0)
     inside.__dict__["__getattr__"] = lambda name: Anything()
     return inside
 
 
 def load(told: "dict[str, typing.Any]") -> None:
-    """Import the application; end with a sentence when there is none."""
-    os.environ.update(told["environment"])
+    """Load every application; end with a sentence where there is none."""
+    paths = [found for path in told["paths"] for found in sorted(glob.glob(path)) or [path]]
     if told["directory"]:
         os.chdir(told["directory"])
-    sys.argv = ["uwsgi"]
-    sys.path[:0] = [*reversed(told["paths"]), os.getcwd()]
+    sys.argv = ["uwsgi", *told["arguments"]]
+    sys.path[:0] = [*reversed(paths), os.getcwd()]
     sys.modules["uwsgi"] = stand_in(told["options"])
-    name, _, attribute = (told["module"] or told["file"]).partition(":")
-    attribute = attribute or told["callable"]
-    if told["module"]:
-        found = vars(importlib.import_module(name))
-    else:
-        found = runpy.run_path(told["file"], run_name="uwsgi_file")
-    if attribute.partition("(")[0].partition(".")[0] not in found:
-        sys.exit(f"{told['module'] or told['file']} has no {attribute}")
+    for kind, app in told["apps"]:
+        if kind == "file":
+            must_have(app, runpy.run_path(app, run_name="uwsgi_file"), told["callable"])
+        else:
+            load_module(app, told["callable"])
+
+
+def load_module(app: str, called: str) -> None:
+    """Load MODULE, MODULE:CALLABLE or MODULE:FACTORY() (uwsgi_uwsgi_loader, pyloader.c)."""
+    name, _, attribute = app.partition(":")
+    called = attribute or called
+    found = vars(importlib.import_module(name))
+    if isinstance(found.get("applications"), dict) or sys.modules["uwsgi"].applications:
+        return
+    factory = called[:-2] if called.endswith("()") else ""
+    if factory not in found:
+        must_have(app, found, called)
+    elif found[factory]() is None:
+        sys.exit(f"{app} returns no application")
+
+
+def must_have(app: str, found: "dict[str, typing.Any]", called: str) -> None:
+    """End unless there is what is called; of what has dots the first name."""
+    if called.partition(".")[0] not in found:
+        sys.exit(f"{app} has no {called}")
 
 
 def main(text: str) -> None:

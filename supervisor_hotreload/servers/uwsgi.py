@@ -164,7 +164,7 @@ class UwsgiRenewal(Renewal):
     ) -> None:
         super().__init__(world, old, policy, ask)
         self._stats = stats
-        self._loads = "module" in old.options or "wsgi-file" in old.options
+        self._loads = any(name in old.options for name in APPS)
         self._ask_at: Optional[float] = None
         self._agreed: Verdict = Progress("")
         self._agreed_at = 0.0
@@ -251,7 +251,10 @@ class UwsgiRenewal(Renewal):
 TRY = (pathlib.Path(__file__).parent / "try_import.py").read_text(encoding="utf-8")
 """Imports the application as uWSGI would; run by the application's own interpreter."""
 
-TRIED = ("module", "wsgi-file", "callable", "chdir", "pythonpath", "home", "env")
+APPS = ("module", "wsgi-file", "mount")
+"""Options that name what is loaded."""
+
+TRIED = (*APPS, "callable", "chdir", "pythonpath", "home", "env", "pyargv")
 """Options that decide what is imported, and where."""
 
 
@@ -368,25 +371,24 @@ class UwsgiFamily(Family):
         if self.untried(old):
             return None
         found = old.options
-        module, file = found.last("module"), found.last("wsgi-file")
-        python = _python(found)
+        apps, python = _apps(found), _python(found)
         told = {
-            "module": module,
-            "file": None if module else file,
+            "apps": apps,
             "callable": found.last("callable") or "application",
             "directory": found.path("chdir") or found.directory,
             "paths": found.all("pythonpath"),
-            "environment": _environment(found, program),
+            "arguments": (found.last("pyargv") or "").split(),
             "options": found.values,
         }
-        title = f"import of {shlex.quote(module or file or '')} by {python}"
+        title = f"import of {shlex.join(what for _, what in apps)} by {python}"
         user = user_of(world, old.accepting, program)
-        return Trial((python, "-c", TRY), title, user, {"HOTRELOAD_TRIAL": _json(told)})
+        given = {**_environment(found, program), "HOTRELOAD_TRIAL": _json(told)}
+        return Trial((python, "-c", TRY), title, user, given)
 
     def untried(self, old: UwsgiCrew) -> str:
         why = old.options.untold(*TRIED)
-        if not why and not {"module", "wsgi-file"} & set(old.options.values):
-            why = "its options name neither a module nor a wsgi-file"
+        if not why and not _apps(old.options):
+            why = "its options name neither a module, nor a wsgi-file, nor a mount of one"
         return why
 
     def server(self, world: World, old: UwsgiCrew, policy: Policy, program: Program) -> Renewal:
@@ -439,13 +441,26 @@ def _json(told: dict[str, Any]) -> str:
     return text if len(text) < 1 << 16 else json.dumps({**told, "options": {}})
 
 
+def _apps(found: Options) -> list[tuple[str, str]]:
+    """Return what is loaded, each as 'file' or 'module' and its name (uwsgi_mount_loader)."""
+    module, file = found.last("module"), found.last("wsgi-file")
+    known = [("module", module)] if module else [("file", file)] if file else []
+    for value in found.all("mount"):
+        what = value.partition("=")[2]
+        if what.endswith((".py", ".wsgi")):
+            known.append(("file", what))
+        elif ":" in what:
+            known.append(("module", what))
+    return list(dict.fromkeys(known))
+
+
 def _environment(found: Options, program: Program) -> dict[str, str]:
     """Return what the application finds in its environment that supervisord does not give."""
     own = {**os.environ, **program.environment}
     given = {key: value for key, value in found.environment.items() if own.get(key) != value}
     for told in found.all("env"):
         key, _, value = told.partition("=")
-        given[key] = value
+        given.update({key: value} if key else {})
     return given
 
 
@@ -537,7 +552,8 @@ def _is_uwsgi(world: World, process: Process) -> bool:
 def _python(found: Options) -> str:
     """Return the interpreter that imports what uWSGI's own does: of its virtualenv, or the
     one installed beside it."""
-    home = found.path("home")
+    home = found.last("home")
+    home = home and os.path.join(found.path("chdir") or found.directory, home)
     beside = os.path.dirname(found.binary)
     for folder in (os.path.join(home, "bin") if home else "", beside):
         for name in ("python3", "python"):
