@@ -278,7 +278,8 @@ class Settings:
             for key, value in keys.items():
                 if key not in TRIGGERS and not (section == DEFAULTS and key in GLOBAL):
                     found[key] = _parse(section, key, value)
-        return replace(Policy(), **found)
+        policy = replace(Policy(), **found)  # settling is no part of what may take too long
+        return replace(policy, ready_timeout=policy.ready_timeout + policy.ready.seconds)
 
     def triggers(self, group: str, process: str) -> tuple[Triggers, list[str]]:
         """Return what reloads one program unattended, and what is wrong with that.

@@ -52,6 +52,7 @@ class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # s
     def __init__(self, controller: Any, **_config: str) -> None:
         super().__init__(controller)
         self._proxy = controller.get_server_proxy("hotreload")
+        self._too_late = False
         for other in controller.options.plugins:  # each says 'No help on' what it does not know
             other.help_hotreload = lambda: None
 
@@ -124,6 +125,7 @@ class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # s
         shown = 0
         while True:
             info = self._proxy.getReloadInfo(name, number)
+            self._too_late = nothing_leads_back(info)
             for line in info["log"][shown:]:
                 self.ctl.output(f"{name}: {line['seconds']:6.2f}s  {line['text']}")
             shown = len(info["log"])
@@ -139,11 +141,11 @@ class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # s
 
     def _leave(self, queued: list[str], rest: list[str]) -> None:
         name = queued[0]
+        undo = f", or roll it back with: supervisorctl hotreload --cancel {name}"
         self.ctl.output("")
         self.ctl.output(
             f"{name}: the reload goes on in supervisord; see how it ends with: supervisorctl "
-            f"hotreload --status {name}, or roll it back with: supervisorctl hotreload --cancel "
-            f"{name}"
+            f"hotreload --status {name}{'' if self._too_late else undo}"
         )
         if queued[1:]:
             self.ctl.output(f"supervisord goes on with: {' '.join(queued[1:])}")
@@ -210,6 +212,13 @@ class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # s
         self.ctl.exitstatus = status
 
 
+def nothing_leads_back(info: dict[str, Any]) -> bool:
+    """Tell whether a reload that *info* (getReloadInfo) tells of cannot be cancelled any more."""
+    in_place = info["old_pid"] == info["new_pid"]
+    late = ("replacing", "draining", "promoting", *(["baking"] if in_place else []))
+    return info["phase"] in late
+
+
 def summary(info: dict[str, Any]) -> str:
     """Return one line about the reload that *info* (getReloadInfo) tells of."""
     now = f"generation {info['generation']} (pid {info['pid']})" if info["pid"] else "not running"
@@ -234,15 +243,16 @@ def parse(arg: str) -> tuple[list[str], Wishes, str]:
     names: list[str] = []
     wishes: Wishes = {}
     actions: list[str] = []
+    strategies: list[str] = []
     while words:
         word = words.pop(0)
         option, equals, value = word.partition("=")
         if option == "--bake":
             wishes["bake"] = _seconds(value if equals else words.pop(0) if words else "")
         elif option == "--strategy":
-            wishes["strategy"] = value if equals else words.pop(0) if words else ""
+            strategies.append(value if equals else words.pop(0) if words else "")
         elif word == "--brutal":
-            wishes["strategy"] = "brutal"
+            strategies.append("brutal")
         elif word in ("--cancel", "--status"):
             actions.append(word[2:])
         elif word in ("-h", "--help"):
@@ -251,6 +261,10 @@ def parse(arg: str) -> tuple[list[str], Wishes, str]:
             raise BadUsage(f"unknown option {word}")
         else:
             names.append(word)
+    if len(set(strategies)) > 1:
+        raise BadUsage(f"one strategy, please (given: {', '.join(strategies)})")
+    if strategies:
+        wishes["strategy"] = strategies[0]
     if len(actions) + bool(wishes) > 1:
         given = ", ".join(sorted({*wishes, *actions}))
         raise BadUsage(f"--cancel, --status and wishes do not go together (given: {given})")

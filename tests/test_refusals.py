@@ -250,6 +250,7 @@ def test_ctrl_c_leaves_the_reload_running(house: House) -> None:
     printed, _ = client.communicate(timeout=20)
     assert client.returncode == 1
     assert "goes on in supervisord" in printed
+    assert "or roll it back with" in printed
     assert "Traceback" not in printed
     assert house.wait_for_outcome()["outcome"] == "succeeded"
     assert get(house.port).startswith(b"v2 ")

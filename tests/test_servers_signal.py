@@ -78,6 +78,30 @@ def test_without_workers_the_signal_would_end_it(house: House) -> None:
     assert get(house.port).startswith(b"v1 ")
 
 
+def test_a_signal_that_stops_is_not_sent(house: House) -> None:
+    house.release("v1", code=ASGI.format(release="v1", boot=0))
+    house.configure(command=asgi(house, "granian"), program="directory = /\nstopsignal = USR1")
+    start(house, house.port, 2)
+    pid = house.info()["pid"]
+    for name in ("TERM", "QUIT", "USR1"):
+        house.settings(f"strategy = signal\nsignal = {name}")
+        done = house.ctl("hotreload", "myapp")
+        assert done.returncode != 0
+        assert f"signal = {name} stops pid {pid}" in done.stdout
+    assert get(house.port).startswith(b"v1 ")
+
+
+def test_a_server_that_has_ended_is_not_said_to_serve(house: House) -> None:
+    house.release("v1", code=ASGI.format(release="v1", boot=0))
+    settings = f"{SIGNAL}\ncheck_before = none"
+    house.configure(command=asgi(house, "granian"), program="directory = /", settings=settings)
+    start(house, house.port, 2)
+    house.release("broken", code="import no_such_module")
+    last = house.ctl("hotreload", "myapp").stdout.splitlines()[-1]
+    assert last.startswith("myapp: nothing serves"), last
+    assert "RUNNING" not in last
+
+
 def test_a_directory_that_has_moved_is_named(house: House) -> None:
     house.release("v1", code=ASGI.format(release="v1", boot=0))
     house.configure(command=asgi(house, "granian"), settings=SIGNAL)
@@ -467,6 +491,11 @@ def test_ready_is_read(value: str, expected: Ready) -> None:
 def test_ready_that_cannot_be_is_refused(value: str) -> None:
     with pytest.raises(BadSetting, match="ready ="):
         Settings({}, {"a": {"ready": value}}).policy("a", "a")
+
+
+def test_settling_is_no_part_of_what_takes_too_long() -> None:
+    policy = Settings({"ready_timeout": "3"}, {"a": {"ready": "settle:90"}}).policy("a", "a")
+    assert policy.ready_timeout == 93
 
 
 @pytest.mark.parametrize("line", ["signal = KILL", "signal = NONE", "strategy = magic"])

@@ -189,6 +189,7 @@ def test_a_strategy_that_it_has_not_is_refused(house: House) -> None:
     before = workers(house)
     for option, words in {
         "--brutal": "with die-on-term that stops it",
+        "--brutal --strategy graceful": "one strategy, please (given: brutal, graceful)",
         "--strategy=upgrade": "its family is uwsgi (graceful, chain, brutal); nothing was sent",
         "--strategy=chain": "needs lazy-apps",
         "--strategy=magic": "none of",

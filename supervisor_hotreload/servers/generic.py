@@ -16,6 +16,9 @@ from supervisor_hotreload.model import Failure, Fault, Policy
 from supervisor_hotreload.servers.family import Crew, Family, Program, Renewal, Strategy, crew
 from supervisor_hotreload.world import World
 
+ENDING = ("INT", "QUIT", "TERM")
+"""Signals on which servers end, whatever they are configured to."""
+
 
 class GenericFamily(Family):
     """Whatever has children that accept; asked only where ``strategy = signal``."""
@@ -38,6 +41,12 @@ class GenericFamily(Family):
                 Fault.NOT_RELOADABLE,
                 f"{program.name}: {moved}, and would load the old code again: start it once with "
                 f'directory = / and environment = PYTHONPATH="{program.directory}"',
+            )
+        if policy.signal in ENDING or policy.signal == program.stopsignal:
+            raise Failure(
+                Fault.NOT_RELOADABLE,
+                f"{program.name}: signal = {policy.signal} stops {old.master}, it is no reload; "
+                f"nothing was sent: set the signal on which it replaces its workers",
             )
         if world.catches(old.master, policy.signal) is False:
             raise Failure(
