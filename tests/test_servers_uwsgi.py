@@ -210,6 +210,12 @@ def test_hup_is_a_reload_with_its_check(house: House) -> None:
     assert get(house.port).startswith(b"v1 ")
 
 
+def test_words_that_go_elsewhere_are_named(house: House) -> None:
+    house.configure(command=uwsgi(house, f"--logto {house.root}/uwsgi.log"), program=STOP)
+    start(house, house.port, 2)
+    assert "uWSGI's words go elsewhere (logto)" in house.reload().stdout
+
+
 def test_a_stop_that_reloads_is_named(house: House) -> None:
     house.configure(command=uwsgi(house), program="stopsignal = TERM\nstopwaitsecs = 1")
     start(house, house.port, 2)

@@ -251,6 +251,9 @@ class UwsgiRenewal(Renewal):
 TRY = (pathlib.Path(__file__).parent / "try_import.py").read_text(encoding="utf-8")
 """Imports the application as uWSGI would; run by the application's own interpreter."""
 
+ELSEWHERE = ("logto", "logto2", "logger", "daemonize", "daemonize2")
+"""Options after which uWSGI's own words are not in the program's log."""
+
 APPS = ("module", "wsgi-file", "mount")
 """Options that name what is loaded."""
 
@@ -310,6 +313,12 @@ class UwsgiFamily(Family):
                 f"warning: {name}: uWSGI ends its router (--http) on HUP and TERM, so that "
                 f"its port is closed until the import is over: requests are dropped; use "
                 f"--http-socket, or a chain reload"
+            )
+        hidden = [option for option in ELSEWHERE if option in found]
+        if hidden and "stats" not in found:
+            yield (
+                f"warning: {name}: uWSGI's words go elsewhere ({', '.join(hidden)}): only the "
+                f"check before can tell whether a release can be loaded; set stats = SOCKET"
             )
         if program.stopsignal == "HUP":
             yield f"warning: {name}: stopsignal = HUP makes uWSGI reload instead of stop"
