@@ -6,22 +6,29 @@ import json
 import os
 import pathlib
 import pty
+import pwd
 import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 
+from supervisor_hotreload.identity import Process
 from supervisor_hotreload.servers import uwsgi as family
 from supervisor_hotreload.servers import uwsgi_options, uwsgi_stats
 from supervisor_hotreload.servers.family import Program
+from supervisor_hotreload.world import World
 from tests.house import APP, House, free_port, parent, wait_until
 from tests.listening import QUICK, Listening
 from tests.load import Load, get
 from tests.otherservers import program, start, uwsgi
 
 STOP = "stopsignal = INT"
+
+NOBODY = pwd.getpwnam("nobody").pw_uid
 
 
 def workers(house: House) -> set[int]:
@@ -85,10 +92,11 @@ def test_a_chain_reload_replaces_one_worker_after_the_other(house: House, by: st
     assert any("worker 1 of 3" in text or "worker 2 of 3" in text for text in progress), done.stdout
 
 
+@pytest.mark.parametrize("http", ["--http", "--http =0 --shared-socket"])
 @pytest.mark.parametrize("strategy", ["graceful", "chain"])
-def test_a_router_is_no_worker(house: House, strategy: str) -> None:
+def test_a_router_is_no_worker(house: House, strategy: str, http: str) -> None:
     more = f"--lazy-apps --master-fifo {house.root}/fifo --pythonpath {house.root}/current"
-    command = uwsgi(house, more).replace("--http-socket", "--http")
+    command = uwsgi(house, more).replace("--http-socket", http)
     house.configure(command=command, program=STOP, settings=f"strategy = {strategy}")
     start(house, house.port, 3)
     house.release("v2", boot=0.4)
@@ -197,6 +205,30 @@ def test_a_strategy_that_it_has_not_is_refused(house: House) -> None:
         done = house.ctl("hotreload", option, "myapp")
         assert done.returncode != 0
         assert words in done.stdout
+    assert workers(house) == before
+
+
+def test_a_hook_that_ends_it_is_like_die_on_term(house: House) -> None:
+    hooks = "hook-master-start = unix_signal:{} gracefully_kill_them_all\n"
+    house.configure(command=write_ini(house, hooks.format(15)), program="stopsignal = TERM")
+    start(house, house.port, 2)
+    before = workers(house)
+    done = house.ctl("hotreload", "--brutal", "myapp")
+    assert done.returncode != 0
+    assert "with hook-master-start = unix_signal:15 gracefully_kill_them_all that stops it" in (
+        done.stdout
+    )
+    assert workers(house) == before
+    assert "'supervisorctl stop' sends TERM" not in house.reload().stdout
+    assert house.ctl("stop", "myapp").returncode == 0
+    assert house.info()["statename"] == "STOPPED"
+    write_ini(house, hooks.format(1))
+    house.ctl("start", "myapp")
+    wait_until(lambda: len(house.family()) > 2)
+    before = workers(house)
+    done = house.ctl("hotreload", "myapp")
+    assert done.returncode != 0
+    assert "strategy = graceful sends HUP, and with hook-master-start" in done.stdout
     assert workers(house) == before
 
 
@@ -501,7 +533,233 @@ def test_a_file_of_others_is_not_touched(house: House, what: str) -> None:
     assert workers(house) == before
     printed = house.reload().stdout
     assert "strategy = graceful" in printed
-    assert f"no chain reload by {touched}" in printed
+    assert f"a chain reload cannot be asked for by {touched}" in printed
+
+
+RELATIVE = """
+lazy-apps = 1
+pythonpath = %(base)/current
+touch-chain-reload = reload
+touch-chain-reload = missing
+stats = stats.sock
+"""
+
+
+def test_relative_paths_are_where_uwsgi_looks_for_them(house: House) -> None:
+    """uWSGI takes them where it has changed to, and any one of the files."""
+    folder = house.root / "elsewhere"
+    folder.mkdir()
+    (folder / "reload").touch()
+    command = write_ini(house, RELATIVE, INI.replace("%(base)/current", "%(base)/elsewhere"))
+    house.configure(command=command, program=STOP)
+    start(house, house.port, 2)
+    house.release("v2")
+    printed = house.reload().stdout
+    assert "strategy = chain" in printed
+    assert "the master was asked" in printed  # after the stats server
+    assert {get(house.port).split()[0] for _ in range(6)} == {b"v2"}
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root has other users' programs")
+def test_a_file_of_roots_is_touched_for_another_users_program(house: House) -> None:
+    touched = house.root / "reload"
+    touched.touch()
+    more = f"--lazy-apps --uid nobody --drop-after-init --touch-chain-reload {touched}"
+    command = uwsgi(house, more, f"--check-static {house.root}")
+    house.configure(command=command.replace("--module app:app", ""), program=STOP)
+    house.start()  # it has no application: its user may not see this interpreter's modules
+    wait_until(lambda: len(house.family()) > 2)
+    wait_until(lambda: psutil.Process(house.info()["pid"]).uids().real == NOBODY)
+    before = workers(house)
+    assert "strategy = chain" in house.reload().stdout
+    assert not before & workers(house)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize(
+    ("owner", "folder", "mode", "good"),
+    [
+        (NOBODY, NOBODY, 0o755, True),
+        (0, 0, 0o755, True),
+        (0, NOBODY, 0o755, False),
+        (0, 0, 0o775, False),
+        (0, 0, 0o1777, False),
+        (NOBODY + 1, 0, 0o755, False),
+    ],
+)
+def test_whose_file_may_be_touched(
+    tmp_path: pathlib.Path, owner: int, folder: int, mode: int, good: bool
+) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    path = place / "reload"
+    path.touch()
+    os.utime(path, (0, 0))
+    os.chown(path, owner, 0)
+    os.chown(place, folder, 0)
+    place.chmod(mode)
+    if good:
+        family.touch(str(path), {NOBODY})
+    else:
+        with pytest.raises(OSError, match="chown it to the program's user"):
+            family.touch(str(path), {NOBODY})
+    assert (path.stat().st_mtime > 0) == good
+
+
+def crew_of(options: uwsgi_options.Options) -> tuple[World, family.UwsgiCrew]:
+    """Return a crew whose master is this process."""
+    world = World()
+    own = world.lookup(os.getpid())
+    assert own is not None
+    nobody: frozenset[Process] = frozenset()
+    return world, family.UwsgiCrew(own, own, 0, True, nobody, nobody, options=options)
+
+
+def test_any_file_that_can_be_touched_will_do(tmp_path: pathlib.Path) -> None:
+    names = ["missing", "folder", "first", "second"]
+    (tmp_path / "folder").mkdir()
+    values = {
+        "lazy-apps": ["1"],
+        "chdir": [os.getcwd()],
+        "touch-chain-reload": [f"{tmp_path}/{name}" for name in names],
+    }
+    found = uwsgi_options.Options(str(tmp_path), values=values)
+    world, crew = crew_of(found)
+    configured = Program("myapp", "uwsgi", str(tmp_path))
+
+    def chain_warnings() -> list[str]:
+        told = family.FAMILY.warnings(world, crew, configured)
+        return [line for line in told if "chain reload cannot" in line]
+
+    assert family.FAMILY.strategy(world, crew, configured) == "graceful"
+    (warning,) = chain_warnings()
+    assert all(f"{tmp_path}/{name}: " in warning for name in names)
+    (tmp_path / "first").touch()
+    (tmp_path / "second").touch()
+    assert family.FAMILY.strategy(world, crew, configured) == "chain"
+    assert not chain_warnings()
+
+
+READY = """
+import os, socket
+def say(text, name):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as speaker:
+        speaker.sendto(text, name.replace("@", "\\0", 1))
+if "NOTIFY_SOCKET" in os.environ:  # a trial has none
+    say(b"READY=1", os.environ["NOTIFY_SOCKET"])
+"""
+
+
+def test_with_notify_a_worker_of_the_application_has_to_say_it(house: House) -> None:
+    house.release("v1", code=APP.format(release="v1", boot=0) + READY)
+    house.configure(command=uwsgi(house, "--lazy-apps"), program=STOP, settings="ready = notify")
+    start(house, house.port, 2)
+    house.release("v2", code=APP.format(release="v2", boot=0) + READY)
+    printed = house.reload().stdout
+    assert "warning: ready = notify, as it is set: uWSGI says READY=1 when it is started" in printed
+    assert get(house.port).startswith(b"v2 ")
+
+
+def test_a_chain_reload_of_what_is_paused_is_refused(house: House) -> None:
+    more = f"--lazy-apps --master-fifo {house.root}/fifo --stats {house.root}/stats.sock"
+    house.configure(command=uwsgi(house, more), program=STOP, settings="strategy = chain")
+    start(house, house.port, 2)
+    before = workers(house)
+    assert house.ctl("signal", "TSTP", "myapp").returncode == 0
+    wait_until(lambda: "PAUSE" in house.app_log())
+    done = house.ctl("hotreload", "myapp")
+    assert done.returncode != 0
+    assert "'supervisorctl signal TSTP myapp' resumes it" in done.stdout
+    assert "its workers are the old ones" in done.stdout
+    assert workers(house) == before
+    assert house.ctl("signal", "TSTP", "myapp").returncode == 0
+    wait_until(lambda: "resuming" in house.app_log())
+    house.reload()
+    assert not before & workers(house)
+
+
+# -- what is configured
+
+
+@pytest.mark.parametrize(
+    ("told", "name", "called"),
+    [
+        ("", "HUP", "grace_them_all"),
+        ("", "TERM", "reap_them_all"),
+        ("die-on-term = 1", "TERM", "kill_them_all"),
+        ("hook-master-start = unix_signal:15 kill_them_all", "TERM", "kill_them_all"),
+        ("hook-master-start = !unix_signal:15 grace_them_all\ndie-on-term = 1", "TERM", "grace_"),
+        (
+            "hook-master-start = unix_signal:15 gracefully_kill_them_all\n"
+            "hook-master-start = print:unix_signal:15 reap_them_all\n"
+            "hook-master-start = unix_signal:1 reap_them_all",
+            "TERM",
+            "gracefully_kill_them_all",
+        ),
+        (
+            "hook-master-start = unix_signal:1 stats\n"
+            "hook-master-start = unix_signal:1 reap_them_all",
+            "HUP",
+            "reap_them_all",
+        ),
+        ("if-env = X\nhook-master-start = unix_signal:15 stats\nendif =", "TERM", ""),
+    ],
+)
+def test_the_last_hook_handles_a_signal(
+    tmp_path: pathlib.Path, told: str, name: str, called: str
+) -> None:
+    (tmp_path / "app.ini").write_text(f"[uwsgi]\n{told}\n")
+    seen, _ = family.handler(configured("uwsgi app.ini", tmp_path), name)
+    assert seen.startswith(called)
+    assert bool(seen) == bool(called)
+
+
+def test_where_routers_accept(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "app.ini").write_text(
+        "[uwsgi]\nshared-socket = 127.0.0.1:4096\nundeferred-shared-socket = /run/a.sock\n"
+        "http = =0\nhttps = =1,crt,key\nhttp = :8192\nhttprouter = [::1]:8193\n"
+        "https2 = cert=c,addr==7,key=k\nhttps2 = key=k,addr=:8194,cert=c\n"
+        "fastrouter = fr.sock\nhttp-to-https = 0.0.0.0:8195\nrawrouter = :x\n"
+        "http-socket = :8196\nhttp11-socket = :8197\nsocket = =0\nhttp-to = 127.0.0.1:8198\n"
+    )
+    found = family._apart(configured("uwsgi app.ini", tmp_path))
+    assert found >= {"1000", "/run/a.sock", "2000", "2001", "2002", "fr.sock", "2003"}
+    assert not found & {"2004", "2005", "2006"}
+
+
+def test_paths_before_and_after_chdir(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "app.ini").write_text(
+        "[uwsgi]\nchdir = app\nchdir2 = other\npidfile = a.pid\ntouch-chain-reload = t\n"
+        "touch-chain-reload = /t\nhome = venv\n"
+    )
+    found = configured("uwsgi app.ini", tmp_path)
+    assert found.path("chdir") == f"{tmp_path}/app"
+    assert found.path("pidfile") == f"{tmp_path}/a.pid"
+    assert found.path("home") == f"{tmp_path}/app/venv"
+    assert found.paths("touch-chain-reload") == [f"{tmp_path}/app/t", "/t"]
+    assert found.paths("touch-chain-reload", "/x") == ["/x/t", "/t"]
+    found.unknown.add("chdir")
+    assert found.paths("touch-chain-reload") == ["/t"]
+    assert found.path("home") is None
+
+
+def answer_once(listener: socket.socket, answer: bytes) -> None:
+    accepted, _ = listener.accept()
+    with accepted:
+        accepted.sendall(answer)
+
+
+def test_a_long_answer_of_a_stats_server_is_read(tmp_path: pathlib.Path) -> None:
+    """250 threads of 4 workers take 250 KB."""
+    answer = json.dumps({"workers": [{"pid": 1, "cores": "x" * (1 << 20)}]}).encode()
+    world, crew = crew_of(uwsgi_options.Options("/"))
+    with socket.socket(socket.AF_UNIX) as listener, ThreadPoolExecutor() as pool:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        pool.submit(answer_once, listener, answer)
+        stats = uwsgi_stats.Stats(world, crew.master, str(tmp_path / "s"))
+        found = wait_until(stats.look)
+    assert found[0]["pid"] == 1
 
 
 # -- hostile input

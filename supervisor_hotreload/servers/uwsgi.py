@@ -11,15 +11,17 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import shlex
+import signal
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Callable, Optional
 
 from supervisor_hotreload.identity import Process, Unreadable
-from supervisor_hotreload.model import Failure, Fault, Policy, Progress, Readiness
+from supervisor_hotreload.model import Failure, Fault, Policy, Progress, Readiness, Ready
 from supervisor_hotreload.printable import printable
 from supervisor_hotreload.probes import Verdict, counts
 from supervisor_hotreload.servers.family import (
@@ -45,6 +47,18 @@ EMPTY = "no app loaded. going in full dynamic mode"
 ROUTERS = ("http", "https", "http-to-https", "fastrouter", "rawrouter", "sslrouter")
 """Options that start a process which hands requests on to the workers."""
 
+KEYED_ROUTERS = ("https2", "sslrouter2")
+"""The same with ``addr=ADDRESS`` among their values."""
+
+HOOK = re.compile(r"!?unix_signal:([0-9]{1,2}) (\S+)")
+"""A hook that gives the master another handler of a signal (core/hooks.c)."""
+
+RELOADS = frozenset(("grace_them_all", "reap_them_all"))
+"""The handlers that reload, gracefully and brutally (core/uwsgi.c)."""
+
+TOUCHED = 8
+"""Files that are tried when a chain reload is asked for by one."""
+
 STATS_FIRST = 1.0
 """Seconds for the stats server to tell what is served before anything is changed."""
 
@@ -54,13 +68,36 @@ STATS_TRUST = 10.0
 # -- the ways to ask it
 
 
+def handler(found: Options, name: str) -> tuple[str, str]:
+    """Return the function that the master calls on a signal, and the option that says so.
+
+    The last hook counts, and its function is '' where that cannot be told (core/master.c).
+
+    :param name: HUP or TERM.
+    """
+    for hook in reversed(found.all("hook-master-start")):
+        seen = HOOK.fullmatch(hook)
+        if seen and int(seen[1]) == signal.Signals[f"SIG{name}"]:
+            return seen[2], f"hook-master-start = {printable(hook)[:200]}"
+    if name == "TERM" and found.on("die-on-term"):
+        return "kill_them_all", "die-on-term"
+    if found.untold("hook-master-start", "die-on-term"):
+        return "", ""
+    return ("grace_them_all" if name == "HUP" else "reap_them_all"), ""
+
+
+def _effect(called: str) -> str:
+    ends = called in ("kill_them_all", "gracefully_kill_them_all")
+    return "stops it" if ends else "does not reload it"
+
+
 def fifo(world: World, master: Process, found: Options) -> Optional[str]:
     """Return the master fifo by the master's own descriptor, which proves whose it is.
 
     Its path is needed only where the master reads several.
     """
-    told = found.path("master-fifo")
-    if told is None and not found.untold("master-fifo"):
+    told = found.paths("master-fifo", world.directory(master))
+    if not told and not found.untold("master-fifo"):
         return None
     try:
         links = world.descriptors(master)
@@ -71,8 +108,9 @@ def fifo(world: World, master: Process, found: Options) -> Optional[str]:
         for name, link in links.items()
         if link.startswith("/") and int(name) > 2 and _is_fifo(f"/proc/{master.pid}/fd/{name}")
     }
-    if told is not None and os.path.realpath(told) in held:
-        return held[os.path.realpath(told)]
+    for path in map(os.path.realpath, told):
+        if path in held:
+            return held[path]
     return next(iter(held.values())) if len(held) == 1 else None
 
 
@@ -105,7 +143,8 @@ def write_to_fifo(path: str, command: bytes) -> None:
 def touch(path: str, owners: Iterable[Optional[int]]) -> None:
     """Let a file be newer by a second at least (uWSGI compares whole seconds).
 
-    :param owners: whose it has to be: it lies where the application may write.
+    :param owners: whose it has to be, or root's where nobody else may have put it: it
+        may lie where the application writes.
     :raises OSError: when it is another's, or no regular file.
     """
     with _held(path, owners) as held:
@@ -124,14 +163,29 @@ def must_be_touchable(path: str, owners: Iterable[Optional[int]]) -> None:
 @contextmanager
 def _held(path: str, owners: Iterable[Optional[int]]) -> Iterator[int]:
     """Hold a regular file without opening it, which has effects where it is a device."""
-    held = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
+    folder, name = os.path.split(path)
+    with ExitStack() as stack:
+        place = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        stack.callback(os.close, place)
+        held = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place)
+        stack.callback(os.close, held)
         seen = os.fstat(held)
-        if not stat.S_ISREG(seen.st_mode) or seen.st_uid not in owners:
-            raise OSError(0, "it is no regular file of the program's user")
+        if not stat.S_ISREG(seen.st_mode) or not _is_theirs(seen, os.fstat(place), owners):
+            raise OSError(
+                0,
+                "it is no regular file of the program's user, nor root's in a directory that "
+                "only root may write to: chown it to the program's user",
+            )
         yield held
-    finally:
-        os.close(held)
+
+
+def _is_theirs(
+    file: os.stat_result, folder: os.stat_result, owners: Iterable[Optional[int]]
+) -> bool:
+    """Tell whether a file is of *owners*, or root's where they cannot have linked it to."""
+    if file.st_uid != 0 or not {*owners} - {0, None}:
+        return file.st_uid in owners
+    return os.geteuid() == 0 and folder.st_uid == 0 and not folder.st_mode & 0o022
 
 
 @dataclass
@@ -150,6 +204,7 @@ class UwsgiRenewal(Renewal):
     """One reload of one uWSGI.
 
     :param stats: its stats server, if the master holds one.
+    :param name: the program's.
     """
 
     forks_first = False  # a worker that finishes a request still has the socket in its epoll set
@@ -161,8 +216,11 @@ class UwsgiRenewal(Renewal):
         policy: Policy,
         ask: Callable[[], object],
         stats: Optional[Stats],
+        name: str,
     ) -> None:
         super().__init__(world, old, policy, ask)
+        self._name = name
+        self._keeps_pause = policy.strategy == "chain"
         self._stats = stats
         self._loads = any(name in old.options for name in APPS)
         self._ask_at: Optional[float] = None
@@ -209,10 +267,20 @@ class UwsgiRenewal(Renewal):
             return Progress("the stats server is asked what is served now")
         if workers is not None:
             self._loads = any(worker.get("apps") for worker in workers)
+            self._must_not_be_paused(workers)
         stats.close()
         self._ask_at = None
         super().renew()
         return Progress("the master was asked")
+
+    def _must_not_be_paused(self, workers: list[dict[str, Any]]) -> None:
+        """A worker that replaces a paused one serves no more than that (core/master_utils.c)."""
+        if self._keeps_pause and any(worker.get("status") == "pause" for worker in workers):
+            raise Failure(
+                Fault.NOT_RELOADABLE,
+                f"{self._name} is paused (the stats server says so), and would be after a chain "
+                f"reload; nothing was sent: 'supervisorctl signal TSTP {self._name}' resumes it",
+            )
 
     def _must_have_loaded(self) -> None:
         """Believe uWSGI that it could not load the application (uwsgi_init_all_apps)."""
@@ -302,13 +370,12 @@ class UwsgiFamily(Family):
 
     def warnings(self, world: World, old: UwsgiCrew, program: Program) -> Iterable[str]:
         found, name = old.options, program.name
-        die_on_term = found.on("die-on-term") or found.untold("die-on-term")
-        if program.stopsignal == "TERM" and not die_on_term:
+        if program.stopsignal == "TERM" and handler(found, "TERM")[0] in RELOADS:
             yield (
                 f"warning: {name}: 'supervisorctl stop' sends TERM, which makes uWSGI "
                 f"reload instead of stop: set stopsignal = INT (or QUIT), or die-on-term"
             )
-        if any(router in found for router in ROUTERS):
+        if any(router in found for router in (*ROUTERS, *KEYED_ROUTERS)):
             yield (
                 f"warning: {name}: uWSGI ends its router (--http) on HUP and TERM, so that "
                 f"its port is closed until the import is over: requests are dropped; use "
@@ -320,13 +387,12 @@ class UwsgiFamily(Family):
                 f"warning: {name}: uWSGI's words go elsewhere ({', '.join(hidden)}): only the "
                 f"check before can tell whether a release can be loaded; set stats = SOCKET"
             )
-        if program.stopsignal == "HUP":
+        if program.stopsignal == "HUP" and handler(found, "HUP")[0] in ("", *RELOADS):
             yield f"warning: {name}: stopsignal = HUP makes uWSGI reload instead of stop"
-        touched = found.path("touch-chain-reload")
-        if touched is not None and found.on("lazy-apps"):
+        if "touch-chain-reload" in found and found.on("lazy-apps"):
             why = _no_chain(world, old)
             if why:
-                yield f"warning: {name}: no chain reload by {touched}: {why}"
+                yield f"warning: {name}: a chain reload {why}"
         cwd = _elsewhere(world, old)
         if cwd is not None and "chdir" not in found:
             yield (
@@ -369,11 +435,24 @@ class UwsgiFamily(Family):
             why = _no_chain(world, old)
             if why:
                 raise Failure(Fault.NOT_RELOADABLE, f"{program.name}: strategy = chain {why}")
-        if policy.strategy == "brutal" and found.on("die-on-term"):
-            raise Failure(
-                Fault.NOT_RELOADABLE,
-                f"{program.name}: strategy = brutal sends TERM, and with die-on-term that stops it",
+        sent = {"graceful": "HUP", "brutal": "TERM"}.get(policy.strategy)
+        if sent is not None:
+            called, by = handler(found, sent)
+            if called and called not in RELOADS:
+                raise Failure(
+                    Fault.NOT_RELOADABLE,
+                    f"{program.name}: strategy = {policy.strategy} sends {sent}, and with {by} "
+                    f"that {_effect(called)}",
+                )
+
+    def readiness(self, old: UwsgiCrew, policy: Policy) -> tuple[Ready, str]:
+        ready, why = super().readiness(old, policy)
+        if ready.kind == "notify":
+            why = (
+                f"warning: {why}: uWSGI says READY=1 when it is started and not after a reload, "
+                f"so that a worker of the application has to say it"
             )
+        return ready, why
 
     def trial(self, world: World, old: UwsgiCrew, program: Program) -> Optional[Trial]:
         """Import what uWSGI imports, as the workers' user; None where that cannot be told."""
@@ -402,7 +481,8 @@ class UwsgiFamily(Family):
 
     def server(self, world: World, old: UwsgiCrew, policy: Policy, program: Program) -> Renewal:
         found = old.options
-        told = stats_address(world, old.master, found.last("stats"), found.directory)
+        directory = world.directory(old.master) or _directory(old)
+        told = stats_address(world, old.master, found.last("stats"), directory)
         stats = Stats(world, old.master, told) if told is not None else None
 
         def chain() -> None:
@@ -411,7 +491,9 @@ class UwsgiFamily(Family):
                 if path is not None:
                     write_to_fifo(path, b"c")
                 else:
-                    path = old.options.path("touch-chain-reload") or ""
+                    path, why = _touchable(world, old)
+                    if path is None:
+                        raise Failure(Fault.NOT_READY, f"a chain reload {why}")
                     touch(path, _owners(world, old))
             except OSError as error:
                 raise Failure(
@@ -422,7 +504,7 @@ class UwsgiFamily(Family):
             "chain": chain,
             "brutal": lambda: world.signal(old.master, "TERM"),
         }.get(policy.strategy, lambda: world.signal(old.master, "HUP"))
-        return UwsgiRenewal(world, old, policy, ask, stats)
+        return UwsgiRenewal(world, old, policy, ask, stats, program.name)
 
 
 def _owners(world: World, old: Crew) -> set[Optional[int]]:
@@ -433,15 +515,24 @@ def _no_chain(world: World, old: UwsgiCrew) -> str:
     """Return why a chain reload cannot be asked for, '' when it can."""
     if fifo(world, old.master, old.options) is not None:
         return ""
-    path = old.options.path("touch-chain-reload")
-    if path is None:
+    return _touchable(world, old)[1]
+
+
+def _touchable(world: World, old: UwsgiCrew) -> tuple[Optional[str], str]:
+    """Return the first file that may be touched for a chain reload, or why there is none."""
+    paths = old.options.paths("touch-chain-reload", world.directory(old.master))
+    if not paths:
         why = old.options.untold("master-fifo", "touch-chain-reload")
-        return "needs master-fifo or touch-chain-reload" + (f" ({why})" if why else "")
-    try:
-        must_be_touchable(path, _owners(world, old))
-    except OSError as error:
-        return f"cannot be asked for by {path}: {error.strerror}"
-    return ""
+        return None, "needs master-fifo or touch-chain-reload" + (f" ({why})" if why else "")
+    refused = []
+    for path in paths[:TOUCHED]:
+        try:
+            must_be_touchable(path, _owners(world, old))
+        except OSError as error:
+            refused.append(f"{path}: {error.strerror}")
+        else:
+            return path, ""
+    return None, f"cannot be asked for by {'; nor by '.join(refused)}"
 
 
 def _json(told: dict[str, Any]) -> str:
@@ -539,9 +630,7 @@ def _is_master(world: World, process: Process) -> bool:
 
 def _without_routers(world: World, old: Crew, found: Options) -> Crew:
     """Leave out the processes that only hand requests on: a chain reload lets them live."""
-    told = [value.partition(",")[0] for name in ROUTERS for value in found.all(name)]
-    ports = [value.rpartition(":")[2] for value in told]
-    apart = frozenset(f"{int(port):04X}" for port in ports if port.isdigit())
+    apart = _apart(found)
     if not apart or not old.readable:
         return old
     known = world.listening(old.master)
@@ -553,6 +642,24 @@ def _without_routers(world: World, old: Crew, found: Options) -> Crew:
     return replace(old, accepting=workers, apart=apart) if workers else old
 
 
+def _apart(found: Options) -> frozenset[str]:
+    """Return what routers accept from, as the kernel writes it: ports, paths of unix sockets."""
+    told = [value.partition(",")[0] for name in ROUTERS for value in found.all(name)]
+    for name in KEYED_ROUTERS:
+        pairs = (pair.partition("=") for value in found.all(name) for pair in value.split(","))
+        told += [value for key, _, value in pairs if key == "addr"]
+    shared = [] if "shared-socket" in found.unknown else found.all("shared-socket")
+    by_number = {f"={number}": address for number, address in enumerate(shared)}
+    apart = set()
+    for address in (by_number.get(address, address) for address in told):
+        _, colon, port = address.rpartition(":")
+        if not colon:
+            apart.add(address)
+        elif port.isdecimal():
+            apart.add(f"{int(port):04X}")
+    return frozenset(apart)
+
+
 def _is_uwsgi(world: World, process: Process) -> bool:
     names = (world.program(process), *map(os.path.basename, world.arguments(process)[:3]))
     return any(NAME.match(name) for name in names)
@@ -561,8 +668,7 @@ def _is_uwsgi(world: World, process: Process) -> bool:
 def _python(found: Options) -> str:
     """Return the interpreter that imports what uWSGI's own does: of its virtualenv, or the
     one installed beside it."""
-    home = found.last("home")
-    home = home and os.path.join(found.path("chdir") or found.directory, home)
+    home = found.path("home")
     beside = os.path.dirname(found.binary)
     for folder in (os.path.join(home, "bin") if home else "", beside):
         for name in ("python3", "python"):

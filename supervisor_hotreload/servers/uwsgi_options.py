@@ -39,7 +39,12 @@ ALIASES = {
     "python-path": "pythonpath",
     "pp": "pythonpath",
     "lazy": "lazy-apps",
+    "httprouter": "http",
+    "undeferred-shared-socket": "shared-socket",
 }
+
+EARLY = frozenset(("chdir", "pidfile"))
+"""Paths that are taken before uWSGI changes into chdir (core/uwsgi.c, uwsgi_start)."""
 
 INCLUDES = frozenset(("ini", "include", "inherit", "config", "ini-paste", "ini-paste-logged"))
 
@@ -102,9 +107,20 @@ class Options:
         return next(reversed(self.all(name)), None)
 
     def path(self, name: str) -> Optional[str]:
-        """Return the value of *name* as a path."""
-        told = self.last(name)
-        return None if told is None else os.path.join(self.directory, told)
+        """Return the value of *name* that counts as a path, None without one."""
+        return next(reversed(self.paths(name)), None)
+
+    def paths(self, name: str, directory: Optional[str] = None) -> list[str]:
+        """Return every value of *name* as a path.
+
+        :param directory: where the master is, if that is known; else where it is
+            configured to be: chdir2 is of the workers only.
+        """
+        if directory is None and name not in EARLY and "chdir" in self.unknown:
+            return [value for value in self.all(name) if os.path.isabs(value)]
+        later = "" if name in EARLY else self.last("chdir") or ""
+        base = directory or os.path.join(self.directory, later)
+        return [os.path.join(base, value) for value in self.all(name)]
 
     def untold(self, *names: str) -> str:
         """Return why not all of *names* are known, '' when they are."""

@@ -11,7 +11,7 @@ from supervisor_hotreload.endpoints import Address, Exchange
 from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.world import World
 
-STATS = 1 << 18
+STATS = 1 << 22
 """Bytes of one answer of a stats server, at most."""
 
 STATS_PATIENCE = 3.0
@@ -37,12 +37,12 @@ def stats_address(
     except Unreadable:
         return None
     host, colon, port = told.rpartition(":")
-    if colon and port.isdigit() and len(port) < 6:
+    if colon and port.isdecimal() and len(port) < 6:
         mine = any(name.rpartition(":")[2] == f"{int(port):04X}" for name in held if ":" in name)
         number = loopback(host)
         return (number, int(port)) if mine and number is not None else None
-    told = os.path.join(directory, told)
-    return told if told in held or os.path.realpath(told) in held else None
+    path = os.path.join(directory, told)  # the kernel knows it as the master has named it
+    return path if {told, path, os.path.realpath(path)} & held and told[:1] != "@" else None
 
 
 def loopback(host: str) -> Optional[str]:
