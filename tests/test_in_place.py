@@ -17,7 +17,7 @@ from typing import Any, Optional
 
 import pytest
 
-from supervisor_hotreload import protocol
+from supervisor_hotreload import endpoints, protocol
 from supervisor_hotreload.config import Settings
 from supervisor_hotreload.driver import Reload
 from supervisor_hotreload.identity import Process, lookup
@@ -69,6 +69,7 @@ def work(told, number):
             head = b"HTTP/1.0 %d X\\r\\n" % told.get("status", 200)
             if request.startswith(b"GET / ") and "moved" in told:
                 head = b"HTTP/1.0 302 X\\r\\nLocation: %s\\r\\n" % told["moved"].encode()
+            time.sleep(told.get("slow", 0))
             if more:
                 client.sendall(head + b"\\r\\n")
         except OSError:
@@ -429,6 +430,18 @@ def test_a_new_worker_is_asked_among_old_ones(toys: Any, port: int, kind: str) -
     reload = toy.reload(f"ready = {kind}://127.0.0.1:{port}{slash}\ndrain_timeout = 0.1")
     assert reload.outcome is Outcome.SUCCEEDED, story(reload)
     assert not [line for line in reload.lines if "in a row" in line.text], story(reload)
+
+
+def test_a_worker_that_answers_slowly_is_ready(
+    toys: Any, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoints, "PATIENCE", 0.5)
+    toy = toys(workers=1)
+    toy.wait_for(1)
+    toy.plan(workers=1, slow=0.8)
+    reload = toy.reload(f"ready = http://127.0.0.1:{port}/\nready_timeout = 6")
+    assert reload.outcome is Outcome.SUCCEEDED, story(reload)
+    when(reload, "no answer in 0.5 s")
 
 
 @pytest.mark.parametrize("status", [200, 500])
