@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import errno
 import os
-import re
 import socket
 import sys
 from collections.abc import Container
@@ -14,6 +13,7 @@ from typing import Optional, Union
 from urllib.parse import urlsplit
 
 from supervisor_hotreload import listeners
+from supervisor_hotreload.answers import Redirect, judged
 from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.model import Progress, Readiness, Ready
 from supervisor_hotreload.world import World
@@ -22,7 +22,15 @@ ANSWER = 1 << 16
 """Bytes of an answer that are read; what is asked for has to be among them."""
 
 PATIENCE = 5.0
-"""Seconds until an exchange that has not ended is given up and begun anew."""
+"""Seconds until the first question is given up and asked anew: a worker that is about to end
+may have taken its connection."""
+
+GROWTH = 3
+"""How much longer the next one is waited for: a good answer may take long, and a worker with
+one thread has to finish those that were given up before."""
+
+REDIRECTS = 3
+"""Redirects that are followed for one question."""
 
 PAUSE = 0.1
 """Seconds between two exchanges."""
@@ -39,8 +47,6 @@ REPEATS = 3
 
 CHUNKS = 16
 """Reads of one look, at most."""
-
-STATUS = re.compile(rb"[0-9]{3}")
 
 Address = Union[str, tuple[str, int]]
 
@@ -96,6 +102,11 @@ class Exchange:
         raw = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         return int.from_bytes(raw[:4], sys.byteorder)
 
+    @property
+    def arrived(self) -> bytes:
+        """What has been read so far."""
+        return b"".join(self._read)
+
     def look(self) -> Optional[bytes]:
         """Return the whole answer, None while there is more to come.
 
@@ -111,7 +122,7 @@ class Exchange:
                 self._read.append(chunk)
                 self._room -= len(chunk)
                 if not chunk or self._room <= 0:
-                    return b"".join(self._read)
+                    return self.arrived
         return None
 
     def close(self) -> None:
@@ -158,7 +169,11 @@ class Endpoint:
         self._ended = False
         self._tellable = False
         self._row = 0
-        self._since = 0.0
+        self._url = ready.target
+        self._redirects = 0
+        self._patience = PATIENCE
+        self._asked_at = 0.0
+        self._opened_at = 0.0
         self._last = ""
         self._before = self._stamp() if ready.kind == "file" else None
 
@@ -174,7 +189,6 @@ class Endpoint:
             complaint = error.strerror or type(error).__name__
         if complaint is not None:
             self._end()
-            self._tellable |= self._side in (Side.NEW, Side.OLD)
             if self._side is Side.NOBODY and self._tellable:
                 return Progress(f"{self._ready.target}: {self._last or 'asked'}")
             if self._side is not Side.OLD and self._suffices(complaint, master):
@@ -211,27 +225,50 @@ class Endpoint:
         """
         now = self._world.now()
         if self._exchange is None:
-            if now - self._since < PAUSE:
+            if now - self._asked_at < PAUSE:
                 return None
-            self._since, self._side = now, Side.NOBODY
-            self._missed = self._ended = False
-            self._exchange = Exchange(*self._request())
-        elif now - self._since > PATIENCE:
-            raise OSError(0, f"no answer in {PATIENCE:g} s")
+            self._asked_at, self._redirects = now, 0
+            self._exchange = self._open(self._ready.target)
+        elif now - self._asked_at > self._patience:
+            given_up, self._patience = self._patience, self._patience * GROWTH
+            raise OSError(0, f"no answer in {given_up:g} s")
         if not self._exchange.connected():
             return None
         if not self._alone and self._side is Side.NOBODY:
             self._side = self._accepted_by(self._exchange, master)
+            self._tellable |= self._side in (Side.NEW, Side.OLD)
         if self._side is Side.OLD:
             return ""
-        if self._ready.kind != "http":
-            return "" if self._alone or self._side is not Side.NOBODY else None
         told = self._alone or self._side is not Side.NOBODY
-        if not self._ended and (told or now - self._since >= WITHHELD):
+        if self._ready.kind != "http":
+            return "" if told else None
+        if not self._ended and (told or now - self._opened_at >= WITHHELD):
             self._ended = True
             self._exchange.send(END)
-        answer = self._exchange.look()
-        return None if answer is None else self._judge(answer)
+        ended = self._exchange.look() is not None
+        if not self._ended and not ended:
+            return None  # whoever answers before the end of a request is to be known as well
+        outcome = judged(self._exchange.arrived, self._ready.text, ended)
+        return self._follow(outcome) if isinstance(outcome, Redirect) else outcome
+
+    def _open(self, url: str) -> Exchange:
+        """Begin an exchange, which has to prove by itself who has accepted it."""
+        self._end()
+        self._url, self._opened_at, self._side = url, self._world.now(), Side.NOBODY
+        self._missed = self._ended = False
+        return Exchange(*self._request())
+
+    def _follow(self, redirect: Redirect) -> Optional[str]:
+        """Ask where *redirect* leads, which is never another server; return what is wrong."""
+        if self._redirects == REDIRECTS:
+            return f"status {redirect.status} after {REDIRECTS} redirects"
+        try:
+            url = redirect.url(self._url)
+        except ValueError as error:
+            return str(error)
+        self._redirects += 1
+        self._exchange = self._open(url)
+        return None
 
     def _accepted_by(self, exchange: Exchange, master: Process) -> Side:
         """Return who has accepted: only descriptors of *master*'s new children are looked at."""
@@ -260,26 +297,14 @@ class Endpoint:
         return any(mine & self._world.sockets(child, known).held for child in new)
 
     def _request(self) -> tuple[Address, bytes]:
-        target = self._ready.target
         if self._ready.kind == "unix":
-            return target.partition(":")[2], b""
-        parts = urlsplit(target)
-        address = (parts.hostname or "", parts.port or 80)
+            return self._ready.target.partition(":")[2], b""
+        there = urlsplit(self._ready.target)
+        address = (there.hostname or "", there.port or 80)
+        parts = urlsplit(self._url)
         path = parts.path + (f"?{parts.query}" if parts.query else "")
         text = f"GET {path} HTTP/1.0\r\nHost: {parts.netloc}\r\nConnection: close\r\n"
         return address, text.encode() if self._ready.kind == "http" else b""
-
-    def _judge(self, answer: bytes) -> str:
-        """Return what is wrong with *answer*, '' when it is good. A redirect is not followed."""
-        head, _, body = answer.partition(b"\r\n\r\n")
-        words = head.split(maxsplit=2)[:2]
-        if len(words) < 2 or not words[0].startswith(b"HTTP/") or not STATUS.fullmatch(words[1]):
-            return "no HTTP answer"
-        if words[1][:1] != b"2":
-            return f"status {words[1].decode()}"
-        if self._ready.text.encode() not in body:
-            return f"{self._ready.text!r} is not in the body"
-        return ""
 
     def _end(self) -> None:
         if self._exchange is not None:

@@ -415,20 +415,26 @@ class Reloads:
         check = None
         if policy.check is not None:
             check = CheckCommand(tracked.process, tracked.name, policy.check, old.master)
-        server = family.server(self.world, old, policy, tracked.program)
         keeper = Keeper(reload, tracked, self.world)
         if successor is not None:
+            server = family.server(self.world, old, policy, tracked.program)
             server.expect(successor)
             return protocol.resume(server, policy, keeper, successor, check)
         strategy = family.strategies.get(policy.strategy)
-        if strategy is not None and strategy.in_place:
-            server.heard = reload.output
-            steps = protocol.in_place(server, policy, keeper.commit, check)
+        in_place = strategy is not None and strategy.in_place
+        if in_place:
             reload.new_pid = old.master.pid
-        else:
-            steps = protocol.reload(server, policy, keeper, check)
+
+        def steps() -> Steps:  # what the trial leaves behind is seen before the server is asked
+            server = family.server(self.world, old, policy, tracked.program)
+            if in_place:
+                server.heard = reload.output
+                yield from protocol.in_place(server, policy, keeper.commit, check)
+            else:
+                yield from protocol.reload(server, policy, keeper, check)
+
         trial = self._trial(tracked, reload, found, policy)
-        return steps if trial is None else protocol.tried(trial, policy, steps)
+        return steps() if trial is None else protocol.tried(trial, policy, steps())
 
     def _trial(
         self, tracked: Tracked, reload: Reload, found: Found, policy: Policy

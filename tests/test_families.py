@@ -12,7 +12,7 @@ import supervisor_hotreload
 from supervisor_hotreload.servers import FAMILIES, STRATEGIES
 from tests.house import House
 from tests.load import Load, get
-from tests.otherservers import start
+from tests.otherservers import configure_nginx, nginx, start
 
 PACKAGE = pathlib.Path(supervisor_hotreload.__file__).parent
 
@@ -162,3 +162,21 @@ def test_a_family_in_one_file_is_reloaded_without_any_other_change(house: House)
     assert house.info()["pid"] != first
     assert house.ctl("stop", "myapp").stdout == "myapp: stopped\n"
     assert house.family() == []
+
+
+@pytest.mark.parametrize("name", ["gunicorn", "nginx"])
+def test_what_the_trial_writes_is_not_the_new_generation_s(house: House, name: str) -> None:
+    mark = house.root / "mark"
+    settings = f"ready = file:{mark}\nready_timeout = 2\ncheck_before = touch {mark}"
+    if name == "nginx":
+        configure_nginx(house)
+        command = nginx(house, orphan=True)
+        house.configure(command=command, settings=f"{settings}\nstrategy = upgrade")
+    else:
+        house.release("v1")
+        house.configure(settings=settings)
+    start(house, house.port, 2)
+    done = house.ctl("hotreload", "myapp")
+    assert mark.exists()
+    assert done.returncode != 0, done.stdout
+    assert f"file:{mark} is not new yet" in done.stdout

@@ -17,7 +17,7 @@ from typing import Any, Optional
 
 import pytest
 
-from supervisor_hotreload import protocol
+from supervisor_hotreload import endpoints, protocol
 from supervisor_hotreload.config import Settings
 from supervisor_hotreload.driver import Reload
 from supervisor_hotreload.identity import Process, lookup
@@ -62,8 +62,16 @@ def work(told, number):
             continue
         client.settimeout(5)
         try:
-            if client.recv(4096):
-                client.sendall(b"HTTP/1.0 %d X\\r\\n\\r\\n" % told.get("status", 200))
+            request = more = client.recv(4096)
+            while more and not request.endswith(b"\\r\\n\\r\\n"):
+                more = client.recv(4096)
+                request += more
+            head = b"HTTP/1.0 %d X\\r\\n" % told.get("status", 200)
+            if request.startswith(b"GET / ") and "moved" in told:
+                head = b"HTTP/1.0 302 X\\r\\nLocation: %s\\r\\n" % told["moved"].encode()
+            time.sleep(told.get("slow", 0))
+            if more:
+                client.sendall(head + b"\\r\\n")
         except OSError:
             pass
         client.close()
@@ -422,6 +430,41 @@ def test_a_new_worker_is_asked_among_old_ones(toys: Any, port: int, kind: str) -
     reload = toy.reload(f"ready = {kind}://127.0.0.1:{port}{slash}\ndrain_timeout = 0.1")
     assert reload.outcome is Outcome.SUCCEEDED, story(reload)
     assert not [line for line in reload.lines if "in a row" in line.text], story(reload)
+
+
+def test_a_worker_that_answers_slowly_is_ready(
+    toys: Any, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoints, "PATIENCE", 0.5)
+    toy = toys(workers=1)
+    toy.wait_for(1)
+    toy.plan(workers=1, slow=0.8)
+    reload = toy.reload(f"ready = http://127.0.0.1:{port}/\nready_timeout = 6")
+    assert reload.outcome is Outcome.SUCCEEDED, story(reload)
+    when(reload, "no answer in 0.5 s")
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_where_a_redirect_leads_a_new_worker_has_to_answer(
+    toys: Any, port: int, status: int
+) -> None:
+    toy = toys(moved="/there", status=700 - status)
+    toy.wait_for()
+    toy.plan(moved="/there", status=status, overlap=60)
+    reload = toy.reload(f"ready = http://127.0.0.1:{port}/\nready_timeout = 3\ndrain_timeout = 0.1")
+    assert (reload.outcome is Outcome.SUCCEEDED) == (status == 200), story(reload)
+    assert status == 200 or "a new worker answers: status 500" in reload.reason
+    assert not [line for line in reload.lines if "in a row" in line.text], story(reload)
+
+
+def test_a_redirect_to_another_server_says_nothing_of_the_new_workers(toys: Any, port: int) -> None:
+    toy = toys()
+    toy.wait_for()
+    with proxy(port) as other:
+        toy.plan(moved=f"http://127.0.0.1:{other}/there")
+        reload = toy.reload(f"ready = http://127.0.0.1:{port}/\nready_timeout = 2")
+    assert reload.fault is Fault.NOT_READY, story(reload)
+    assert f"to 'http://127.0.0.1:{other}/there', which is elsewhere" in reload.reason
 
 
 @pytest.mark.parametrize("status", [200, 500])

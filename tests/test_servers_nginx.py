@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import Optional
 
 import psutil
 import pytest
 
+from supervisor_hotreload.servers import Program
+from supervisor_hotreload.servers.nginx import FAMILY, started
 from tests.house import House, wait_until
 from tests.load import Address, Load, get, wait_for_answer
 from tests.otherservers import configure_nginx, nginx, start, titled
@@ -138,6 +141,77 @@ def test_a_shell_that_is_not_the_stub_is_refused(house: House) -> None:
     done = house.ctl("hotreload", "myapp")
     assert "hotreload-orphan " in done.stdout
     assert get(house.port).startswith(b"v1 ")
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        "sh -c 'exec {nginx}'",
+        "/bin/sh -c 'X=y; exec {nginx}'",
+        "env X=y {nginx}",
+        "bash -c 'cd {root} && exec env X=y {nginx} -p . -c nginx.conf'",
+    ],
+)
+def test_it_is_tried_behind_plain_wrappers(house: House, wrapped: str) -> None:
+    configure_nginx(house)
+    command = wrapped.format(nginx=nginx(house), root=house.root)
+    house.configure(command=command, program=f"{STOP}\ndirectory = /")
+    begin(house, house.port, 2)
+    before = workers(house)
+    configure_nginx(house, text="events {} http { nonsense; }")
+    done = house.ctl("hotreload", "myapp")
+    assert done.returncode != 0
+    assert 'unknown directive "nonsense"' in done.stdout
+    assert "check_before (nginx -t)" in done.stdout
+    assert workers(house) == before
+    configure_nginx(house, "v2")
+    assert "not tried" not in house.reload().stdout
+    assert get(house.port).startswith(b"v2 ")
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "why"),
+    [
+        ("sh -c 'exec {nginx} $OPTIONS'", "is more than one plain command"),
+        ("{script}", "no nginx is found in its command"),
+        ("sh -c 'true && exec {nginx}'", "is more than one plain command"),
+    ],
+)
+def test_what_cannot_be_tried_is_said(house: House, wrapped: str, why: str) -> None:
+    configure_nginx(house)
+    script = house.root / "serve.sh"
+    script.write_text(f"#!/bin/sh\nexec {nginx(house)}\n")
+    script.chmod(0o755)
+    command = wrapped.format(nginx=nginx(house), root=house.root, script=script)
+    house.configure(command=command, program=STOP)
+    begin(house, house.port, 2)
+    configure_nginx(house, "v2")
+    done = house.reload()
+    said = [line for line in done.stdout.splitlines() if "the release is not tried before" in line]
+    assert len(said) == 1
+    assert why in said[0]
+    assert "set check_before = COMMAND" in said[0]
+    assert get(house.port).startswith(b"v2 ")
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("nginx -g 'daemon off;'", ("nginx", "-g", "daemon off;")),
+        ("hotreload-orphan /usr/sbin/nginx -q", ("/usr/sbin/nginx", "-q")),
+        ("python3 -m supervisor_hotreload.orphan nginx -q", ("nginx", "-q")),
+        ("setpriv --reuid app nginx -q", ("nginx", "-q")),
+        ("sh -c \"exec nginx -g 'daemon off;'\"", ("nginx", "-g", "daemon off;")),
+        ("env A=b nice -n 5 nginx", ("nginx",)),
+        ("sh -c 'exec tail -f /var/log/nginx'", None),
+        ("tail -f /var/log/nginx.log", None),
+    ],
+)
+def test_the_nginx_in_a_command_is_found(command: str, words: Optional[tuple[str, ...]]) -> None:
+    program = Program("myapp", command, "/")
+    found = started(program)
+    assert (found and (found.binary, *found.words)) == words
+    assert FAMILY.names(program) == (words is not None)
 
 
 def test_an_upgrade_is_tried_before(house: House) -> None:

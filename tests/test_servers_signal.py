@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import http.server
 import os
 import pwd
 import signal
 import socket
-import socketserver
-import threading
-import time
-from collections.abc import Iterator
 from typing import Optional
 
 import pytest
 
-from supervisor_hotreload.config import BadSetting, Settings
-from supervisor_hotreload.endpoints import Endpoint
 from supervisor_hotreload.identity import lookup
-from supervisor_hotreload.model import Ready
 from supervisor_hotreload.servers import Program, family_of
 from supervisor_hotreload.world import World
 from tests.house import House, parent, wait_until
@@ -362,144 +354,3 @@ def test_what_a_killed_supervisord_has_left_is_adopted(house: House) -> None:
     house.reload()
     assert get(house.port).startswith(b"v2 ")
     assert house.ctl("stop", "myapp").stdout == "myapp: stopped\n"
-
-
-# -- endpoints, alone
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        status, body = {
-            "/good": (200, b"all is well"),
-            "/bad": (503, b"all is well"),
-            "/moved": (302, b"all is well"),
-        }.get(self.path, (200, b"x" * 3_000_000 + b"well"))
-        self.send_response(status)
-        self.send_header("Location", "/good")
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Be quiet."""
-
-
-@pytest.fixture
-def port() -> Iterator[int]:
-    class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *_: object) -> None:
-            """A client that goes away is what is tested."""
-
-    server = Server(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server.server_address[1]
-    server.shutdown()
-    server.server_close()
-    thread.join(5)
-
-
-def told(ready: Ready, looks: int = 400) -> str:
-    """Return 'ready', or what an endpoint says last."""
-    world = World()
-    me = lookup(os.getpid())
-    assert me is not None
-    endpoint = Endpoint(world, ready, alone=True)
-    text = ""
-    for _ in range(looks):
-        began = time.monotonic()
-        verdict = endpoint(me)
-        assert time.monotonic() - began < 0.1
-        if verdict:
-            return "ready"
-        text = verdict.text
-        if not text.endswith(": asked"):
-            return text
-        time.sleep(0.005)
-    return text
-
-
-@pytest.mark.parametrize(
-    ("path", "text", "expected"),
-    [
-        ("/good", "well", "ready"),
-        ("/good", "", "ready"),
-        ("/good", "badly", "is not in the body"),
-        ("/bad", "", "status 503"),
-        ("/moved", "", "status 302"),
-        ("/huge", "well", "is not in the body"),
-    ],
-)
-def test_http(port: int, path: str, text: str, expected: str) -> None:
-    target = f"http://127.0.0.1:{port}{path}"
-    assert expected in told(Ready("http", target=target, text=text))
-
-
-@pytest.mark.parametrize(
-    ("status", "expected"),
-    [
-        (b"200", ""),
-        (b"204", ""),
-        (b"2" * 5000, "no HTTP answer"),
-        (b"20", "no HTTP answer"),
-        (b"\xb2\xb2\xb2", "no HTTP answer"),
-        (b"500", "status 500"),
-    ],
-)
-def test_a_status_has_three_digits(status: bytes, expected: str) -> None:
-    judged = Endpoint(World(), Ready("http", target="http://127.0.0.1:1/"))._judge(
-        b"HTTP/1.1 " + status + b" x\r\n\r\n"
-    )
-    assert judged == expected
-
-
-def test_tcp_and_unix_and_file(port: int, house: House) -> None:
-    assert told(Ready("tcp", target=f"tcp://127.0.0.1:{port}")) == "ready"
-    assert "refused" in told(Ready("tcp", target="tcp://127.0.0.1:1"))
-    assert "No such file" in told(Ready("unix", target=f"unix:{house.root}/none"))
-    mark = house.root / "mark"
-    mark.touch()
-    endpoint = Endpoint(World(), Ready("file", target=f"file:{mark}"))
-    me = lookup(1)
-    assert me is not None
-    assert not endpoint(me)
-    mark.unlink()
-    mark.touch()
-    assert endpoint(me)
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ("accepting", Ready("accepting")),
-        ("http://localhost:80", Ready("http", target="http://127.0.0.1:80/")),
-        ("http://[::1]:8/x?y=1 ok", Ready("http", target="http://[::1]:8/x?y=1", text="ok")),
-        ("tcp://10.0.0.1:5", Ready("tcp", target="tcp://10.0.0.1:5")),
-        ("unix:/run/x", Ready("unix", target="unix:/run/x")),
-        ("file:/run/x", Ready("file", target="file:/run/x")),
-    ],
-)
-def test_ready_is_read(value: str, expected: Ready) -> None:
-    assert Settings({}, {"a": {"ready": value}}).policy("a", "a").ready == expected
-
-
-@pytest.mark.parametrize(
-    "value",
-    ["http://example.org/", "http://u:p@127.0.0.1/", "tcp://127.0.0.1", "unix:x", "nonsense"],
-)
-def test_ready_that_cannot_be_is_refused(value: str) -> None:
-    with pytest.raises(BadSetting, match="ready ="):
-        Settings({}, {"a": {"ready": value}}).policy("a", "a")
-
-
-def test_settling_is_no_part_of_what_takes_too_long() -> None:
-    policy = Settings({"ready_timeout": "3"}, {"a": {"ready": "settle:90"}}).policy("a", "a")
-    assert policy.ready_timeout == 93
-
-
-@pytest.mark.parametrize("line", ["signal = KILL", "signal = NONE", "strategy = magic"])
-def test_strategies_and_signals_are_read(line: str) -> None:
-    key, _, value = line.partition(" = ")
-    with pytest.raises(BadSetting, match=key):
-        Settings({}, {"a": {key: value}}).policy("a", "a")

@@ -13,11 +13,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from typing import Any, Optional
 
 from supervisor_hotreload.identity import Process
 from supervisor_hotreload.model import Failure, Fault, Policy
 from supervisor_hotreload.probes import STEADY, shared
+from supervisor_hotreload.servers.commands import STUBS, Command, among, behind
 from supervisor_hotreload.servers.family import (
     Crew,
     Family,
@@ -33,6 +35,16 @@ from supervisor_hotreload.servers.upgrade import Upgrade
 from supervisor_hotreload.world import World
 
 STUB = "hotreload-orphan"
+
+
+@dataclass
+class NginxCrew(Crew):
+    """An nginx with its workers.
+
+    :param command: how it is started, None where that cannot be told.
+    """
+
+    command: Optional[Command] = None
 
 
 class BinaryUpgrade(Upgrade):
@@ -77,10 +89,14 @@ class NginxFamily(Family):
     }
 
     def names(self, program: Program) -> bool:
-        return _start(program) is not None
+        return started(program) is not None
 
-    def survey(self, world: World, tracked: Process, program: Program) -> Optional[Crew]:
-        return crew(world, tracked, lambda process: _is_nginx(world, process))
+    def survey(self, world: World, tracked: Process, program: Program) -> Optional[NginxCrew]:
+        found = crew(world, tracked, lambda process: _is_nginx(world, process))
+        if found is None:
+            return None
+        seen = {one.name: getattr(found, one.name) for one in fields(Crew)}
+        return NginxCrew(**seen, command=started(program))
 
     def lacks(self, program: Program) -> str:
         return (
@@ -104,12 +120,18 @@ class NginxFamily(Family):
                 f"{program.command}",
             )
 
-    def trial(self, world: World, old: Crew, program: Program) -> Optional[Trial]:
-        start = _start(program)
-        if start is None:
+    def trial(self, world: World, old: NginxCrew, program: Program) -> Optional[Trial]:
+        """Run it with ``-t``, in the directory and environment that its wrappers set."""
+        command = old.command
+        if command is None or command.why:
             return None
-        words = (*program.words[start:], "-t")
-        return Trial(words, "nginx -t", world.owner(old.master))
+        words: tuple[str, ...] = (command.binary, *command.words, "-t")
+        if command.directory != program.directory:
+            words = ("sh", "-c", 'cd "$0" && exec "$@"', command.directory, *words)
+        return Trial(words, "nginx -t", world.owner(old.master), command.assigned(program))
+
+    def untried(self, old: NginxCrew) -> str:
+        return "no nginx is found in its command" if old.command is None else old.command.why
 
     def server(self, world: World, old: Crew, policy: Policy, program: Program) -> Any:
         if policy.strategy == "upgrade":
@@ -135,8 +157,7 @@ def stub_of(world: World, old: Generation, program: Program) -> Optional[Process
     """
     status = world.status(old.master.pid)
     words = [os.path.basename(word) for word in program.words]
-    named = STUB in words[:5] or "supervisor_hotreload.orphan" in words[:5]
-    if not named or old.tracked == old.master or status is None:
+    if STUBS.isdisjoint(words[:5]) or old.tracked == old.master or status is None:
         return None
     return old.tracked if status.parent == old.tracked.pid else None
 
@@ -147,12 +168,10 @@ def _stub() -> str:
     return beside if os.access(beside, os.X_OK) else STUB
 
 
-def _start(program: Program) -> Optional[int]:
-    """Return where nginx's own words begin in a program's command."""
-    for position, word in enumerate(program.words[:5]):
-        if os.path.basename(word) == "nginx":
-            return position
-    return None
+def started(program: Program) -> Optional[Command]:
+    """Return the nginx that a program's command starts, None where none is found."""
+    names = FAMILY.binaries.__contains__
+    return behind(program, names) or among(program, names)
 
 
 def _is_nginx(world: World, process: Process) -> bool:
