@@ -91,8 +91,11 @@ class Exchange:
         """Have *more* sent at the next look."""
         self._unsent += more
 
-    def server_side(self) -> int:
-        """Return the inode of the other side, 0 while nobody has accepted (TCP)."""
+    def server_side(self) -> Optional[int]:
+        """Return the inode of the other side, 0 while nobody has accepted (TCP).
+
+        None while nobody will, before something is sent.
+        """
         return listeners.server_side(self._socket)
 
     def listener(self) -> Optional[int]:
@@ -277,6 +280,8 @@ class Endpoint:
             if self._ready.kind == "unix" or not self._is_theirs(new):
                 return Side.HIDDEN
             inode = exchange.server_side()
+            if inode is None and self._ready.kind == "tcp":
+                return Side.HIDDEN  # nothing is ever sent
             if not inode:
                 return Side.NOBODY
             link = f"socket:[{inode}]"

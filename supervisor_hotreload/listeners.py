@@ -189,17 +189,23 @@ def _inodes(links: dict[str, str]) -> dict[str, int]:
     return {name: int(link[8:-1]) for name, link in links.items() if link.startswith("socket:[")}
 
 
-def server_side(client: socket.socket) -> int:
+SYN_RECV = "03"
+"""A state in /proc/net/tcp: half of a connection, though its client may think it whole."""
+
+
+def server_side(client: socket.socket) -> Optional[int]:
     """Return the inode of the other side of a TCP connection *client* within this host.
 
-    :return: 0 while nobody has accepted it, or when it is not found.
+    :return: 0 while nobody has accepted it, or when it is not found; None when the kernel
+        holds it back until there is something to read (TCP_DEFER_ACCEPT).
     """
     here, there = client.getsockname()[:2], client.getpeername()[:2]
     for kind in ("tcp", "tcp6"):
         wanted = f" {_hexadecimal(there, kind)} {_hexadecimal(here, kind)} "
         for line in islice(_lines(f"/proc/self/net/{kind}"), CONNECTIONS):
             if wanted in line:
-                return int(line.split()[9])
+                columns = line.split()
+                return None if columns[3] == SYN_RECV else int(columns[9])
     return 0
 
 

@@ -155,6 +155,13 @@ def test_the_other_side_of_a_connection_to_both_families() -> None:
     other_side(both, "127.0.0.1")
 
 
+def test_a_connection_that_waits_for_data() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
+        with socket.create_connection(listener.getsockname()) as client:
+            assert listeners.server_side(client) is None
+
+
 def other_side(listener: socket.socket, host: str) -> None:
     address = host, listener.getsockname()[1]
     with listener, socket.create_connection(address) as client:

@@ -248,10 +248,34 @@ def test_words_that_go_elsewhere_are_named(house: House) -> None:
     assert "uWSGI's words go elsewhere (logto)" in house.reload().stdout
 
 
+def test_ready_by_tcp(house: House) -> None:
+    """uWSGI's sockets take a connection only once there is something to read."""
+    house.configure(
+        command=uwsgi(house),
+        program=STOP,
+        settings=f"ready = tcp://127.0.0.1:{house.port}\nready_timeout = 12",
+    )
+    start(house, house.port, 2)
+    house.release("v2")
+    house.reload()
+    assert get(house.port).startswith(b"v2 ")
+
+
+def test_die_on_term_makes_quit_a_reload(house: House) -> None:
+    command = uwsgi(house, "--die-on-term")
+    house.configure(command=command, program="stopsignal = QUIT\nstopwaitsecs = 1")
+    start(house, house.port, 2)
+    printed = house.reload().stdout
+    assert (
+        "stop' sends QUIT, which makes uWSGI reload instead of stop: set stopsignal = INT"
+        in printed
+    )
+
+
 def test_a_stop_that_reloads_is_named(house: House) -> None:
     house.configure(command=uwsgi(house), program="stopsignal = TERM\nstopwaitsecs = 1")
     start(house, house.port, 2)
-    assert "set stopsignal = INT (or QUIT), or die-on-term" in house.reload().stdout
+    assert "set stopsignal = INT (or QUIT), or die-on-term with TERM" in house.reload().stdout
     house.configure(command=uwsgi(house, "--die-on-term"), program="stopsignal = TERM")
     house.ctl("update")
     house.wait_for("RUNNING")

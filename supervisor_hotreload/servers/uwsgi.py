@@ -73,17 +73,17 @@ def handler(found: Options, name: str) -> tuple[str, str]:
 
     The last hook counts, and its function is '' where that cannot be told (core/master.c).
 
-    :param name: HUP or TERM.
+    :param name: HUP, TERM or QUIT.
     """
     for hook in reversed(found.all("hook-master-start")):
         seen = HOOK.fullmatch(hook)
         if seen and int(seen[1]) == signal.Signals[f"SIG{name}"]:
             return seen[2], f"hook-master-start = {printable(hook)[:200]}"
-    if name == "TERM" and found.on("die-on-term"):
-        return "kill_them_all", "die-on-term"
+    if name != "HUP" and found.on("die-on-term"):
+        return ("kill_them_all" if name == "TERM" else "reap_them_all"), "die-on-term"
     if found.untold("hook-master-start", "die-on-term"):
         return "", ""
-    return ("grace_them_all" if name == "HUP" else "reap_them_all"), ""
+    return {"HUP": "grace_them_all", "TERM": "reap_them_all"}.get(name, "kill_them_all"), ""
 
 
 def _effect(called: str) -> str:
@@ -370,10 +370,12 @@ class UwsgiFamily(Family):
 
     def warnings(self, world: World, old: UwsgiCrew, program: Program) -> Iterable[str]:
         found, name = old.options, program.name
-        if program.stopsignal == "TERM" and handler(found, "TERM")[0] in RELOADS:
+        stop = program.stopsignal
+        if stop in ("TERM", "QUIT") and handler(found, stop)[0] in RELOADS:
+            either = "" if found.on("die-on-term") else " (or QUIT), or die-on-term with TERM"
             yield (
-                f"warning: {name}: 'supervisorctl stop' sends TERM, which makes uWSGI "
-                f"reload instead of stop: set stopsignal = INT (or QUIT), or die-on-term"
+                f"warning: {name}: 'supervisorctl stop' sends {stop}, which makes uWSGI "
+                f"reload instead of stop: set stopsignal = INT{either}"
             )
         if any(router in found for router in (*ROUTERS, *KEYED_ROUTERS)):
             yield (
