@@ -18,7 +18,7 @@ import pytest
 
 from supervisor_hotreload.identity import Process
 from supervisor_hotreload.servers import uwsgi as family
-from supervisor_hotreload.servers import uwsgi_options, uwsgi_stats
+from supervisor_hotreload.servers import uwsgi_chain, uwsgi_options, uwsgi_stats
 from supervisor_hotreload.servers.family import Program
 from supervisor_hotreload.world import World
 from tests.house import APP, House, free_port, parent, wait_until
@@ -623,10 +623,10 @@ def test_whose_file_may_be_touched(
     os.chown(place, folder, 0)
     place.chmod(mode)
     if good:
-        family.touch(str(path), {NOBODY})
+        uwsgi_chain.touch(str(path), {NOBODY})
     else:
         with pytest.raises(OSError, match="chown it to the program's user"):
-            family.touch(str(path), {NOBODY})
+            uwsgi_chain.touch(str(path), {NOBODY})
     assert (path.stat().st_mtime > 0) == good
 
 
