@@ -287,14 +287,21 @@ class House:
         return True
 
     def client(self, *words: str) -> subprocess.Popen[str]:
-        """Start supervisorctl with *words* and do not wait for it."""
-        return subprocess.Popen(
-            self.ctl_command(*words),
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        """Start supervisorctl with *words* and do not wait for it.
+
+        It hears Ctrl-C even if the tests run in the background, where a shell has it ignored.
+        """
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            return subprocess.Popen(
+                self.ctl_command(*words),
+                env=self.environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def ctl_command(self, *words: str) -> list[str]:
         configuration = str(self.root / "supervisord.conf")

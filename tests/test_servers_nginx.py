@@ -264,12 +264,11 @@ def test_an_upgrade_is_rolled_back(house: House, how: str) -> None:
     wait_until(lambda: (house.root / "nginx.pid").exists())
 
 
-def bake(house: House) -> set[int]:
+def bake(house: House, seconds: int) -> set[int]:
     """Start an upgrade that bakes; return the old workers."""
     configure_nginx(house)
-    house.configure(
-        command=nginx(house, orphan=True), program=STOP, settings=f"{UPGRADE}\nbake = 60"
-    )
+    settings = f"{UPGRADE}\nbake = {seconds}"
+    house.configure(command=nginx(house, orphan=True), program=STOP, settings=settings)
     begin(house, house.port, 3)
     old = workers(house)
     configure_nginx(house, "v2")
@@ -280,7 +279,7 @@ def bake(house: House) -> set[int]:
 
 def test_no_worker_outlives_a_killed_successor(house: House) -> None:
     """It was refused: it must not go on answering."""
-    old = bake(house)
+    old = bake(house, 60)
     os.kill(house.reload_info()["new_pid"], signal.SIGKILL)
     assert house.wait_for_outcome()["outcome"] == "failed"
     assert workers(house) == old
@@ -289,11 +288,12 @@ def test_no_worker_outlives_a_killed_successor(house: House) -> None:
 
 def test_no_worker_outlives_a_killed_old_master(house: House) -> None:
     """It would go on answering with the configuration that it knows."""
-    old = bake(house)
+    old = bake(house, 8)
     with Load(house.port, fast=1) as load:
         load.wait_in_flight()
         os.kill(house.reload_info()["old_pid"], signal.SIGKILL)
         wait_until(lambda: not old & workers(house), what=house.log)
+        assert house.reload_info()["phase"] == "baking"  # it was not the end of the reload
     assert load.dropped == []
     assert {get(house.port).split()[0] for _ in range(6)} == {b"v2"}
     wait_until(lambda: house.wait_for_outcome(), what=house.log)

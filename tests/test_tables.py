@@ -5,9 +5,18 @@ from __future__ import annotations
 import pathlib
 import sys
 
+import pytest
+
 from tests import bench, matrix
 
 PYTHON = pathlib.Path(sys.executable)
+
+
+@pytest.fixture(autouse=True)
+def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spend no time on what the tables say of the time without a reload."""
+    for module, name in ((matrix, "SETTLE"), (matrix, "QUIET"), (bench, "QUIET")):
+        monkeypatch.setattr(module, name, 0.3)
 
 
 def test_a_cell_of_the_matrix() -> None:
