@@ -126,21 +126,14 @@ def test_http(port: int, path: str, text: str, expected: str) -> None:
     assert expected in told(Ready("http", target=target, text=text))
 
 
-def test_an_answer_may_take_longer_than_the_first_patience(
-    monkeypatch: pytest.MonkeyPatch, server: Server, port: int
+@pytest.mark.parametrize(("path", "within"), [("/slow", 5), ("/lost", 1.5)])
+def test_a_question_that_is_not_answered_is_asked_again_with_more_patience(
+    monkeypatch: pytest.MonkeyPatch, server: Server, port: int, path: str, within: float
 ) -> None:
+    """A good answer may take long; a connection that was lost is replaced soon."""
     monkeypatch.setattr(endpoints, "PATIENCE", 0.5)
-    target = f"http://127.0.0.1:{port}/slow"
-    assert told(Ready("http", target=target), 5, patient=True) == "ready"
-    assert len(server.hosts) == 2
-
-
-def test_a_first_connection_that_is_lost_is_soon_asked_again(
-    monkeypatch: pytest.MonkeyPatch, server: Server, port: int
-) -> None:
-    monkeypatch.setattr(endpoints, "PATIENCE", 0.5)
-    target = f"http://127.0.0.1:{port}/lost"
-    assert told(Ready("http", target=target), 1.5, patient=True) == "ready"
+    target = f"http://127.0.0.1:{port}{path}"
+    assert told(Ready("http", target=target), within, patient=True) == "ready"
     assert len(server.hosts) == 2
 
 

@@ -46,7 +46,8 @@ class CheckCommand(Check):
         """As supervisor.process.Subprocess._spawn_as_child makes it."""
         environment = dict(os.environ, SUPERVISOR_ENABLED="1")
         url = self._config.serverurl or self._config.options.serverurl
-        environment.update({"SUPERVISOR_SERVER_URL": url} if url else {})
+        if url:
+            environment["SUPERVISOR_SERVER_URL"] = url
         environment["SUPERVISOR_PROCESS_NAME"] = self._config.name
         environment["SUPERVISOR_GROUP_NAME"] = self._group
         environment.update(self._config.environment or {})

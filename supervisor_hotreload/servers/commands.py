@@ -51,10 +51,11 @@ class Command:
     why: str = ""
     binary: str = ""
 
-    def assigned(self, program: Program) -> dict[str, str]:
-        """Return the variables that its wrappers set."""
-        before = _whole(program).environment
-        return {k: v for k, v in self.environment.items() if before.get(k) != v}
+
+def assigned(program: Program, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of a Command's *environment* that its wrappers set."""
+    before = _whole(program).environment
+    return {key: value for key, value in environment.items() if before.get(key) != value}
 
 
 def behind(program: Program, names: Names) -> Optional[Command]:

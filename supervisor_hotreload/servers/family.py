@@ -6,8 +6,8 @@ import os
 import re
 import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Callable, Optional
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Callable, Optional, TypeVar
 
 from supervisor_hotreload.endpoints import Endpoint
 from supervisor_hotreload.identity import Process, Unreadable
@@ -295,6 +295,9 @@ def foreign(name: str, successor: Process, master: Process) -> Failure:
     )
 
 
+Refined = TypeVar("Refined", bound="Crew")
+
+
 @dataclass
 class Crew(Generation):
     """A generation whose workers are told by what they accept from.
@@ -309,6 +312,10 @@ class Crew(Generation):
     @property
     def workers(self) -> int:
         return len(self.accepting)
+
+    def refined(self, kind: Callable[..., Refined], **more: object) -> Refined:
+        """Return this as a *kind* of Crew, with what a family knows *more* of it."""
+        return kind(**{one.name: getattr(self, one.name) for one in fields(Crew)}, **more)
 
 
 def crew(

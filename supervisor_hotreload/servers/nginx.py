@@ -13,13 +13,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Optional
 
 from supervisor_hotreload.identity import Process
 from supervisor_hotreload.model import Failure, Fault, Policy
 from supervisor_hotreload.probes import STEADY, shared
-from supervisor_hotreload.servers.commands import STUBS, Command, among, behind
+from supervisor_hotreload.servers.commands import STUBS, Command, among, assigned, behind
 from supervisor_hotreload.servers.family import (
     Crew,
     Family,
@@ -93,10 +93,7 @@ class NginxFamily(Family):
 
     def survey(self, world: World, tracked: Process, program: Program) -> Optional[NginxCrew]:
         found = crew(world, tracked, lambda process: _is_nginx(world, process))
-        if found is None:
-            return None
-        seen = {one.name: getattr(found, one.name) for one in fields(Crew)}
-        return NginxCrew(**seen, command=started(program))
+        return None if found is None else found.refined(NginxCrew, command=started(program))
 
     def lacks(self, program: Program) -> str:
         return (
@@ -128,7 +125,9 @@ class NginxFamily(Family):
         words: tuple[str, ...] = (command.binary, *command.words, "-t")
         if command.directory != program.directory:
             words = ("sh", "-c", 'cd "$0" && exec "$@"', command.directory, *words)
-        return Trial(words, "nginx -t", world.owner(old.master), command.assigned(program))
+        return Trial(
+            words, "nginx -t", world.owner(old.master), assigned(program, command.environment)
+        )
 
     def untried(self, old: NginxCrew) -> str:
         return "no nginx is found in its command" if old.command is None else old.command.why

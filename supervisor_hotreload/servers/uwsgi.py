@@ -15,13 +15,14 @@ import re
 import shlex
 import signal
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Optional
 
 from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.model import Failure, Fault, Policy, Progress, Readiness, Ready
 from supervisor_hotreload.printable import printable
 from supervisor_hotreload.probes import Verdict, counts
+from supervisor_hotreload.servers.commands import assigned
 from supervisor_hotreload.servers.family import (
     DEPTH,
     Crew,
@@ -249,8 +250,7 @@ class UwsgiFamily(Family):
             return None
         known = options(program)
         found = _without_routers(world, found, known)
-        seen = {one.name: getattr(found, one.name) for one in fields(Crew)}
-        return UwsgiCrew(**seen, options=known, rivals=_rivals(world, found))
+        return found.refined(UwsgiCrew, options=known, rivals=_rivals(world, found))
 
     def lacks(self, program: Program) -> str:
         found = options(program)
@@ -458,11 +458,11 @@ def _apps(found: Options) -> list[tuple[str, str]]:
 
 def _environment(found: Options, program: Program) -> dict[str, str]:
     """Return what the application finds in its environment that supervisord does not give."""
-    own = {**os.environ, **program.environment}
-    given = {key: value for key, value in found.environment.items() if own.get(key) != value}
+    given = assigned(program, found.environment)
     for told in found.all("env"):
         key, _, value = told.partition("=")
-        given.update({key: value} if key else {})
+        if key:
+            given[key] = value
     return given
 
 

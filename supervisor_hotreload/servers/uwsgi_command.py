@@ -8,8 +8,6 @@ from typing import Optional
 from supervisor_hotreload.servers.commands import Command, behind
 from supervisor_hotreload.servers.family import Program
 
-__all__ = ["NAME", "Command", "uwsgi_command"]
-
 NAME = re.compile(r"(uwsgi(-core|_(python|psgi|rack_ruby)[\d.]*)?|pyuwsgi)\Z")
 """What distributions and wheels call the program (Debian: uwsgi-core, uwsgi_python3)."""
 

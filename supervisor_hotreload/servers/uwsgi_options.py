@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 from supervisor_hotreload.printable import printable
+from supervisor_hotreload.servers.commands import Command
 from supervisor_hotreload.servers.family import Program
-from supervisor_hotreload.servers.uwsgi_command import Command, uwsgi_command
+from supervisor_hotreload.servers.uwsgi_command import uwsgi_command
 from supervisor_hotreload.servers.uwsgi_flags import FLAGS, SHORT_FLAGS, VALUED
 from supervisor_hotreload.world import read_regular
 
