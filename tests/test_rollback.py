@@ -120,6 +120,15 @@ def test_a_check_that_agrees(house: House) -> None:
     assert "reaped unknown pid" not in house.log()
 
 
+def test_a_check_runs_as_the_program_does(house: House) -> None:
+    seen = house.root / "seen"
+    body = f'echo "$SUPERVISOR_ENABLED $SUPERVISOR_SERVER_URL $(umask)" > {seen}'
+    house.configure(program="umask = 027", settings=f"check_before = {script(house, body)}")
+    house.start()
+    house.reload()
+    assert seen.read_text().split() == ["1", f"unix://{house.root}/supervisor.sock", "0027"]
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
