@@ -30,6 +30,7 @@ from supervisor_hotreload.kinship import (
 )
 from supervisor_hotreload.model import Failure
 from supervisor_hotreload.servers import Program
+from supervisor_hotreload.system.credentials import NOBODY, Ids, ids_of
 from supervisor_hotreload.world import World
 
 HOLD = 5.0
@@ -169,7 +170,19 @@ class Tracked:
             directory=self.directory,
             environment=dict(config.environment or {}),
             stopsignal=signal.Signals(config.stopsignal).name[3:],
+            user=config.uid,
+            rights=self.rights,
         )
+
+    @property
+    def rights(self) -> Ids:
+        """Return with whose rights the program's files are read: those of its process, where
+        that is the configured user or, of a program of root, has become a lesser one."""
+        user = os.geteuid() if self.process.config.uid is None else self.process.config.uid
+        seen = ids_of(self.pid) if self.pid else None
+        if seen is not None and seen.user is not None and user in (seen.user, 0):
+            return seen
+        return Ids.of_user(user, os.getegid() if user == 0 else NOBODY)
 
     @property
     def directory(self) -> str:

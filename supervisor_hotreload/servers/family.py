@@ -25,6 +25,7 @@ from supervisor_hotreload.probes import (
     accepting,
     counts,
 )
+from supervisor_hotreload.system.credentials import Ids
 from supervisor_hotreload.world import World
 
 GUESS = Ready("settle", BLIND)
@@ -52,6 +53,8 @@ class Program:
     """A program as it is configured in supervisord.
 
     :param stopsignal: the name of the signal that stops it, such as 'TERM'.
+    :param user: the id of the user that it is configured to run as; None: its starter's.
+    :param rights: with whose rights the files that it names are read; None: no rights.
     """
 
     name: str
@@ -59,6 +62,8 @@ class Program:
     directory: str
     environment: Mapping[str, str] = field(default_factory=dict)
     stopsignal: str = "TERM"
+    user: Optional[int] = None
+    rights: Optional[Ids] = None
 
     @property
     def words(self) -> list[str]:

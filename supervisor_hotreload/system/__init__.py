@@ -1,0 +1,1 @@
+"""What asks the kernel, and with whose rights it asks."""

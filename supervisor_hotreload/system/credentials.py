@@ -1,0 +1,130 @@
+"""Looks at the files and processes of a program with the program's own rights.
+
+supervisord is often root, its programs are not: what root opens in a program's place
+may be somebody else's secret. Only the file system ids of this thread change, for the
+time of one look (setfsuid(2), path_resolution(7), ptrace(2) 'Ptrace access mode
+checking'): /proc/PID/fd of a process opens for a caller whose ids are all its own,
+also where root has no CAP_SYS_PTRACE.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Optional
+
+LINUX = sys.platform.startswith("linux")
+
+PR_SET_PDEATHSIG, PR_GET_PDEATHSIG = 1, 2
+PR_GET_DUMPABLE, PR_SET_DUMPABLE = 3, 4
+
+NOBODY = 65534
+"""The id of a group that nothing belongs to."""
+
+
+class Ids(NamedTuple):
+    """As whom a process acts (proc(5), status).
+
+    :param users: its real, effective, saved and file system user id.
+    :param groups: the same four of its group.
+    :param more: its supplementary groups.
+    """
+
+    users: tuple[int, ...]
+    groups: tuple[int, ...]
+    more: tuple[int, ...] = ()
+
+    @property
+    def user(self) -> Optional[int]:
+        """The user that it is in every respect, None where its four ids differ: it has
+        executed a setuid file, or is about to change its user."""
+        return self.users[0] if len({*self.users}) == 1 else None
+
+    @classmethod
+    def of_user(cls, user: int, group: int = NOBODY) -> Ids:
+        """Return a user's ids, with no right by any group unless one is named."""
+        return cls((user,) * 4, (group,) * 4)
+
+
+def ids_of(pid: int) -> Optional[Ids]:
+    """Return as whom *pid* acts, None when there is no such process or it is not told."""
+    if not LINUX:
+        return _portable_ids(pid)
+    found: dict[bytes, tuple[int, ...]] = {}
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            for line in file:
+                key, _, value = line.partition(b":")
+                if key in (b"Uid", b"Gid", b"Groups"):
+                    found[key] = tuple(map(int, value.split()))
+                    if key == b"Groups":
+                        break
+    except OSError:
+        return None
+    users, groups = found.get(b"Uid", ()), found.get(b"Gid", ())
+    if len(users) != 4 or len(groups) != 4:
+        return None
+    return Ids(users, groups, found.get(b"Groups", ()))
+
+
+def _portable_ids(pid: int) -> Optional[Ids]:
+    import psutil
+
+    try:
+        peer = psutil.Process(pid)
+        users, groups = peer.uids(), peer.gids()
+    except psutil.Error:
+        return None
+    return Ids((*users, users.effective), (*groups, groups.effective))
+
+
+@contextmanager
+def rights_of(ids: Optional[Ids]) -> Iterator[None]:
+    """Look at files with the rights of *ids* and no others, until the end of the block.
+
+    Nothing changes where this process is not root, or *ids* are root's. What the block
+    calls must neither yield nor wait.
+
+    :param ids: as whom; None or ids that differ among themselves have no rights at all.
+    :raises PermissionError: when these rights cannot be taken.
+    """
+    if os.geteuid() != 0 or not LINUX:
+        yield
+        return
+    if ids is None or ids.user is None or len({*ids.groups}) != 1:
+        raise PermissionError(1, "its user ids differ among themselves")
+    if ids.user == 0:
+        yield
+        return
+    libc = _libc()
+    own = os.getgroups()
+    dumpable, signal = libc.prctl(PR_GET_DUMPABLE, 0, 0, 0, 0), ctypes.c_int()
+    libc.prctl(PR_GET_PDEATHSIG, ctypes.byref(signal), 0, 0, 0)
+    user, group = os.geteuid(), os.getegid()
+    try:
+        os.setgroups(ids.more)
+        libc.setfsgid(ids.groups[0])
+        libc.setfsuid(ids.user)
+        if libc.setfsuid(-1) != ids.user or libc.setfsgid(-1) != ids.groups[0]:
+            raise PermissionError(1, f"the rights of user {ids.user} cannot be taken")
+        yield
+    finally:
+        libc.setfsuid(user)
+        libc.setfsgid(group)
+        if os.getgroups() != own:
+            os.setgroups(own)
+        # a change of these ids has cleared both (kernel/cred.c, commit_creds)
+        if dumpable == 1:
+            libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
+        if signal.value:
+            libc.prctl(PR_SET_PDEATHSIG, signal.value, 0, 0, 0)
+
+
+@functools.cache
+def _libc() -> Any:
+    """Return the C library: Python has none of these calls."""
+    return ctypes.CDLL(None, use_errno=True)
