@@ -125,6 +125,34 @@ def age(process: Process) -> float:
     return max(0.0, time.time() - process.start / 1000)  # all that psutil tells there
 
 
+def boot() -> str:
+    """Return what names this boot of the system: pids, start times and the monotonic clock
+    begin with it."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return f"{os.uname().nodename} {round((time.time() - time.monotonic()) / 60)}"
+
+
+def ticks() -> int:
+    """Return the start that a process has which starts now, in the unit of Process."""
+    if LINUX:
+        return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
+    return int(time.time() * 1000)
+
+
+def waits(pid: int) -> bool:
+    """Tell whether *pid* waits for a child and does nothing else (kernel/exit.c, do_wait)."""
+    try:
+        with open(f"/proc/{pid}/wchan", "rb") as file:
+            if len(os.listdir(f"/proc/{pid}/task")) > 1:
+                return False
+            return file.read(64) == b"do_wait"
+    except OSError:
+        return False
+
+
 def children(pid: int) -> list[Process]:
     """Return the living children of *pid*, oldest first.
 

@@ -224,20 +224,20 @@ class Reloads:
             asked = False  # a setting is bad: its reloads are refused
         return self.supervised.hearing.open() if asked else ""
 
+    def proven(self, tracked: Tracked) -> None:
+        self.supervised.keep_record()
+
     def runs(self, tracked: Tracked) -> None:
         """Know the master behind a shell before it is needed."""
         found = self._survey(tracked)
         if found is not None:
-            tracked.remember(found.old.master, found.family.only_if_asked_for)
+            tracked.remember(found.old.master, found.family)
 
     def inherited(self, tracked: Tracked) -> None:
         """The old master died in the middle: there is nothing to go back to."""
         reload = self.driver.active(tracked.name)
         if reload is not None:
             reload.adopted = True
-
-    def pidfile(self, tracked: Tracked) -> Optional[str]:
-        return self.policy(tracked).pidfile
 
     def adopts_orphans(self, tracked: Tracked) -> bool:
         return self.policy(tracked).adopt_orphans
@@ -251,7 +251,7 @@ class Reloads:
         if found is None:  # it has drained already: what is left to do is to adopt its heir
             tracked.successor = next(iter(tracked.successors()), None)
             return
-        tracked.remember(found.old.master, found.family.only_if_asked_for)
+        tracked.remember(found.old.master, found.family)
         for successor in tracked.successors()[:1]:
             reload = self._new(tracked)
             self.driver.add(reload)
@@ -333,6 +333,7 @@ class Reloads:
     def _look_and_run(self, tracked: Tracked, reload: Reload, wishes: Wishes) -> None:
         policy = wishes.over(self._admit(tracked))
         found = self._find(tracked, policy.strategy)
+        tracked.remember(found.old.master, found.family)
         self._must_be_alone(tracked, found.old)
         if policy.ready.kind == "notify":
             self._must_be_heard(tracked, found.old)
@@ -348,12 +349,15 @@ class Reloads:
         for line in (why, *family.warnings(self.world, found.old, program)):
             if line:
                 reload.say(line)
-        self._look_at_pidfile(reload, found.old, policy)
+        self._look_at_pidfile(tracked, reload, found.old, policy)
         self._run(tracked, reload, found, policy, None)
 
     def _find(self, tracked: Tracked, strategy: str) -> Found:
         """Return what runs, or refuse the reload."""
-        found = self._survey(tracked, strategy)
+        try:
+            found = self._seen(tracked, strategy)
+        except servers.Ambiguous as error:
+            raise Failure(Fault.NOT_RELOADABLE, f"{tracked.name}: {error}") from None
         if found is not None:
             return found
         known = None
@@ -394,7 +398,7 @@ class Reloads:
         old = found.old
         reload.old_pid = old.master.pid
         self.announcer.announce(tracked, reload)
-        tracked.remember(old.master, found.family.only_if_asked_for)
+        tracked.remember(old.master, found.family)
         tracked.want_successor()
         end_capture = self.supervised.capture(tracked, reload.output.append)
         reload.when_ended(self._close(tracked, old, end_capture))
@@ -498,19 +502,19 @@ class Reloads:
         lacking = family.lacks(tracked.program)
         return Failure(Fault.STILL_STARTING, f"{tracked.name} (pid {tracked.pid}) has no {lacking}")
 
-    def _look_at_pidfile(self, reload: Reload, old: Any, policy: Policy) -> None:
+    def _look_at_pidfile(self, tracked: Tracked, reload: Reload, old: Any, policy: Policy) -> None:
         """Say what is wrong with the pidfile; it is a hint, and never believed alone."""
         if policy.pidfile is None:
             return
         try:
-            named = self.world.read_pid(policy.pidfile)
+            named = self.world.read_pid(policy.pidfile, tracked.rights)
         except ValueError as error:
-            reload.say(f"warning: {error}; going by kinship")
+            reload.say(f"warning: {error}; going by who holds its sockets")
             return
         if named != old.master.pid:
             reload.say(
                 f"warning: pidfile {policy.pidfile}: names pid {named}, which is not the master "
-                f"({old.master}); going by kinship"
+                f"({old.master}); going by who holds its sockets"
             )
 
     def _must_be_alone(self, tracked: Tracked, old: Any) -> None:
@@ -521,7 +525,6 @@ class Reloads:
                 f"an older generation ({elders[0]}) of {tracked.name} still lives",
             )
         servers.must_hear(self.world, tracked.name, old.master)
-        tracked.remember(old.master)
         for successor in tracked.successors():
             raise servers.foreign(tracked.name, successor, old.master)
 
@@ -542,14 +545,27 @@ class Reloads:
             )
 
     def _survey(self, tracked: Tracked, strategy: Optional[str] = None) -> Optional[Found]:
+        try:
+            return self._seen(tracked, strategy)
+        except servers.Ambiguous:
+            return None
+
+    def _seen(self, tracked: Tracked, strategy: Optional[str]) -> Optional[Found]:
+        """Return what runs of a program.
+
+        :raises Ambiguous: when that cannot be told.
+        """
         current = tracked.current()
         if current is None:
             return None
+        program = tracked.program
         try:
-            strategy = strategy or self.policy(tracked).strategy
-        except Failure:
+            settings = self.settings().policy(tracked.group, tracked.process.config.name)
+            strategy = strategy or settings.strategy
+            program = replace(program, pidfile=settings.pidfile)
+        except (Failure, BadSetting):
             strategy = AUTO  # a setting is bad: the reload is refused, what serves is told
-        return servers.family_of(self.world, current, tracked.program, strategy)
+        return servers.family_of(self.world, current, program, strategy)
 
     def _blend(self, old: Any) -> str:
         """Return whose workers a master has after its own reload has failed."""

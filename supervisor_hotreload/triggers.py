@@ -3,13 +3,13 @@ event listener has to know, from the one place that reads the configuration."""
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from typing import Any
 
 from supervisor_hotreload import identity, servers
 from supervisor_hotreload.adoption import Tracked, unheard
+from supervisor_hotreload.adoption.supervised import beside_pidfile
 from supervisor_hotreload.config import PREFIX, Settings
 from supervisor_hotreload.model import Failure, Triggers
 from supervisor_hotreload.names import matches
@@ -187,9 +187,7 @@ class TriggerTable:
 
     def _state_file(self) -> str:
         """Return where a listener may keep what it has to know after a restart."""
-        options = self.reloads.supervised.options
-        pidfile = os.path.abspath(options.pidfile or options.logfile or "supervisord.pid")
-        return os.path.splitext(pidfile)[0] + ".hotreload.json"
+        return beside_pidfile(self.reloads.supervised.options, ".hotreload.json")
 
 
 def _meant(name: str, members: list[Tracked]) -> list[str]:

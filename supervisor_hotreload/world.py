@@ -16,6 +16,7 @@ from supervisor_hotreload import identity, listeners
 from supervisor_hotreload.identity import Beat, Process, Status
 from supervisor_hotreload.listeners import Sockets
 from supervisor_hotreload.notices import Notices
+from supervisor_hotreload.system.credentials import Ids, ids_of, rights_of
 
 
 class World:
@@ -49,7 +50,22 @@ class World:
     def image(self, process: Process) -> int:
         """Return what tells an exec of *process* from a fork, 0 where that is hidden."""
         status = self.status(process.pid)
-        return 0 if status is None else status.image
+        if status is not None and not status.image:  # root without CAP_SYS_PTRACE
+            try:
+                with rights_of(self.ids(process)):
+                    status = self.status(process.pid)
+            except PermissionError:
+                return 0
+        return 0 if status is None or status.process != process else status.image
+
+    def ids(self, process: Process) -> Optional[Ids]:
+        """Return as whom *process* acts, None once it is gone."""
+        found = ids_of(process.pid)
+        return found if self.alive(process) else None
+
+    def ticks(self) -> int:
+        """Return when a process that starts now will have started."""
+        return identity.ticks()
 
     def lookup(self, pid: int) -> Optional[Process]:
         return identity.lookup(pid)
@@ -89,7 +105,8 @@ class World:
     def directory(self, process: Process) -> Optional[str]:
         """Return the directory that *process* is in, None when that is hidden."""
         try:
-            return os.readlink(f"/proc/{process.pid}/cwd")
+            with rights_of(self.ids(process)):
+                return os.readlink(f"/proc/{process.pid}/cwd")
         except OSError:
             return None
 
@@ -97,7 +114,12 @@ class World:
         return identity.owner(process.pid)
 
     def environment(self, process: Process) -> dict[str, str]:
-        return identity.environment(process.pid)
+        """Return what *process* was started with, read with its own rights; empty when hidden."""
+        try:
+            with rights_of(self.ids(process)):
+                return identity.environment(process.pid)
+        except PermissionError:
+            return {}
 
     def heartbeats(self, process: Process) -> dict[tuple[int, int], Beat]:
         return identity.heartbeats(process.pid)
@@ -108,12 +130,36 @@ class World:
     def sockets(self, process: Process, known: Container[int]) -> Sockets:
         return self._memory.sockets(process, known, self.now)
 
+    def held(self, process: Process) -> frozenset[int]:
+        """Return the listening sockets that *process* holds, by inode.
+
+        :raises Unreadable: when its descriptors cannot be read.
+        """
+        return self.sockets(process, self.listening(process)).held
+
+    def own_sockets(self) -> frozenset[int]:
+        """Return those that this process holds."""
+        me = self.lookup(self.own_pid())
+        return self.held(me) if me is not None else frozenset()
+
     def descriptors(self, process: Process) -> dict[str, str]:
         return listeners.descriptors(process.pid)
 
     def program(self, process: Process) -> str:
         """Return the name of the file that *process* executes, '' when hidden."""
-        return identity.executable(process.pid)
+        try:
+            with rights_of(self.ids(process)):
+                return identity.executable(process.pid)
+        except PermissionError:
+            return ""
+
+    def waits(self, process: Process) -> bool:
+        """Tell whether *process* does nothing but wait for a child of its own."""
+        try:
+            with rights_of(self.ids(process)):
+                return identity.waits(process.pid)
+        except PermissionError:
+            return False
 
     def catches(self, process: Process, name: str) -> Optional[bool]:
         """Tell whether *process* has a handler for the signal *name* ('HUP')."""
@@ -154,17 +200,19 @@ class World:
                 os.close(handle)
         return True
 
-    def read_pid(self, path: str) -> int:
+    def read_pid(self, path: str, rights: Optional[Ids] = None) -> int:
         """Return the pid that the pidfile *path* names.
 
         The file belongs to the application, so it may be anything: it is
         opened without side effects, read only if it is a regular file, and
         only as far as a pid is long.
 
+        :param rights: with whose rights it is read, None for our own.
         :raises ValueError: with a sentence that says what is wrong with which file.
         """
         try:
-            text = read_regular(path, 32)
+            with rights_of(rights or Ids.of_user(os.geteuid(), os.getegid())):
+                text = read_regular(path, 32)
         except OSError as error:
             raise ValueError(f"pidfile {path}: {error.strerror}") from None
         digits = text.strip()

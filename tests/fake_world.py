@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import random
 import signal
+from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Callable, Optional
 
 from supervisor_hotreload.identity import Beat, Process, Status
+from supervisor_hotreload.listeners import Sockets
+from supervisor_hotreload.system.credentials import Ids
 from supervisor_hotreload.world import World
 
 STEP = 0.025
 SUPERVISORD = 100
 INIT = 1
 GRACEFUL = 4.0
+SOCKET = 77
 
 
 @dataclass
@@ -115,6 +119,23 @@ class FakeWorld(World):
 
     def orphanage(self) -> list[Process]:
         return self._below(SUPERVISORD) + self._below(INIT)
+
+    def ids(self, process: Process) -> Optional[Ids]:
+        return Ids.of_user(0, 0) if self.alive(process) else None
+
+    def ticks(self) -> int:
+        return int(self.time * 100) * 1000
+
+    def listening(self, process: Process) -> dict[int, str]:
+        return {SOCKET: "0100007F:1F40"}
+
+    def sockets(self, process: Process, known: Container[int]) -> Sockets:
+        fake = self.procs.get(process.pid)
+        serves = isinstance(fake, (Master, Worker)) and fake.lives
+        return Sockets(frozenset([SOCKET] if serves else []))
+
+    def own_sockets(self) -> frozenset[int]:
+        return frozenset()
 
     def directory(self, process: Process) -> Optional[str]:
         return None

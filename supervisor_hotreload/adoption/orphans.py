@@ -1,7 +1,10 @@
 """What a supervisord that was killed has left behind, and the next one finds.
 
-A program is recognised by the environment that supervisord itself gave it, its
-user, its age and its shape; in doubt it is left alone, and why is said.
+A process is the program's when the record of the earlier supervisord says so, or holds
+the sockets that it tells of. Without a record all of this has to be true: it acts as the
+user that the program is configured to have, runs the program's own command in the
+environment that supervisord gives, is older than this supervisord, and has lost its
+parent. In doubt it is left alone, and why is said.
 """
 
 from __future__ import annotations
@@ -14,42 +17,76 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple, Optional
 
 from supervisor_hotreload import servers
+from supervisor_hotreload.adoption.record import Proofs
 from supervisor_hotreload.adoption.tracked import Tracked
-from supervisor_hotreload.identity import Process
+from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.world import World
+
+GIVEN = ("SUPERVISOR_ENABLED", "SUPERVISOR_PROCESS_NAME", "SUPERVISOR_GROUP_NAME")
+"""The variables that name a program (Subprocess._spawn_as_child)."""
+
+URL = "SUPERVISOR_SERVER_URL"
 
 
 class Stray(NamedTuple):
-    """A process that lost its parent, and the environment that it was given."""
+    """A process that lost its parent.
+
+    :param user: whom it acts as, in all four ids.
+    :param environment: what supervisord gave it.
+    """
 
     process: Process
+    user: int
     environment: dict[str, str]
 
 
-def strays(world: World) -> list[Stray]:
-    """Return every process that may be what an earlier supervisord has left."""
-    return [Stray(process, world.environment(process)) for process in world.strays()]
+def strays(world: World, users: Iterable[int]) -> list[Stray]:
+    """Return every process that may be what an earlier supervisord has left.
+
+    Of a process of another user than *users* nothing is read.
+    """
+    wanted = frozenset(users)
+    found = []
+    for process in world.strays():
+        ids = world.ids(process)
+        if ids is not None and ids.user is not None and ids.user in wanted:
+            whole = world.environment(process)
+            told = {key: whole[key] for key in (*GIVEN, URL) if key in whole}
+            found.append(Stray(process, ids.user, told))
+    return found
+
+
+def user_of(tracked: Tracked) -> int:
+    """Return the user that a program is configured to run as."""
+    uid = tracked.process.config.uid
+    return os.geteuid() if uid is None else int(uid)
 
 
 def find(
     world: World,
     tracked: Tracked,
-    pidfile: Optional[str],
+    recorded: Proofs,
     among: Iterable[Stray],
     strategy: str = servers.AUTO,
 ) -> Optional[Process]:
     """Return the process of *tracked* that an earlier supervisord has left.
 
+    :param recorded: what the record says of the program.
     :param strategy: the program's setting.
     :raises LookupError: when there is one that cannot be told for sure.
     """
+    user = user_of(tracked)
+    mine = [stray for stray in among if stray.user == user or user == 0]
+    proven = [stray.process for stray in mine if _is_recorded(world, recorded, stray.process)]
+    if not proven:
+        proven = [stray.process for stray in mine if _inherits(world, recorded, stray.process)]
+    if proven:
+        return proven[0]
     expected = given_to(tracked)
-    named = _named(world, pidfile)
-    verdicts = [
-        (process, _doubt(world, tracked, process, strategy))
-        for process, given in among
-        if process.pid == named or expected.items() <= given.items()
+    likely = [
+        s.process for s in mine if s.user == user and expected.items() <= s.environment.items()
     ]
+    verdicts = [(process, _doubt(world, tracked, process, strategy)) for process in likely]
     sure = [process for process, doubt in verdicts if doubt is None]
     if len(sure) == 1:
         return sure[0]
@@ -62,45 +99,56 @@ def find(
     return None
 
 
+def _is_recorded(world: World, recorded: Proofs, process: Process) -> bool:
+    """Tell whether *process* is one that supervisord tracked, and holds what it held then."""
+    return any(
+        process == known and (not sockets or not sockets.isdisjoint(_held(world, process)))
+        for known, sockets in recorded
+    )
+
+
+def _inherits(world: World, recorded: Proofs, process: Process) -> bool:
+    """Tell whether *process* is a master that holds the sockets of one that has ended."""
+    return any(
+        sockets
+        and not world.alive(known)
+        and process.start >= known.start
+        and sockets <= _held(world, process)
+        and any(family.leads(world, process) for family in servers.FAMILIES)
+        for known, sockets in recorded
+    )
+
+
+def _held(world: World, process: Process) -> frozenset[int]:
+    try:
+        return world.held(process)
+    except Unreadable:
+        return frozenset()
+
+
 def given_to(tracked: Tracked) -> dict[str, str]:
     """Return the environment that supervisord gives a program (Subprocess._spawn_as_child)."""
     config = tracked.process.config
-    given = {
-        "SUPERVISOR_ENABLED": "1",
-        "SUPERVISOR_PROCESS_NAME": config.name,
-        "SUPERVISOR_GROUP_NAME": tracked.group,
-    }
+    given = dict(zip(GIVEN, ("1", config.name, tracked.group)))
     url = config.serverurl or config.options.serverurl
-    return {**given, "SUPERVISOR_SERVER_URL": url} if url else given
-
-
-def _named(world: World, pidfile: Optional[str]) -> Optional[int]:
-    """Return the pid that the pidfile names: setproctitle overwrites the environment."""
-    try:
-        return None if pidfile is None else world.read_pid(pidfile)
-    except ValueError:
-        return None
+    return {**given, URL: url} if url else given
 
 
 def _doubt(world: World, tracked: Tracked, process: Process, strategy: str) -> Optional[str]:
     """Return why *process* is not taken for the program, None when it is."""
-    config = tracked.process.config
-    user = os.getuid() if config.uid is None else config.uid
-    if world.owner(process) != user:
-        return f"does not run as user id {user}"
-    found = servers.family_of(world, process, tracked.program, strategy)
-    same = _runs_the_command(world, tracked, process)
-    if found is not None and not found.family.only_if_asked_for:
-        return None
-    if found is not None and found.old.workers and same:
-        return None  # its family believes what it is told: the command has to be the very one
+    leave = f"it may hold the program's port: end it by kill {process.pid}"
+    if not _runs_the_command(world, tracked, process):
+        return f"does not run the program's command as far as can be seen; {leave}"
+    try:
+        found = servers.family_of(world, process, tracked.program, strategy)
+    except servers.Ambiguous as error:
+        return f"is in doubt: {error}"
     family = servers.named(tracked.program)
-    if family is not None and same and family.boots(world, process):
-        return None  # a master that has no workers yet, or none any more
-    return (
-        f"is no server with workers that hotreload knows; it may hold the program's port: "
-        f"end it by kill {process.pid}"
-    )
+    if found is None and (family is None or not family.boots(world, process)):
+        return f"is no server with workers that hotreload knows; {leave}"
+    if found is not None and found.family.only_if_asked_for and not found.old.workers:
+        return f"has no workers; {leave}"
+    return None
 
 
 def _runs_the_command(world: World, tracked: Tracked, process: Process) -> bool:
@@ -143,8 +191,11 @@ def _reopen(pid: int, descriptor: int) -> Optional[int]:
         return None
     try:
         own = f"/proc/self/fd/{held}"
-        if not stat.S_ISFIFO(os.fstat(held).st_mode) or not os.readlink(own).startswith("pipe:"):
+        seen = os.fstat(held)
+        if not stat.S_ISFIFO(seen.st_mode) or not os.readlink(own).startswith("pipe:"):
             return None
+        if seen.st_uid != os.geteuid():
+            return None  # a supervisord made its pipes, as the user that we are
         return os.open(own, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None

@@ -13,6 +13,7 @@ from supervisor.states import SupervisorStates
 from supervisor_hotreload.adoption import orphans
 from supervisor_hotreload.adoption.events import channel, make_room
 from supervisor_hotreload.adoption.hearing import Hearing
+from supervisor_hotreload.adoption.record import Proofs, Record
 from supervisor_hotreload.adoption.seams import missing
 from supervisor_hotreload.adoption.tick import Tick
 from supervisor_hotreload.adoption.tracked import Desk, Tracked
@@ -62,6 +63,9 @@ class Supervised:
         self._desk = desk
         self._use_subreaper = use_subreaper
         self._tracked: dict[int, Tracked] = {}
+        self._record = Record(beside_pidfile(self.options, ".hotreload.record"))
+        self._recording = False
+        self._trouble = ""
         self._hook_signals()
         self._hook_exec()
         for group in supervisord.process_groups.values():
@@ -137,8 +141,7 @@ class Supervised:
     def _on_running(self, event: Any) -> None:
         tracked = self._tracked.get(id(event.process))
         if tracked is not None:
-            tracked.note()
-            self._desk.runs(tracked)
+            tracked.look()
 
     # -- supervisord itself
 
@@ -151,18 +154,36 @@ class Supervised:
             )
         for tracked in list(self._tracked.values()):
             tracked.listen()
-        strays = orphans.strays(self._world)
+        recorded = self._record.read()
+        users = {orphans.user_of(tracked) for tracked in self._tracked.values()}
+        strays = orphans.strays(self._world, users)
         for tracked in list(self._tracked.values()) if strays else ():
-            self._find_orphan(tracked, strays)
+            self._find_orphan(tracked, recorded.get(tracked.name, []), strays)
+        self._recording = True
+        self.keep_record()
 
-    def _find_orphan(self, tracked: Tracked, strays: list[orphans.Stray]) -> None:
+    def keep_record(self) -> None:
+        """Record whose the processes are, for the next supervisord, should this one be killed."""
+        if not self._recording:
+            return
+        try:
+            self._record.write({t.name: t.proofs() for t in self._tracked.values()})
+            self._trouble = ""
+        except OSError as error:
+            if self._trouble != str(error):
+                self._trouble = str(error)
+                self.logger.warn(
+                    f"hotreload: no record can be kept of what runs ({error}): after supervisord "
+                    f"is killed the next one adopts only what it can tell without one"
+                )
+
+    def _find_orphan(self, tracked: Tracked, recorded: Proofs, strays: list[orphans.Stray]) -> None:
         """Take what an earlier supervisord has left of a program, instead of a second copy."""
         try:
-            pidfile = self._desk.pidfile(tracked)
             if not self._desk.adopts_orphans(tracked):
                 return
             process = orphans.find(
-                self._world, tracked, pidfile, strays, self._desk.strategy(tracked)
+                self._world, tracked, recorded, strays, self._desk.strategy(tracked)
             )
             if process is None:
                 return
@@ -240,6 +261,12 @@ class Supervised:
                 vars(tapped.pop()).pop("_log", None)
 
         return end
+
+
+def beside_pidfile(options: Any, ending: str) -> str:
+    """Return the path of a file of ours, beside supervisord's pidfile."""
+    pidfile = os.path.abspath(options.pidfile or options.logfile or "supervisord.pid")
+    return os.path.splitext(pidfile)[0] + ending
 
 
 def working_directory(config: Any) -> dict[str, str]:

@@ -12,24 +12,17 @@ from __future__ import annotations
 import os
 import signal
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Callable, Optional, Protocol
 
 from supervisor.options import make_namespec
 from supervisor.states import ProcessStates, getProcessStateDescription
 
-from supervisor_hotreload import servers
 from supervisor_hotreload.adoption.watching import UNKNOWN_STATUS, Watch
 from supervisor_hotreload.identity import Process
-from supervisor_hotreload.kinship import (
-    Lineage,
-    find_heir,
-    successors,
-    workers_left,
-    workers_of,
-)
-from supervisor_hotreload.model import Failure
-from supervisor_hotreload.servers import Program
+from supervisor_hotreload.model import Failure, Fault
+from supervisor_hotreload.servers import Family, Program, lineage
+from supervisor_hotreload.servers.lineage import Lineage
 from supervisor_hotreload.system.credentials import NOBODY, Ids, ids_of
 from supervisor_hotreload.world import World
 
@@ -39,6 +32,13 @@ that is told to hurry, and as long after is killed."""
 
 LATE = 120.0
 """Seconds for which a successor that nobody waits for any more is ended when it comes."""
+
+ENDING = ((0.0, signal.SIGTERM), (30.0, signal.SIGQUIT), (35.0, signal.SIGKILL))
+"""What such a successor is sent, after how many seconds: it may have requests."""
+
+FIRST_LOOK, LAST_LOOK = 1.0, 600.0
+"""Seconds between looks at a program that has no listening socket yet; they double, and end
+with the last: most programs never have one."""
 
 
 @dataclass
@@ -64,9 +64,6 @@ class Desk(Protocol):
     def stopped(self, tracked: Tracked, reason: str) -> None:
         """An operator ends the program: both generations."""
 
-    def pidfile(self, tracked: Tracked) -> Optional[str]:
-        """Return where the program writes its pid, if that is known."""
-
     def notify_socket(self, tracked: Tracked) -> str:
         """Return where the program is to say that it is ready, '' where it need not."""
 
@@ -84,6 +81,9 @@ class Desk(Protocol):
 
     def orphan_taken(self, tracked: Tracked) -> None:
         """What an earlier supervisord has left is the program's own now."""
+
+    def proven(self, tracked: Tracked) -> None:
+        """What proves whose the program's processes are has changed."""
 
 
 class Retired:
@@ -115,8 +115,13 @@ class Tracked:
         self._watch: Optional[Watch] = None
         self._options = process.config.options
         self._lineage: Optional[Lineage] = None
+        self._past: dict[Process, Lineage] = {}
         self._kept: Optional[Kept] = None
         self._unwanted_until = 0.0
+        self._unwanted_since = 0
+        self._ending: dict[Process, Kept] = {}
+        self._look_at: Optional[float] = None
+        self._look_again = FIRST_LOOK
         self._hook()
 
     @property
@@ -130,8 +135,8 @@ class Tracked:
     @property
     def adopted(self) -> bool:
         """Tell whether the tracked process is one that supervisord did not spawn."""
-        lineage = self._lineage
-        return lineage is not None and lineage.tracked.pid == self.pid and self._watch is not None
+        known = self._lineage
+        return known is not None and known.tracked.pid == self.pid and self._watch is not None
 
     @property
     def outlived(self) -> bool:
@@ -209,13 +214,21 @@ class Tracked:
         if status is None:
             return
         process = status.process
-        own = self._world.status(self._world.own_pid())
-        image = 0 if own is not None and status.image == own.image else status.image
         if self._lineage is None or self._lineage.tracked != process:
             made = status.group == process.pid
-            self._begin(Lineage(process, status.group, made, {process: image}))
-        elif not self._lineage.images.get(process):
-            self._lineage.images[process] = image  # not that of a fork that is yet to exec
+            self._begin(Lineage(process, process.start, status.group, made))
+        known = self._known
+        if process not in known.masters or not known.masters[process].image:
+            own = self._world.lookup(self._world.own_pid())
+            known.know(self._world, process)
+            seen = known.masters[process]
+            if own is not None and seen.image == self._world.image(own):
+                known.masters[process] = seen._replace(image=0)  # a fork that is yet to exec
+
+    @property
+    def _known(self) -> Lineage:
+        assert self._lineage is not None, "nothing is tracked"
+        return self._lineage
 
     def listen(self) -> None:
         """Have a socket for what the program says of itself, if that is asked for."""
@@ -225,30 +238,61 @@ class Tracked:
         """Remember a process that supervisord has just forked, before it has exec'd."""
         process = self._world.lookup(self.pid) if self.pid else None
         if process is not None:
-            self._begin(Lineage(process, process.pid, True, {process: 0}))
+            self._begin(Lineage(process, process.start, process.pid, True))
 
-    def _begin(self, lineage: Lineage) -> None:
+    def _begin(self, begun: Lineage) -> None:
         self.generation = 1
-        self._lineage = lineage
+        self._lineage = begun
+        self._past.clear()
+        self._look_soon()
 
-    def remember(self, master: Process, told: bool = False) -> None:
-        """Remember the master of the running generation, which a shell may stand before.
+    def _look_soon(self) -> None:
+        """Look at what the program listens on, now and then until it does."""
+        self._look_at, self._look_again = self._world.now() + FIRST_LOOK, FIRST_LOOK
 
-        :param told: its family believes what it is told.
-        """
+    def look(self) -> None:
+        """Record what will prove whose the program's processes are, while they live."""
         self.note()
-        status = self._world.status(master.pid)
-        if self._lineage is not None and status is not None:
-            self._lineage.images[master] = status.image
-            self._lineage.told = told or self._lineage.told
+        if self._lineage is None:
+            return
+        self._desk.runs(self)
+        if self._lineage.record(self._world):
+            self._desk.proven(self)
+        if self._lineage.sockets:
+            self._look_at = None
+
+    def remember(self, master: Process, family: Optional[Family] = None) -> None:
+        """Remember the master of the running generation, which a shell may stand before."""
+        self.note()
+        if self._lineage is not None:
+            self._lineage.know(self._world, master)
+            self._lineage.family = family or self._lineage.family
+            if self._lineage.record(self._world):
+                self._desk.proven(self)
+
+    def proofs(self) -> list[tuple[Process, frozenset[int]]]:
+        """Return the processes that the next supervisord may take, and their sockets."""
+        sockets = self._lineage.sockets if self._lineage is not None else frozenset()
+        current = self.current()
+        found = [current] if current is not None and not self.outlived else []
+        if self.successor is not None:
+            found.append(self.successor)
+        return [(process, sockets) for process in found]
 
     def adopt(self, new: Process) -> None:
         """Make *new* the process that supervisord tracks. The point of no return.
 
         ``laststart`` stays: uptime goes on counting, and Subprocess.finish
         asserts STARTING for a program that seems to have started just now.
+
+        :raises Failure: when *new* acts as another user than the master does.
         """
         self.note()
+        if self._lineage is not None and not self._lineage.acts(self._world, new):
+            raise Failure(
+                Fault.NO_SUCCESSOR,
+                f"{new} is another user's than the master of {self.name}: it is not adopted",
+            )
         if self.pid != new.pid:
             self._inherit_from(new, gone=False)
 
@@ -256,12 +300,15 @@ class Tracked:
         """Let *new* follow the tracked process, which has been reaped already if *gone*."""
         old = self._lineage
         self._let_go(gone)
-        if old is None or new not in old.images:  # else only what stood before it is gone
+        if old is None or new not in old.masters:  # else only what stood before it is gone
             self.successor = None
             self.generation += 1
-        if old is not None:
-            self.elders.extend({old.tracked, *old.images})
-        self._take(new, old.group if old is not None else 0, old is not None and old.made)
+        if old is None:
+            self._take(Lineage(new, new.start))
+            return
+        self.elders.extend({old.tracked, *old.masters})
+        self._past.update(dict.fromkeys((old.tracked, *old.masters), old))
+        self._take(Lineage(new, old.since, old.group, old.made, family=old.family))
 
     def _let_go(self, gone: bool) -> None:
         """Track the tracked process no longer; whoever reaps it deletes its entry."""
@@ -291,15 +338,20 @@ class Tracked:
         subprocess.spawnerr = subprocess.exitstatus = None
         status = self._world.status(process.pid)
         group = status.group if status is not None else 0
-        self._take(process, group, group == process.pid)
+        self._take(Lineage(process, process.start, group, group == process.pid))
         subprocess.change_state(ProcessStates.STARTING)
 
-    def _take(self, process: Process, group: int, made: bool) -> None:
-        """Let supervisord track *process*. Every adoption passes here."""
+    def _take(self, known: Lineage) -> None:
+        """Let supervisord track a process. Every adoption passes here."""
+        process = known.tracked
         self._watch_over(process)
         self._options.pidhistory[process.pid] = self.process
         self.process.pid = process.pid
-        self._lineage = Lineage(process, group, made, {process: self._world.image(process)})
+        self._lineage = known
+        known.know(self._world, process)
+        known.record(self._world)
+        self._look_soon()
+        self._desk.proven(self)
 
     def _watch_over(self, process: Process) -> None:
         """Learn of its exit, which may go to another parent: the old master still lives."""
@@ -320,9 +372,8 @@ class Tracked:
         how = f"exit status {code}" if code >= 0 else f"terminated by signal {-code}"
         self.logger.info(f"hotreload: {self.name}: the old generation (pid {pid}) ended ({how})")
         elder = next((elder for elder in self.elders if elder.pid == pid), None)
-        lineage = self._lineage
-        if code < 0 and elder is not None and lineage is not None:
-            dead = Lineage(elder, lineage.group, lineage.made, {}, lineage.told)
+        dead = self._past.pop(elder, None) if elder is not None else None
+        if code < 0 and dead is not None:
             self._guarded(lambda: self._dismiss_orphans(dead), None)
 
     # -- the five seams
@@ -340,6 +391,7 @@ class Tracked:
                 self._guarded(self._forget, None)
 
         def hooked_kill(sig: int) -> Any:
+            self._guarded(self._record_workers, None)
             others = self._guarded(lambda: self._others(sig), [])
             result = kill(sig)
             if self.process.state == ProcessStates.STOPPING:
@@ -352,6 +404,8 @@ class Tracked:
             if sig != signal.SIGHUP:
                 return send(sig)
             taken, refusal = self._guarded(self._relay, (False, None))
+            if not taken:
+                self._look_soon()  # it may listen elsewhere then
             return refusal if taken else send(sig)
 
         def hooked_transition() -> None:
@@ -390,21 +444,20 @@ class Tracked:
         seen = [self.successor] if self.successor is not None else []
         if ending:  # STOPPED has to wait for them all
             seen += self.living_elders()
-        heir = find_heir(self._world, self._lineage, seen, self._taken, self._pidfile)
-        if heir is None:
+        found = lineage.find_inheritor(self._world, self._lineage, seen, self._taken)
+        if found is None:
             return False
-        follows = heir.process not in self._lineage.images  # else only a shell is gone
-        dead = self._lineage
-        self._inherit_from(heir.process, gone=True)
-        if follows:
+        dead, inheritor = self._lineage, found.process
+        self._inherit_from(inheritor, gone=True)
+        if inheritor not in dead.masters:  # else only a shell is gone
             self._desk.inherited(self)
             self._dismiss_orphans(dead)
-        self.elders = [elder for elder in self.elders if elder != heir.process]
+        self.elders = [elder for elder in self.elders if elder != inheritor]
         if ending:
-            self._end_all([heir.process], self.process.config.stopsignal)
+            self._end_all([inheritor], self.process.config.stopsignal)
         else:
             self.logger.warn(
-                f"hotreload: {self.name}: pid {pid} ended; {heir.process}, {heir.why}, lives and "
+                f"hotreload: {self.name}: pid {pid} ended; {inheritor}, {found.why}, lives and "
                 f"is adopted, nothing is spawned"
             )
         return True
@@ -414,21 +467,19 @@ class Tracked:
         would go on serving what they have loaded. They are elders until they are gone.
         """
         known = {*self.elders, self.successor, self.current()}
-        for worker in workers_left(self._world, dead):
-            farewell = servers.farewell(self._world, worker)
-            if farewell and worker not in known:
-                self._world.signal(worker, farewell)
+        asked = dead.family.farewell if dead.family is not None else "TERM"
+        for worker in lineage.workers_left(self._world, dead, self._taken, by_sockets=False):
+            if asked and worker not in known:
+                self._world.signal(worker, asked)
                 self.elders.append(worker)
 
     def successors(self) -> list[Process]:
         """Return the successors that the tracked generation has forked."""
-        return successors(self._world, self._lineage) if self._lineage is not None else []
+        return lineage.successors(self._world, self._lineage) if self._lineage is not None else []
 
-    def _pidfile(self) -> Optional[str]:
-        try:
-            return self._desk.pidfile(self)
-        except Failure:
-            return None  # a setting is bad: kinship has to do
+    def _record_workers(self) -> None:
+        if self._lineage is not None:
+            self._lineage.record(self._world)
 
     def _outlived(self, pid: int, sts: int) -> bool:
         """Tell whether something of the program outlives its tracked process *pid*.
@@ -440,7 +491,7 @@ class Tracked:
         """
         if self._lineage is None or self._lineage.tracked.pid != pid:
             return False
-        orphaned = workers_left(self._world, self._lineage)
+        orphaned = lineage.workers_left(self._world, self._lineage, self._taken)
         self._end_all(orphaned, signal.SIGTERM)
         left = self.living_elders() + orphaned
         left = [process for process in left if process.pid != pid]
@@ -455,30 +506,52 @@ class Tracked:
             )
         self.elders = left[1:]
         self._let_go(gone=True)
-        self._take(left[0], self._lineage.group, self._lineage.made)
+        self._take(replace(self._lineage, tracked=left[0]))
         return True
 
     def _forget(self) -> None:
         """The program has ended: what was known of it holds no more."""
         if self._watch is not None:
             self._watch.close()
-        self._watch = self._kept = self._lineage = None
+        self._watch = self._kept = self._lineage = self._look_at = None
+        self._past.clear()
+        self._desk.proven(self)
 
     def _tend(self) -> None:
         """Look after what needs time; called at every turn of supervisord's loop."""
-        if self._lineage is not None and not self._lineage.images.get(self._lineage.tracked):
-            self.note()
+        now = self._world.now()
+        if self._look_at is not None and now >= self._look_at:
+            self._look_again *= 2
+            again = self._look_again <= LAST_LOOK
+            self._look_at = now + self._look_again if again else None
+            self.look()
         if self._kept is not None:
             self._hurry(self._kept)
-        if self._world.now() < self._unwanted_until:
-            late = self.successors()
-            if late:
+        if self._ending:
+            self._go_on_ending(now)
+        if now < self._unwanted_until:
+            self._end_late_successors(now)
+
+    def _end_late_successors(self, now: float) -> None:
+        for late in self.successors():
+            if late.start >= self._unwanted_since and late not in self._ending:
                 self._unwanted_until = 0.0
+                self._ending[late] = Kept(0, now)
                 self.logger.warn(
-                    f"hotreload: {self.name}: {late[0]}, the successor of a reload that was given "
+                    f"hotreload: {self.name}: {late}, the successor of a reload that was given "
                     f"up, has come after all and is ended"
                 )
-                self._end_all(late, signal.SIGTERM)
+        self._go_on_ending(now)
+
+    def _go_on_ending(self, now: float) -> None:
+        """Send what is to end an ever stronger signal until it is gone."""
+        for process, end in list(self._ending.items()):
+            if not self._world.alive(process):
+                del self._ending[process]
+                continue
+            while end.rungs < len(ENDING) and now - end.since >= ENDING[end.rungs][0]:
+                self._end_all([process], ENDING[end.rungs][1])
+                end.rungs += 1
 
     def _hurry(self, kept: Kept) -> None:
         """The program is down until the rest of it has ended: QUIT, then SIGKILL."""
@@ -489,19 +562,23 @@ class Tracked:
                 current = self.current()
                 self._end_all([*self.living_elders(), *([current] if current else [])], sig)
 
-    def give_up_on_successor(self) -> None:
+    def give_up_on_successor(self, since: int = 0) -> None:
         """End a successor that comes although the reload has stopped waiting for it.
 
         A USR2 cannot be recalled: a master that was busy may honour it later.
+
+        :param since: when that was sent (Process.start): nothing older is ended.
         """
         self._unwanted_until = self._world.now() + LATE
+        self._unwanted_since = since
 
     def want_successor(self) -> None:
         """Let one that comes now live: a reload waits for it."""
         self._unwanted_until = 0.0
 
     def _taken(self, pid: int) -> bool:
-        return self._options.pidhistory.get(pid) is self.process
+        """Tell whether supervisord tracks *pid*, for whatever program, or has had it retired."""
+        return pid in self._options.pidhistory
 
     def _others(self, sig: int) -> list[Process]:
         """Return every living generation of the program but the tracked one.
@@ -512,7 +589,7 @@ class Tracked:
         if self.successor is not None and self.successor not in others:
             others.append(self.successor)
         if sig == signal.SIGKILL and self._lineage is not None:
-            others += workers_of(self._world, self._lineage)
+            others += lineage.workers_of(self._world, self._lineage)
         return others
 
     def _end_all(self, masters: list[Process], sig: int) -> None:
@@ -522,7 +599,7 @@ class Tracked:
             self._world.send(master, sig)
             self._world.signal(master, "CONT")  # a stopped process hears nothing else
             for worker in workers:
-                if not self._taken(worker.pid):
+                if self._options.pidhistory.get(worker.pid) is not self.process:
                     self._world.send(worker, sig)
 
     # -- process groups

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Iterable, Iterator
 from typing import Any, Callable
 
+from supervisor_hotreload.identity import boot
 from supervisor_hotreload.listener.events import Event
 from supervisor_hotreload.listener.program import Program
 from supervisor_hotreload.names import matches
@@ -152,15 +151,6 @@ class Roster:
             else:
                 self.programs[name] = restored
         self._index()
-
-
-def boot() -> str:
-    """Return what names this boot of the system: the monotonic clock begins with it."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return f"{os.uname().nodename} {round((time.time() - time.monotonic()) / 60)}"
 
 
 def _means(name: str, program: Program) -> bool:

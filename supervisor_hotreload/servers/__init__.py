@@ -5,11 +5,9 @@ A new family is one new file and one entry here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Optional
 
-from supervisor_hotreload.identity import Process, Unreadable
+from supervisor_hotreload.identity import Process
 from supervisor_hotreload.servers import generic, gunicorn, nginx, unicorn, uwsgi
 from supervisor_hotreload.servers.family import (
     DEPTH,
@@ -21,6 +19,7 @@ from supervisor_hotreload.servers.family import (
     own_name,
 )
 from supervisor_hotreload.servers.gunicorn import Gunicorn
+from supervisor_hotreload.servers.roles import Ambiguous, Found, own
 from supervisor_hotreload.world import World
 
 FAMILIES: tuple[Family, ...] = (
@@ -41,6 +40,7 @@ __all__ = [
     "AUTO",
     "FAMILIES",
     "STRATEGIES",
+    "Ambiguous",
     "Family",
     "Found",
     "Gunicorn",
@@ -48,26 +48,10 @@ __all__ = [
     "Strategy",
     "booting",
     "family_of",
-    "farewell",
     "foreign",
-    "leads",
-    "listens",
     "must_hear",
     "named",
-    "reexeced",
-    "works",
 ]
-
-
-@dataclass(frozen=True)
-class Found:
-    """A running program whose family is known.
-
-    :param old: the family's Generation.
-    """
-
-    family: Family
-    old: Any
 
 
 def family_of(
@@ -77,13 +61,15 @@ def family_of(
 
     :param strategy: only families that have it are asked.
     :return: None when no family knows it.
+    :raises Ambiguous: when several servers run under it.
     """
-    for family in FAMILIES:
-        if strategy in family.strategies or (strategy == AUTO and not family.only_if_asked_for):
-            old = family.survey(world, tracked, program)
-            if old is not None:
-                return Found(family, old)
-    return None
+    auto = strategy == AUTO
+    families = [
+        family
+        for family in FAMILIES
+        if strategy in family.strategies or (auto and not family.only_if_asked_for)
+    ]
+    return own(world, tracked, program, families)
 
 
 def named(program: Program) -> Optional[Family]:
@@ -101,33 +87,3 @@ def booting(world: World, tracked: Process) -> Optional[Family]:
                 return family
         level = [child for process in level for child in world.children(process)]
     return None
-
-
-def leads(world: World, process: Process) -> bool:
-    """Tell whether *process* is a master with workers of its own."""
-    return any(family.leads(world, process) for family in FAMILIES)
-
-
-def reexeced(world: World, process: Process, masters: Iterable[Process]) -> bool:
-    """Tell whether *process*, which still boots, was re-exec'd by one of *masters*."""
-    known = list(masters)
-    return any(family.reexeced(world, process, known) for family in FAMILIES)
-
-
-def listens(world: World, process: Process) -> bool:
-    """Tell whether *process* holds a listening socket."""
-    try:
-        return bool(world.sockets(process, world.listening(process)).held)
-    except Unreadable:
-        return False
-
-
-def farewell(world: World, worker: Process) -> str:
-    """Return the signal on which an orphaned worker finishes what it has, and ends; '' for
-    one that does so by itself."""
-    return next((f.farewell for f in FAMILIES if f.works(world, worker)), "TERM")
-
-
-def works(world: World, process: Process) -> bool:
-    """Tell whether *process* is a worker of any family."""
-    return any(family.works(world, process) for family in FAMILIES)

@@ -44,7 +44,7 @@ BUSY = 2
 """Looks at which a master was asleep that one outweighs at which it was not: the master
 may load the new release itself."""
 
-DEPTH = 3
+DEPTH = 8
 """How many shells or wrappers deep the master may sit under the supervised pid."""
 
 
@@ -55,6 +55,7 @@ class Program:
     :param stopsignal: the name of the signal that stops it, such as 'TERM'.
     :param user: the id of the user that it is configured to run as; None: its starter's.
     :param rights: with whose rights the files that it names are read; None: no rights.
+    :param pidfile: where its settings say that it writes its pid.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Program:
     stopsignal: str = "TERM"
     user: Optional[int] = None
     rights: Optional[Ids] = None
+    pidfile: Optional[str] = None
 
     @property
     def words(self) -> list[str]:
@@ -203,6 +205,10 @@ class Family:
         """Return where a program writes its pid, as its configuration tells."""
         return None
 
+    def addresses(self, program: Program) -> list[str]:
+        """Return where a program listens, as its command tells: paths, and HOST:PORT."""
+        return []
+
     def strategy(self, world: World, old: Any, program: Program) -> str:
         """Return the strategy that its configuration allows best."""
         return next(iter(self.strategies))
@@ -243,18 +249,10 @@ class Family:
         """Return the protocol.Server of one reload, or the protocol.InPlace of one in place."""
         raise NotImplementedError
 
-    # -- kinship: proofs that hold for any process, whoever asks
+    # -- of any process, whoever asks
 
     def leads(self, world: World, process: Process) -> bool:
         """Tell whether *process* is a master with workers of its own."""
-        return False
-
-    def reexeced(self, world: World, process: Process, masters: Iterable[Process]) -> bool:
-        """Tell whether *process*, which still boots, was re-exec'd by one of *masters*."""
-        return False
-
-    def works(self, world: World, process: Process) -> bool:
-        """Tell whether *process* is a worker: without its master it would hold the port."""
         return False
 
     def boots(self, world: World, process: Process) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Callable, Optional
 
@@ -41,6 +41,7 @@ from supervisor_hotreload.servers.family import (
     stopped,
     user_of,
 )
+from supervisor_hotreload.servers.lineage import same_command
 from supervisor_hotreload.servers.upgrade import Upgrade
 from supervisor_hotreload.world import World
 
@@ -167,18 +168,6 @@ class Crew:
                 self._world.signal(worker, "KILL")
 
 
-def must_be_alone(world: World, name: str, old: Generation) -> None:
-    """Refuse the reload of a generation that could not hear USR2, or has heard it already.
-
-    :param name: what the program is called.
-    :raises Failure: STOPPED_BY_SIGNAL or FOREIGN_SUCCESSOR.
-    """
-    family.must_hear(world, name, old.master)
-    for child in old.children:
-        if is_master(world, child, old):
-            raise family.foreign(name, child, old.master)
-
-
 class Gunicorn(Upgrade):
     """One reload of one gunicorn program, bound to its old generation."""
 
@@ -198,20 +187,10 @@ class Gunicorn(Upgrade):
 
     # -- before adoption
 
-    def choose(self, born: list[Process]) -> Optional[Process]:
-        """Return the successor among the children that the old master has borne since.
-
-        Either its own heartbeats prove it (disjoint from the old master's,
-        shared with a child of its own), or, while it still boots, that it was
-        born since the reload began and has exec'd what the old master runs.
-        """
-        proven = (child for child in born if is_master(self._world, child, self._generation))
-        return next(proven, None) or super().choose(born)
-
     def is_successor(self, child: Process) -> bool:
-        return super().is_successor(child) and resembles(
-            self._world.arguments(child), self._world.arguments(self._old.master)
-        )
+        before = self._world.arguments(self._old.master)
+        alike = same_command(self._world.arguments(child), before)
+        return alike is not False and super().is_successor(child)
 
     def ready(self, new: Process) -> Verdict:
         self._must_live(new)
@@ -383,29 +362,6 @@ def probe(world: World, old: Generation, ready: Ready) -> Callable[[Process], Ve
     return Then(beats, Endpoint(world, ready))
 
 
-def is_master(world: World, process: Process, old: Generation) -> bool:
-    """Tell whether the heartbeats of *process* prove that it is a master of its own."""
-    children = world.children(process)
-    if not children:
-        return False
-    try:
-        beats = world.heartbeats(process)
-    except Unreadable:
-        return not old.readable
-    if not beats or beats.keys() & _beats_now(world, old):
-        return False
-    return any(shares(world, beats, child) for child in children)
-
-
-def _beats_now(world: World, old: Generation) -> set[tuple[int, int]]:
-    """Return the heartbeats of the old master at this moment: the inode of a worker that
-    has died since the survey may be another's by now."""
-    try:
-        return set(world.heartbeats(old.master))
-    except Unreadable:
-        return set(old.beats)
-
-
 def resembles(arguments: list[str], before: list[str]) -> bool:
     """Tell whether *arguments* are those of a gunicorn, or those of the old master."""
     return arguments == before or any(
@@ -468,8 +424,22 @@ class GunicornFamily(Family):
             f"instead, which is a guess"
         )
 
-    def admit(self, world: World, old: Generation, policy: Policy, program: Program) -> None:
-        must_be_alone(world, program.name, old)
+    def addresses(self, program: Program) -> list[str]:
+        words = program.words
+        found = []
+        for word, value in zip(words, [*words[1:], ""]):
+            if word in ("-b", "--bind"):
+                found.append(value)
+            elif word.startswith("--bind="):
+                found.append(word[7:])
+            elif word.startswith("-b"):
+                found.append(word[2:])
+        if not found:
+            port = program.environment.get("PORT")
+            return [f":{port}" if port else "127.0.0.1:8000"]
+        paths = [one[5:] for one in found if one.startswith("unix:")]
+        others = [one for one in found if not one.startswith("unix:")]
+        return [*others, *(os.path.join(program.directory, path) for path in paths)]
 
     def trial(self, world: World, old: Generation, program: Program) -> Optional[Trial]:
         """Load what gunicorn loads, as its workers do; None where the command is not its own:
@@ -492,18 +462,6 @@ class GunicornFamily(Family):
         except Unreadable:
             return False
         return bool(beats) and any(shares(world, beats, child) for child in world.children(process))
-
-    def reexeced(self, world: World, process: Process, masters: Iterable[Process]) -> bool:
-        """gunicorn tells a successor its parent's pid (arbiter.reexec)."""
-        parent = world.environment(process).get("GUNICORN_PID", "")
-        known = {str(master.pid) for master in masters}
-        return parent in known and resembles(world.arguments(process), [])
-
-    def works(self, world: World, process: Process) -> bool:
-        try:
-            return bool(world.heartbeats(process))
-        except Unreadable:
-            return False
 
     def boots(self, world: World, process: Process) -> bool:
         try:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -139,14 +138,6 @@ class NginxFamily(Family):
 
     def leads(self, world: World, process: Process) -> bool:
         return _is_nginx(world, process) and shared(world, process)
-
-    def reexeced(self, world: World, process: Process, masters: Iterable[Process]) -> bool:
-        """nginx hands its sockets to a successor by name (ngx_exec_new_binary)."""
-        return _is_nginx(world, process) and "NGINX" in world.environment(process)
-
-    def works(self, world: World, process: Process) -> bool:
-        title = " ".join(world.arguments(process)[:1])
-        return _is_nginx(world, process) and title.startswith("nginx: worker process")
 
 
 def stub_of(world: World, old: Generation, program: Program) -> Optional[Process]:

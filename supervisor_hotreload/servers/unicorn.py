@@ -16,7 +16,7 @@ Read from lib/unicorn/http_server.rb of 6.0:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Optional
 
 from supervisor_hotreload.identity import Process, Unreadable
@@ -158,13 +158,6 @@ class UnicornFamily(Family):
 
     def leads(self, world: World, process: Process) -> bool:
         return is_master(world, process) and obeys(world, process) and shared(world, process)
-
-    def reexeced(self, world: World, process: Process, masters: Iterable[Process]) -> bool:
-        """unicorn tells a successor its sockets (reexec)."""
-        return is_master(world, process) and "UNICORN_FD" in world.environment(process)
-
-    def works(self, world: World, process: Process) -> bool:
-        return role(world, process) == "worker"
 
 
 def obeys(world: World, process: Process) -> bool:

@@ -14,6 +14,7 @@ from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.model import Failure, Fault, Policy, Progress
 from supervisor_hotreload.probes import Bake, Verdict, accepting
 from supervisor_hotreload.servers.family import Generation, Rung, rung, stopped
+from supervisor_hotreload.servers.lineage import acts_alike, held_together
 from supervisor_hotreload.world import World
 
 DRAIN_CEILING = 3600.0
@@ -39,6 +40,8 @@ class Upgrade:
         self._old = old
         self._policy = policy
         self._told = told
+        self._sockets, _ = held_together(world, old.master)
+        self._asked_at: Optional[int] = None
         self._new: Optional[Process] = None
         self._born: set[Process] = set()
         self._bake: Optional[Bake] = None
@@ -53,25 +56,41 @@ class Upgrade:
         return accepting(self._world, children)
 
     def is_successor(self, child: Process) -> bool:
-        """Tell whether a child that the old master has borne since has exec'd."""
-        status = self._world.status(child.pid)
-        return status is not None and bool(status.image) and status.image != self._old.image
+        """Tell whether a child that the old master has borne since is an exec of its own that
+        acts as the master does and holds all of its sockets."""
+        image = self._world.image(child)
+        if image and self._old.image:
+            if image == self._old.image:
+                return False
+        elif not self._world.children(child):
+            return False  # hidden: a master has workers
+        return acts_alike(self._world, child, self._old.master) and self._holds(child)
 
-    def choose(self, born: list[Process]) -> Optional[Process]:
-        """Return the successor among the children that the old master has borne since."""
-        return next((child for child in born if self.is_successor(child)), None)
+    def _holds(self, child: Process) -> bool:
+        try:
+            return self._sockets <= self._world.held(child)
+        except Unreadable:
+            return not self._sockets
 
     # -- before adoption
 
+    @property
+    def asked_at(self) -> Optional[int]:
+        """When a successor was asked for first (Process.start), None before."""
+        return self._asked_at
+
     def reexec(self) -> None:
+        if self._asked_at is None:
+            self._asked_at = self._world.ticks()
         self._world.signal(self._old.master, "USR2")
 
     def successor(self) -> Optional[Process]:
         """Return the child of the old master that has exec'd what is to serve next."""
         if not self.serving():
             raise Failure(Fault.OLD_EXITED, f"the old master ({self._old.master}) exited")
+        since = self._asked_at or 0
         born = [c for c in self._world.children(self._old.master) if c not in self._old.children]
-        self._new = self.choose(born)
+        self._new = next((c for c in born if c.start >= since and self.is_successor(c)), None)
         return self._new
 
     def expect(self, new: Process) -> None:

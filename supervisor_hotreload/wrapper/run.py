@@ -12,7 +12,7 @@ from supervisor_hotreload.driver import Reload
 from supervisor_hotreload.identity import Process
 from supervisor_hotreload.model import Failure, Fault
 from supervisor_hotreload.servers import gunicorn
-from supervisor_hotreload.servers.family import GUESS
+from supervisor_hotreload.servers.family import GUESS, foreign, must_hear
 from supervisor_hotreload.servers.gunicorn import Generation, Gunicorn
 from supervisor_hotreload.world import World
 from supervisor_hotreload.wrapper import listeners, upgrade
@@ -176,7 +176,9 @@ class Runner:
         policy, old = self._options.policy, self._served.survey()
         server: protocol.Server
         if old is not None and not self._inherits:
-            gunicorn.must_be_alone(self._world, self._options.name, old)
+            must_hear(self._world, self._options.name, old.master)
+            for successor in self._served.successors():
+                raise foreign(self._options.name, successor, old.master)
             if not old.readable and policy.ready.kind == "heartbeat":
                 policy = replace(policy, ready=GUESS)
             master = old.master
@@ -258,7 +260,7 @@ class Runner:
         """The tracked process has ended: follow its successor if there is one, else end too."""
         elders = {process.pid for process in self._beside if process != self._successor}
         seen = [] if self._successor is None else [self._successor]
-        heir = self._served.heir(seen, lambda pid: pid in self._reapers or pid in elders)
+        heir = self._served.inheritor(seen, lambda pid: pid in self._reapers or pid in elders)
         if heir is None or self._stopping is not None:
             self._final = status
             if self._reload is not None:
@@ -278,7 +280,7 @@ class Runner:
         """
         if self._stopping is not None:
             known = {process.pid for process in self._beside}
-            heir = self._served.heir([], lambda pid: pid in self._reapers or pid in known)
+            heir = self._served.inheritor([], lambda pid: pid in self._reapers or pid in known)
             if heir is not None:
                 self._beside.add(heir.process)
                 self._send(heir.process, self._stopping)

@@ -8,11 +8,17 @@ from collections.abc import Iterable
 from typing import Callable, Optional
 
 from supervisor_hotreload.identity import Process
-from supervisor_hotreload.kinship import Heir, Lineage, find_heir, orphans
 from supervisor_hotreload.probes import Heartbeat
 from supervisor_hotreload.servers import gunicorn
 from supervisor_hotreload.servers.family import GUESS
 from supervisor_hotreload.servers.gunicorn import Generation
+from supervisor_hotreload.servers.lineage import (
+    Inheritor,
+    Lineage,
+    find_inheritor,
+    successors,
+    workers_left,
+)
 from supervisor_hotreload.world import World
 from supervisor_hotreload.wrapper import listeners
 from supervisor_hotreload.wrapper.options import Options
@@ -31,7 +37,6 @@ class Served:
     ) -> None:
         self._world = world
         self._options = options
-        self._images: dict[Process, int] = {}
         self._heartbeat: Optional[Heartbeat] = None
         self._began = world.now()
         self.generation = generation
@@ -47,10 +52,11 @@ class Served:
         return self._world.now() - self._began
 
     def track(self, process: Process) -> None:
+        before = getattr(self, "_lineage", None)
         self.process = process
+        since = process.start if before is None else before.since
+        self._lineage = Lineage(process, since, family=gunicorn.FAMILY)
         self.know(process)
-        status = self._world.status(process.pid)
-        self._group = os.getpgrp() if status is None else status.group
 
     def succeed(self, process: Process) -> None:
         """Track the master of the next generation."""
@@ -58,10 +64,9 @@ class Served:
         self.track(process)
 
     def know(self, master: Process) -> None:
-        """Remember the exec of a master: its workers are forks of it, an heir is not."""
-        status = self._world.status(master.pid)
-        if status is not None and status.process == master:
-            self._images[master] = status.image
+        """Remember a master that was proven to be one, and what it holds."""
+        self._lineage.know(self._world, master)
+        self._lineage.record(self._world)
 
     # -- what it is
 
@@ -112,17 +117,19 @@ class Served:
         """Tell whether it has ended without being ours to bury."""
         return not self._world.alive(self.process) and not self.is_child
 
-    def heir(self, seen: Iterable[Process], taken: Callable[[int], bool]) -> Optional[Heir]:
+    def inheritor(
+        self, seen: Iterable[Process], taken: Callable[[int], bool]
+    ) -> Optional[Inheritor]:
         """Return who follows the tracked process, which has ended."""
-        lineage = Lineage(self.process, self._group, False, self._images)
-        return find_heir(self._world, lineage, seen, taken, lambda: self._options.policy.pidfile)
+        return find_inheritor(self._world, self._lineage, seen, taken)
+
+    def successors(self) -> list[Process]:
+        """Return the successors that it has forked."""
+        return successors(self._world, self._lineage)
 
     def forks(self) -> list[Process]:
-        """Return what a master has forked and left to us: workers, a successor not yet executed."""
-        images = set(self._images.values()) - {0}
-        left = orphans(self._world, Lineage(self.process, self._group, False, self._images))
-        seen = {child: self._world.status(child.pid) for child in left}
-        return [child for child, status in seen.items() if status and status.image in images]
+        """Return what a master has left to us: workers, a successor not yet executed."""
+        return workers_left(self._world, self._lineage, lambda _: False)
 
     def end_forks(self) -> None:
         """Let the workers of a master that was killed finish: they hold the port."""

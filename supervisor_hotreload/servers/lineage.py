@@ -1,0 +1,273 @@
+"""Who belongs to a program: by what supervisord did, saw, or can check by possession.
+
+Three things prove it, each only for a process whose user ids are the master's:
+
+- supervisord started it for the program;
+- it was recorded as a child of such a process while that lived;
+- it holds a listening socket that was recorded as the program's. A socket can only be
+  inherited or handed over.
+
+A process group, a title, an environment variable, a file name or the order of children
+proves nothing. Arguments may only narrow a search: a successor runs its master's command
+(gunicorn arbiter.reexec, unicorn http_server.reexec, nginx ngx_exec_new_binary).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Callable, NamedTuple, Optional, Protocol
+
+from supervisor_hotreload.identity import Process, Unreadable
+from supervisor_hotreload.servers.family import own_name
+from supervisor_hotreload.world import World
+
+
+class Master(NamedTuple):
+    """What was seen of a master while it lived.
+
+    :param image: tells an exec from a fork, 0 where it cannot be seen.
+    :param users: its four user ids.
+    :param words: its arguments; a title may have overwritten them.
+    """
+
+    image: int
+    users: tuple[int, ...] = ()
+    words: tuple[str, ...] = ()
+
+
+class Kin(Protocol):
+    """What a family of servers says of a process that holds its sockets."""
+
+    @property
+    def binaries(self) -> frozenset[str]: ...
+
+    @property
+    def farewell(self) -> str: ...
+
+    def leads(self, world: World, process: Process) -> bool: ...
+
+
+@dataclass
+class Lineage:
+    """What is known of the generation that supervisord tracks.
+
+    :param tracked: the supervised process.
+    :param since: nothing of the program is older.
+    :param group: the process group that it was in; signals go there, it proves nothing.
+    :param made: supervisord made that group for it.
+    :param masters: the supervised process, and the master that it stands before.
+    :param sockets: the listening sockets that its master shares with its workers.
+    :param workers: its workers as they were last seen, with their four user ids.
+    :param family: what recognises its masters, None while that is not known.
+    """
+
+    tracked: Process
+    since: int = 0
+    group: int = 0
+    made: bool = False
+    masters: dict[Process, Master] = field(default_factory=dict)
+    sockets: frozenset[int] = frozenset()
+    workers: dict[Process, tuple[int, ...]] = field(default_factory=dict)
+    family: Optional[Kin] = None
+
+    @property
+    def images(self) -> set[int]:
+        return {master.image for master in self.masters.values()} - {0}
+
+    def acts(self, world: World, process: Process) -> bool:
+        """Tell whether *process* acts as one of the masters does, in all four user ids."""
+        ids = world.ids(process)
+        return ids is not None and any(ids.users == m.users for m in self.masters.values())
+
+    def served(self, world: World, process: Process) -> bool:
+        """Tell whether *process* acts as a master or a worker of the generation did."""
+        ids = world.ids(process)
+        users = {*self.workers.values(), *(master.users for master in self.masters.values())}
+        return ids is not None and ids.users in users
+
+    def know(self, world: World, master: Process) -> None:
+        """Remember a master that was proven to be one."""
+        ids = world.ids(master)
+        self.masters[master] = Master(
+            world.image(master),
+            ids.users if ids is not None else (),
+            tuple(world.arguments(master)),
+        )
+
+    def record(self, world: World) -> bool:
+        """Record the sockets and the workers of the generation while it lives.
+
+        :return: True when it has sockets now that it had not before.
+        """
+        before = self.sockets
+        for master in self.masters:
+            if not world.alive(master):
+                continue
+            found, workers = held_together(world, master)
+            self.workers = {w: users for w, users in self.workers.items() if world.alive(w)}
+            for worker in workers:
+                ids = world.ids(worker)
+                if ids is not None and ids.user is not None:
+                    self.workers[worker] = ids.users
+            if found:  # a descriptor that workers have inherited by chance is no reason to forget
+                self.sockets = found & before or found
+        return bool(self.sockets) and self.sockets != before
+
+
+@dataclass(frozen=True)
+class Inheritor:
+    """The living process that follows a tracked one that died, and what proves it."""
+
+    process: Process
+    why: str
+
+
+def acts_alike(world: World, one: Process, other: Process) -> bool:
+    """Tell whether two processes act as the same user, in all four user ids."""
+    ids, others = world.ids(one), world.ids(other)
+    return ids is not None and others is not None and ids.users == others.users
+
+
+def held_together(world: World, master: Process) -> tuple[frozenset[int], frozenset[Process]]:
+    """Return the listening sockets that *master* shares with its workers, and these.
+
+    One that supervisord itself holds is of several programs, perhaps: it proves nothing.
+    Without workers all that the master holds count.
+    """
+    children = frozenset(world.children(master))
+    image = world.image(master)
+    workers = {child for child in children if image and world.image(child) == image}
+    try:
+        shared = world.held(master)
+        shared -= world.own_sockets() if shared else frozenset()
+    except Unreadable:
+        return frozenset(), frozenset(workers)
+    for child in children if shared else ():
+        try:
+            common = shared & world.held(child)
+        except Unreadable:
+            continue
+        if common:
+            shared = common
+            workers.add(child)
+    return shared, frozenset(workers)
+
+
+def find_inheritor(
+    world: World,
+    dead: Lineage,
+    seen: Iterable[Process],
+    taken: Callable[[int], bool],
+) -> Optional[Inheritor]:
+    """Return who follows a generation whose supervised process has ended.
+
+    :param seen: other generations seen while it lived.
+    :param taken: tells whether supervisord tracks a pid already, for whatever program.
+    """
+    for master in dead.masters:
+        if master != dead.tracked and world.alive(master) and not taken(master.pid):
+            return Inheritor(master, "the master that it stood before")
+    for process in seen:
+        if world.alive(process) and dead.acts(world, process):
+            return Inheritor(process, "seen while the old master lived")
+    for child in orphans(world, dead, taken) if dead.sockets else ():
+        if dead.acts(world, child) and is_successor(world, dead, child):
+            return Inheritor(child, "a successor that holds the old master's sockets")
+    return None
+
+
+def successors(world: World, living: Lineage) -> list[Process]:
+    """Return the successors that the masters of a living generation have forked."""
+    return [
+        child
+        for master in living.masters
+        for child in world.children(master)
+        if living.acts(world, child) and is_successor(world, living, child)
+    ]
+
+
+def is_successor(world: World, lineage: Lineage, process: Process) -> bool:
+    """Tell whether *process*, a child or an orphan of a master that acts as that does, is to
+    follow it: an exec of the same command that holds all of its sockets."""
+    if not execed(world, process, lineage):
+        return False
+    try:
+        if not lineage.sockets <= world.held(process):
+            return False
+    except Unreadable:
+        if lineage.sockets:
+            return False
+    words = world.arguments(process)
+    alike = [same_command(words, master.words) for master in lineage.masters.values()]
+    if True in alike:
+        return True
+    family = lineage.family
+    if None not in alike or family is None:
+        return False
+    return own_name(words) in family.binaries or family.leads(world, process)
+
+
+def workers_of(world: World, living: Lineage) -> list[Process]:
+    """Return the workers of the masters of a living generation."""
+    return [
+        child
+        for master in living.masters
+        for child in world.children(master)
+        if is_worker(world, living, child)
+    ]
+
+
+def workers_left(
+    world: World, dead: Lineage, taken: Callable[[int], bool], by_sockets: bool = True
+) -> list[Process]:
+    """Return what a dead master has left: its workers, and whoever holds its sockets.
+
+    :param by_sockets: False: only its own, not those of the generation that shares them.
+    """
+    known = dead if by_sockets else replace(dead, sockets=frozenset())
+    return [child for child in orphans(world, dead, taken) if is_worker(world, known, child)]
+
+
+def is_worker(world: World, lineage: Lineage, process: Process) -> bool:
+    """Tell whether *process*, a child or an orphan of a master, is a worker: a fork of it,
+    or a holder of its sockets. So is one that shuts down."""
+    if process in lineage.workers or world.image(process) in lineage.images:
+        return True
+    try:
+        return bool(lineage.sockets) and not lineage.sockets.isdisjoint(world.held(process))
+    except Unreadable:
+        return False
+
+
+def orphans(world: World, dead: Lineage, taken: Callable[[int], bool]) -> Iterator[Process]:
+    """Yield what may be left of a generation: children of us, or of our ancestors where this
+    system has no subreaper, that act as its masters or workers did. This proves nothing yet."""
+    for child in world.orphanage():
+        if not taken(child.pid) and child.start >= dead.since and dead.served(world, child):
+            yield child
+
+
+def execed(world: World, process: Process, lineage: Lineage) -> bool:
+    """Tell whether *process* is an exec of its own, no fork of a master."""
+    image = world.image(process)
+    return bool(image) and image not in lineage.images
+
+
+def same_command(words: Sequence[str], before: Sequence[str]) -> Optional[bool]:
+    """Tell whether two processes run one command, None where a title hides it.
+
+    ``python -m SERVER`` execs the file of that module instead (gunicorn arbiter.setup).
+    """
+    if len(words) < 2 or len(before) < 2:
+        return None  # a title is one word
+    return _behind_module(words) == _behind_module(before)
+
+
+def _behind_module(words: Sequence[str]) -> list[str]:
+    if words[1] == "-m":
+        return list(words[3:])
+    if os.path.basename(words[1]) == "__main__.py":
+        return list(words[2:])
+    return list(words[1:])
