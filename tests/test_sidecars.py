@@ -80,7 +80,7 @@ def test_a_sidecar_of_a_program_that_is_exec_d(house: House, kind: str, how: str
     port = free_port()
     beside = side(house, port)
     if kind == "nginx":
-        configure_nginx(house, port=port)
+        configure_nginx(house, listen=f"127.0.0.1:{port}")
         beside = nginx(house).replace('"', "'")
     text = f"{beside} & exec {house.gunicorn('--workers 2')}"
     quoted = text.replace("'", "'\"'\"'")
@@ -114,7 +114,7 @@ def test_two_masters_of_one_script_are_both_named(house: House, named: bool) -> 
     start = script(house, f"{side(house, free_port())} &\n{program}")
     house.configure(command=start, settings=f"pidfile = {pidfile}" if named else "")
     house.start()
-    one, other = master_of(house, "app:app --chdir"), master_of(house, "side:app")
+    one, other = master_of(house, "app:app"), master_of(house, "side:app")
     if named:
         reloaded(house)
         assert lives(other)

@@ -41,7 +41,7 @@ from supervisor_hotreload.servers.family import (
     stopped,
     user_of,
 )
-from supervisor_hotreload.servers.lineage import same_command
+from supervisor_hotreload.servers.lineage import held_together, same_command, workers_under
 from supervisor_hotreload.servers.upgrade import Upgrade
 from supervisor_hotreload.world import World
 
@@ -140,12 +140,14 @@ class Crew:
         self._world = world
         self._master = master
         self._grace = grace
+        self._image = world.image(master)
+        self._sockets, _ = held_together(world, master)
         self._seen: set[Process] = set()
         self._orphaned_at: Optional[float] = None
 
     def look(self) -> list[Process]:
         """Return those that live, oldest first."""
-        self._seen.update(self._world.children(self._master))
+        self._seen.update(workers_under(self._world, self._master, self._image, self._sockets))
         self._seen = {w for w in self._seen if w != self.outsider and self._world.alive(w)}
         return sorted(self._seen, key=lambda worker: worker.start)
 

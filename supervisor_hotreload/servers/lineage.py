@@ -155,6 +155,29 @@ def held_together(world: World, master: Process) -> tuple[frozenset[int], frozen
     return shared, frozenset(workers)
 
 
+def workers_under(
+    world: World, master: Process, image: int, sockets: frozenset[int]
+) -> list[Process]:
+    """Return the children of a living *master* that are its workers, not what it has started.
+
+    :param image: the master's; where it is hidden every child counts.
+    :param sockets: what it shares with its workers.
+    """
+    found = []
+    for child in world.children(master):
+        seen = world.image(child)
+        if not image or not seen or seen == image or _holds_some(world, child, sockets):
+            found.append(child)
+    return found
+
+
+def _holds_some(world: World, process: Process, sockets: frozenset[int]) -> bool:
+    try:
+        return bool(sockets) and not sockets.isdisjoint(world.held(process))
+    except Unreadable:
+        return False
+
+
 def find_inheritor(
     world: World,
     dead: Lineage,
@@ -235,10 +258,7 @@ def is_worker(world: World, lineage: Lineage, process: Process) -> bool:
     or a holder of its sockets. So is one that shuts down."""
     if process in lineage.workers or world.image(process) in lineage.images:
         return True
-    try:
-        return bool(lineage.sockets) and not lineage.sockets.isdisjoint(world.held(process))
-    except Unreadable:
-        return False
+    return _holds_some(world, process, lineage.sockets)
 
 
 def orphans(world: World, dead: Lineage, taken: Callable[[int], bool]) -> Iterator[Process]:

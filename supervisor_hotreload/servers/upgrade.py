@@ -14,7 +14,7 @@ from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.model import Failure, Fault, Policy, Progress
 from supervisor_hotreload.probes import Bake, Verdict, accepting
 from supervisor_hotreload.servers.family import Generation, Rung, rung, stopped
-from supervisor_hotreload.servers.lineage import acts_alike, held_together
+from supervisor_hotreload.servers.lineage import acts_alike, held_together, workers_under
 from supervisor_hotreload.world import World
 
 DRAIN_CEILING = 3600.0
@@ -99,12 +99,12 @@ class Upgrade:
 
     def ready(self, new: Process) -> Verdict:
         self._must_live(new)
-        self._born.update(self._world.children(new))
+        self._born.update(self._under(new))
         return self._told(new)
 
     def baked(self, new: Process, seconds: float) -> object:
         self._must_live(new)
-        self._born.update(self._world.children(new))
+        self._born.update(self._under(new))
         if self._bake is None:
             self._bake = Bake(self._world, new, self._workers(new))
         return self._bake.over(seconds)
@@ -123,6 +123,11 @@ class Upgrade:
         """A stopped master has the USR2 still before it: let it come, then end what comes."""
         if stopped(self._world, self._old.master):
             self._world.signal(self._old.master, "CONT")
+
+    def _under(self, master: Process) -> list[Process]:
+        """Return the workers of *master*, and nothing else that it has started."""
+        image = self._world.image(master)
+        return workers_under(self._world, master, image, self._sockets)
 
     def _must_live(self, new: Process) -> None:
         if not self._world.alive(new):
@@ -144,7 +149,7 @@ class Upgrade:
         yield Rung(lambda: self._kill(new), QUICK)
 
     def _kill(self, master: Process) -> None:
-        workers = [child for child in self._world.children(master) if child != self._new]
+        workers = [child for child in self._under(master) if child != self._new]
         for process in (master, *workers, *self._left_by(master)):
             self._world.signal(process, "KILL")
 
@@ -155,7 +160,7 @@ class Upgrade:
         if self._new is not None:
             self._must_live(self._new)
         master = self._old.master
-        left = [child for child in self._world.children(master) if child != self._new]
+        left = [child for child in self._under(master) if child != self._new]
         return not self._world.alive(master) or Progress(
             f"{len(left)} old worker{'' if len(left) == 1 else 's'} left", 0, len(left)
         )
