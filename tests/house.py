@@ -369,8 +369,8 @@ class House:
         self._pids.update(found)
         return found
 
-    def impostor(self, group: str, name: str) -> psutil.Process:
-        """Start an orphan of user nobody that says it is a program of supervisord's."""
+    def impostor(self, group: str, name: str, user: Union[int, str] = "nobody") -> psutil.Process:
+        """Start an orphan of *user* that says it is a program of supervisord's."""
         environment = {
             "SUPERVISOR_ENABLED": "1",
             "SUPERVISOR_GROUP_NAME": group,
@@ -381,7 +381,7 @@ class House:
         started = subprocess.run(
             ["/bin/sh", "-c", script],
             env=environment,
-            user="nobody",
+            user=user,
             stdout=subprocess.PIPE,
             check=True,
         )

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import signal
 import time
 
 import psutil
 import pytest
 
-from tests.house import House, wait_until, with_children
+from supervisor_hotreload.adoption import orphans
+from supervisor_hotreload.identity import Process
+from supervisor_hotreload.world import World
+from tests.house import House, lives, wait_until, with_children
 from tests.load import Load, get, wait_for_answer
+from tests.otherservers import configure_nginx, nginx, start
 
 
 def kill_supervisord(house: House) -> None:
@@ -103,18 +108,101 @@ def test_adopt_orphans_can_be_switched_off(house: House) -> None:
     assert "was left by" not in house.log()
 
 
-def test_in_doubt_it_is_left_alone_and_why_is_said(house: House) -> None:
-    """A process of another user, whatever its environment says, is not adopted."""
-    if os.getuid() != 0:
-        pytest.fail("needs root: another user's process is to be started")
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="starts another user's processes")
+
+
+@needs_root
+def test_another_user_s_process_is_not_even_read(house: House) -> None:
+    """Whatever its environment says."""
     house.configure(program="autostart = false")
     house.start(running="")
     impostor = house.impostor(group="myapp", name="myapp")
     kill_supervisord(house)
     house.start(running="")
-    wait_until(lambda: "not adopted" in house.log())
-    assert f"myapp: not adopted: pid {impostor.pid} does not run as user id 0" in house.log()
     assert house.info()["statename"] == "STOPPED"
+    assert "adopted" not in house.log()
+    assert lives(impostor)
+
+    class Recorder(World):
+        read: list[int] = []  # noqa: RUF012 - of this test
+
+        def strays(self) -> list[Process]:
+            process = self.lookup(impostor.pid)
+            return [process] if process is not None else []
+
+        def environment(self, process: Process) -> dict[str, str]:
+            self.read.append(process.pid)
+            return super().environment(process)
+
+    assert orphans.strays(Recorder(), [0]) == []
+    assert Recorder.read == []
+    found = orphans.strays(Recorder(), [0, 65534])
+    assert [stray.process.pid for stray in found] == [impostor.pid]
+    assert set(found[0].environment) <= {*orphans.GIVEN, orphans.URL}
+
+
+def test_in_doubt_it_is_left_alone_and_why_is_said(house: House) -> None:
+    """The program's own user and its environment prove nothing."""
+    house.configure(program="autostart = false")
+    house.start(running="")
+    impostor = house.impostor(group="myapp", name="myapp", user=os.getuid())
+    kill_supervisord(house)
+    house.start(running="")
+    wait_until(lambda: "not adopted" in house.log())
+    why = f"myapp: not adopted: pid {impostor.pid} does not run the program's command"
+    assert why in house.log()
+    assert house.info()["statename"] == "STOPPED"
+
+
+TITLED = """\
+import ctypes
+libc = ctypes.CDLL(None)
+def on_starting(server):
+    start = int(open("/proc/self/stat").read().rsplit(")", 1)[1].split()[45])
+    end = int(open("/proc/self/stat").read().rsplit(")", 1)[1].split()[48])
+    title = b"gunicorn: master [app]"
+    ctypes.memmove(start, title + bytes(end - start - len(title)), end - start)
+"""
+"""Overwrites arguments and environment as setproctitle does: from arg_start to env_end."""
+
+
+@pytest.mark.parametrize("record", ["kept", "lost", "another user's", "of another boot"])
+def test_the_record_proves_what_a_title_hides(house: House, record: str) -> None:
+    (house.root / "gunicorn.conf.py").write_text(TITLED)
+    house.configure(f"--workers 2 --config {house.root}/gunicorn.conf.py")
+    house.start()
+    pid = house.info()["pid"]
+    assert b"SUPERVISOR" not in pathlib.Path(f"/proc/{pid}/environ").read_bytes()
+    path = house.root / "supervisord.hotreload.record"
+    wait_until(lambda: str(pid) in path.read_text())
+    assert path.stat().st_mode & 0o777 == 0o600
+    kill_supervisord(house)
+    if record == "lost":
+        path.unlink()
+    elif record == "another user's":
+        os.chown(path, 65534, 65534)
+    elif record == "of another boot":
+        path.write_text(path.read_text().replace('"boot": "', '"boot": "x'))
+    house.start(running="")
+    if record == "kept":
+        assert house.wait_for("RUNNING")["pid"] == pid
+        assert "spawned" not in house.log().rsplit("supervisord started", 1)[1]
+        house.reload()
+    else:
+        wait_until(lambda: "spawned: 'myapp'" in house.log().rsplit("supervisord started", 1)[1])
+        assert "was left by" not in house.log()
+
+
+def test_an_nginx_is_found_again(house: House) -> None:
+    """It has a title, and no pidfile is set."""
+    configure_nginx(house)
+    house.configure(command=nginx(house))
+    start(house, house.port, 2)
+    pid = house.info()["pid"]
+    kill_supervisord(house)
+    house.start()
+    assert house.info()["pid"] == pid
+    assert house.ctl("stop", "myapp").stdout == "myapp: stopped\n"
 
 
 def test_a_helper_that_outlived_its_program_is_not_adopted(house: House) -> None:

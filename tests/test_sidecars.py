@@ -129,7 +129,7 @@ def test_two_masters_of_one_script_are_both_named(house: House, named: bool) -> 
 
 def test_an_agent_beside_a_worker_is_not_the_program(house: House) -> None:
     port = free_port()
-    worker = f"{house.python} -c \"import time; time.sleep(1000)\" worker"
+    worker = f'{house.python} -c "import time; time.sleep(1000)" worker'
     house.configure(command=script(house, f"{side(house, port)} & exec {worker}"))
     house.start(running="")
     house.wait_for("RUNNING")

@@ -20,6 +20,7 @@ from supervisor_hotreload import servers
 from supervisor_hotreload.adoption.record import Proofs
 from supervisor_hotreload.adoption.tracked import Tracked
 from supervisor_hotreload.identity import Process, Unreadable
+from supervisor_hotreload.servers.lineage import acts_alike, same_command
 from supervisor_hotreload.world import World
 
 GIVEN = ("SUPERVISOR_ENABLED", "SUPERVISOR_PROCESS_NAME", "SUPERVISOR_GROUP_NAME")
@@ -77,7 +78,7 @@ def find(
     """
     user = user_of(tracked)
     mine = [stray for stray in among if stray.user == user or user == 0]
-    proven = [stray.process for stray in mine if _is_recorded(world, recorded, stray.process)]
+    proven = [known for known, sockets in recorded if _is_recorded(world, user, known, sockets)]
     if not proven:
         proven = [stray.process for stray in mine if _inherits(world, recorded, stray.process)]
     if proven:
@@ -99,12 +100,23 @@ def find(
     return None
 
 
-def _is_recorded(world: World, recorded: Proofs, process: Process) -> bool:
-    """Tell whether *process* is one that supervisord tracked, and holds what it held then."""
-    return any(
-        process == known and (not sockets or not sockets.isdisjoint(_held(world, process)))
-        for known, sockets in recorded
-    )
+def _is_recorded(world: World, user: int, known: Process, sockets: frozenset[int]) -> bool:
+    """Tell whether a process that supervisord tracked still lives, acts as the program's user
+    and holds what it held then."""
+    ids = world.ids(known)
+    if ids is None or ids.user is None or user not in (ids.user, 0):
+        return False
+    return not sockets or not sockets.isdisjoint(_held(world, known))
+
+
+def forerunner(world: World, process: Process) -> Optional[Process]:
+    """Return the old master that *process* has followed, None when that has ended."""
+    status = world.status(process.pid)
+    parent = world.lookup(status.parent) if status is not None else None
+    if parent is None or parent.pid == 1 or not acts_alike(world, parent, process):
+        return None
+    same = same_command(world.arguments(parent), world.arguments(process))
+    return parent if same is not False and _held(world, parent) & _held(world, process) else None
 
 
 def _inherits(world: World, recorded: Proofs, process: Process) -> bool:

@@ -157,7 +157,7 @@ class Supervised:
         recorded = self._record.read()
         users = {orphans.user_of(tracked) for tracked in self._tracked.values()}
         strays = orphans.strays(self._world, users)
-        for tracked in list(self._tracked.values()) if strays else ():
+        for tracked in list(self._tracked.values()) if strays or recorded else ():
             self._find_orphan(tracked, recorded.get(tracked.name, []), strays)
         self._recording = True
         self.keep_record()
@@ -189,6 +189,9 @@ class Supervised:
                 return
             pipes = orphans.reopen_pipes(process, tracked.process.config.redirect_stderr)
             tracked.take_orphan(process, orphans.started_at(process), pipes)
+            before = orphans.forerunner(self._world, process)
+            if before is not None:
+                tracked.elders.append(before)  # it drains
             self.logger.warn(
                 f"hotreload: {tracked.name}: {process} was left by an earlier supervisord and is "
                 f"adopted by watching; its exit status will not be known"

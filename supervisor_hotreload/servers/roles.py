@@ -16,7 +16,7 @@ from typing import Any, Optional
 
 from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.servers.commands import SHELLS
-from supervisor_hotreload.servers.family import DEPTH, Family, Program
+from supervisor_hotreload.servers.family import DEPTH, Family, Program, own_name
 from supervisor_hotreload.world import World
 
 INITS = frozenset(
@@ -85,6 +85,8 @@ def _under(
         return []
     if old.master == top or depth == 0:
         return [Found(family, old)]
+    if own_name(world.arguments(top)) in family.binaries:
+        return []  # a server without workers, which has started another, or has been followed
     below = [
         one
         for child in world.children(top)
