@@ -66,6 +66,7 @@ class Master(Fake):
     looks_at: float = 0.0
     stop_limit: Optional[float] = None
     quick: bool = False
+    deaf: bool = False
     environment: dict[str, str] = field(default_factory=dict)
 
 
@@ -278,6 +279,8 @@ class FakeWorld(World):
             self._fork_worker(master)
 
     def _handle(self, master: Master, number: int) -> None:
+        if master.deaf:
+            return
         if number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT):
             if master.stop_limit is None:
                 master.stop_limit = self.time + GRACEFUL

@@ -310,3 +310,32 @@ def test_whatever_goes_wrong_no_reload_stays_half_begun() -> None:
     simulation.reloads.start(simulation.program)
     simulation.run(30)
     assert simulation.program.generation == 2
+
+
+def test_a_late_successor_that_hears_nothing_is_killed() -> None:
+    simulation = Simulation(1, subreaper=True)
+    simulation.run(4)
+    world, old = simulation.world, simulation.world.masters()[0]
+    simulation.program.give_up_on_successor(world.ticks())
+    world.deliver(old.pid, signal.SIGUSR2)
+    while len(world.masters()) < 2:
+        world.step()
+    late = next(master for master in world.masters() if master is not old)
+    late.deaf, late.boot_at = True, 0.0
+    simulation.run(25)
+    assert late.lives
+    assert any("has come after all and is ended" in line for line in simulation.options.lines)
+    simulation.run(15)
+    assert not late.lives
+    assert simulation.subprocess.pid == old.pid
+
+
+def test_a_successor_that_was_there_before_is_left_alone() -> None:
+    simulation = Simulation(1, subreaper=True)
+    simulation.run(4)
+    world, old = simulation.world, simulation.world.masters()[0]
+    world.deliver(old.pid, signal.SIGUSR2)
+    simulation.run(3)
+    simulation.program.give_up_on_successor(world.ticks())
+    simulation.run(40)
+    assert len(world.masters()) == 2
