@@ -12,10 +12,10 @@ from contextlib import suppress
 from typing import Optional, Union
 from urllib.parse import urlsplit
 
-from supervisor_hotreload import listeners
 from supervisor_hotreload.answers import Redirect, judged
 from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.model import Progress, Readiness, Ready
+from supervisor_hotreload.system.sockets import server_side
 from supervisor_hotreload.world import World
 
 ANSWER = 1 << 16
@@ -96,7 +96,7 @@ class Exchange:
 
         None while nobody will, before something is sent.
         """
-        return listeners.server_side(self._socket)
+        return server_side(self._socket)
 
     def listener(self) -> Optional[int]:
         """Return the pid of the process that listens on a unix socket (SO_PEERCRED)."""

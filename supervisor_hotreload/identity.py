@@ -8,14 +8,11 @@ not before: /proc serves on Linux, and psutil takes megabytes.
 from __future__ import annotations
 
 import os
-import stat as mode
 import sys
 import time
-from itertools import islice
 from typing import NamedTuple, Optional
 
-DESCRIPTORS = 4096
-"""Descriptors of one process that are looked at, at most: supervisord waits meanwhile."""
+from supervisor_hotreload.system.budget import Unreadable as Unreadable
 
 LINUX = sys.platform.startswith("linux")
 
@@ -61,10 +58,6 @@ class Beat(NamedTuple):
 
     flipped: bool
     stamp: tuple[int, int, int]
-
-
-class Unreadable(Exception):
-    """The kernel does not let us look at the descriptors of a process."""
 
 
 def status(pid: int) -> Optional[Status]:
@@ -212,55 +205,6 @@ def ancestors(pid: int) -> list[int]:
         found.append(seen.parent)
         seen = status(seen.parent)
     return found
-
-
-def heartbeats(pid: int) -> dict[tuple[int, int], Beat]:
-    """Return the gunicorn heartbeat files that *pid* holds open, by device and inode.
-
-    A worker that has started its run loop has touched its file: up to gunicorn
-    21.2 by fchmod(spinner), from 22 on by utime(monotonic clock), which lies
-    long before the change time (gunicorn workers.workertmp.WorkerTmp.notify).
-
-    :raises Unreadable: when the kernel hides the descriptors.
-    """
-    folder = f"/proc/{pid}/fd"
-    beats: dict[tuple[int, int], Beat] = {}
-    for descriptor in descriptors(pid):
-        path = f"{folder}/{descriptor}"
-        try:
-            if not os.path.basename(os.readlink(path)).startswith("wgunicorn-"):
-                continue
-            seen = os.stat(path)
-        except PermissionError:  # a root without CAP_SYS_PTRACE may list but not look
-            raise Unreadable(f"{path}: permission denied") from None
-        except OSError:
-            continue  # closed between two looks
-        if not mode.S_ISREG(seen.st_mode):
-            continue
-        flipped = mode.S_IMODE(seen.st_mode) in (0, 1) or seen.st_mtime < seen.st_ctime - 1
-        stamp = (seen.st_mode, seen.st_mtime_ns, seen.st_ctime_ns)
-        beats[seen.st_dev, seen.st_ino] = Beat(flipped, stamp)
-    return beats
-
-
-def descriptors(pid: int) -> list[str]:
-    """Return the numbers of the descriptors of *pid*, none when there is no such process.
-
-    :raises Unreadable: when the kernel hides them, or there are too many.
-    """
-    folder = f"/proc/{pid}/fd"
-    try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in islice(entries, DESCRIPTORS + 1)]
-    except (FileNotFoundError, ProcessLookupError):
-        if LINUX or lookup(pid) is None:
-            return []
-        raise Unreadable(f"{folder}: this system has none") from None
-    except PermissionError:
-        raise Unreadable(f"{folder}: permission denied") from None
-    if len(names) > DESCRIPTORS:
-        raise Unreadable(f"{folder}: more than {DESCRIPTORS} descriptors")
-    return names
 
 
 def environment(pid: int) -> dict[str, str]:

@@ -12,11 +12,12 @@ import time
 from collections.abc import Container
 from typing import Optional
 
-from supervisor_hotreload import identity, listeners
+from supervisor_hotreload import identity
 from supervisor_hotreload.identity import Beat, Process, Status
-from supervisor_hotreload.listeners import Sockets
 from supervisor_hotreload.notices import Notices
 from supervisor_hotreload.system.credentials import Ids, ids_of, rights_of
+from supervisor_hotreload.system.descriptors import Descriptors
+from supervisor_hotreload.system.sockets import Memory, Sockets
 
 
 class World:
@@ -24,7 +25,8 @@ class World:
 
     def __init__(self) -> None:
         self.notices = Notices()
-        self._memory = listeners.Memory()
+        self._descriptors = Descriptors(lambda: self.now())
+        self._memory = Memory(self._descriptors, lambda: self.now())
 
     def now(self) -> float:
         """Return the monotonic clock, in seconds."""
@@ -122,13 +124,13 @@ class World:
             return {}
 
     def heartbeats(self, process: Process) -> dict[tuple[int, int], Beat]:
-        return identity.heartbeats(process.pid)
+        return self._descriptors.heartbeats(process)
 
     def listening(self, process: Process) -> dict[int, str]:
-        return self._memory.listening(process, self.now)
+        return self._memory.listening(process)
 
     def sockets(self, process: Process, known: Container[int]) -> Sockets:
-        return self._memory.sockets(process, known, self.now)
+        return self._memory.sockets(process, known)
 
     def held(self, process: Process) -> frozenset[int]:
         """Return the listening sockets that *process* holds, by inode.
@@ -143,7 +145,7 @@ class World:
         return self.held(me) if me is not None else frozenset()
 
     def descriptors(self, process: Process) -> dict[str, str]:
-        return listeners.descriptors(process.pid)
+        return dict(self._descriptors.links(process))
 
     def program(self, process: Process) -> str:
         """Return the name of the file that *process* executes, '' when hidden."""

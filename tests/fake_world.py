@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Callable, Optional
 
 from supervisor_hotreload.identity import Beat, Process, Status
-from supervisor_hotreload.listeners import Sockets
 from supervisor_hotreload.system.credentials import Ids
+from supervisor_hotreload.system.sockets import Sockets
 from supervisor_hotreload.world import World
 
 STEP = 0.025

@@ -20,7 +20,8 @@ from typing import Any, Callable, Optional, Union
 import psutil
 from supervisor.xmlrpc import SupervisorTransport
 
-from supervisor_hotreload.identity import heartbeats
+from supervisor_hotreload.identity import lookup
+from supervisor_hotreload.world import World
 
 BIN = pathlib.Path(sys.executable).parent
 
@@ -215,8 +216,9 @@ class House:
         """
         wanted = sum(int(number) for number in re.findall(r"--workers (\d+)", self._sections))
         family = {*self.family(), *self.application()}
-        masters = [process.pid for process in with_children([*family])]
-        beats = [beat for pid in masters for beat in heartbeats(pid).values()]
+        masters = [lookup(process.pid) for process in with_children([*family])]
+        world = World()
+        beats = [beat for m in masters if m for beat in world.heartbeats(m).values()]
         return len(beats) >= wanted and all(beat.flipped for beat in beats)
 
     @property

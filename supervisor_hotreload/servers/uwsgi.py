@@ -535,8 +535,8 @@ def _without_routers(world: World, old: Crew, found: Options) -> Crew:
     apart = _apart(found)
     if not apart or not old.readable:
         return old
-    known = world.listening(old.master)
     try:
+        known = world.listening(old.master)
         seen = {child: world.sockets(child, known).accepted for child in old.accepting}
     except Unreadable:
         return old

@@ -1,0 +1,279 @@
+"""Who listens and who accepts, seen from outside (Linux; elsewhere nothing is seen).
+
+The kernel is asked by sock_diag where that can be: of another network namespace, and where
+it is refused, the tables of /proc/PID/net tell, into which everybody may write names.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import math
+import os
+import re
+import socket
+import stat
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, field
+from typing import Callable, Optional
+
+from supervisor_hotreload.identity import Process
+from supervisor_hotreload.system import sock_diag
+from supervisor_hotreload.system.budget import Unreadable
+from supervisor_hotreload.system.credentials import ids_of
+from supervisor_hotreload.system.descriptors import (
+    EPOLL,
+    FRESH,
+    WHOLE,
+    Descriptors,
+    inode_of,
+    looking,
+)
+from supervisor_hotreload.system.sock_diag import Refused, hexadecimal
+
+LISTEN = "0A"
+"""A TCP socket's state (/proc/net/tcp)."""
+
+SYN_RECV = "03"
+"""The same: half of a connection, though its client may think it whole."""
+
+ACCEPTS_CONNECTIONS = 0x10000
+"""A unix socket's flag (/proc/net/unix, __SO_ACCEPTCON)."""
+
+UNIX_LINE = re.compile(
+    r"(?:[0-9a-f]{8}){1,2}: [0-9A-F]{8} [0-9A-F]{8} (?P<flags>[0-9A-F]{8})"
+    r" [0-9A-F]{4} [0-9A-F]{2} +(?P<inode>[0-9]{1,20})(?: (?P<path>.*))?"
+)
+"""A line of /proc/net/unix (unix_seq_show). Anybody may bind a name with a line feed in it,
+which the kernel does not escape: the rest of such a name is a line of its own."""
+
+TCP_LINE = re.compile(
+    r" *[0-9]+: (?P<here>(?:[0-9A-F]{8}){1,4}:[0-9A-F]{4})"
+    r" (?P<there>(?:[0-9A-F]{8}){1,4}:[0-9A-F]{4})"
+    r" (?P<state>[0-9A-F]{2}) [0-9A-F]{8}:[0-9A-F]{8} [0-9A-F]{2}:[0-9A-F]{8} [0-9A-F]{8}"
+    r" +[0-9]+ +[0-9]+ (?P<inode>[0-9]{1,20})(?: .*)?"
+)
+"""A line of /proc/net/tcp or tcp6 (get_tcp4_sock)."""
+
+LINES = 8192
+"""Lines of all tables of one look that are read, at most."""
+
+CONNECTIONS = 20_000
+"""Lines that are read to find one connection."""
+
+LINE = 1024
+"""Bytes of one line: the longest name of a unix socket and more."""
+
+
+@dataclass(frozen=True)
+class Sockets:
+    """The listening sockets of one process at one moment.
+
+    :param held: their inodes.
+    :param accepted: those in one of its epoll sets: it accepts from them, from
+        that moment on and never earlier.
+    """
+
+    held: frozenset[int] = field(default_factory=frozenset)
+    accepted: frozenset[int] = field(default_factory=frozenset)
+
+
+def listening(pid: int) -> dict[int, str]:
+    """Return the listening sockets where *pid* lives: inode to address.
+
+    :return: 'ADDRESS:PORT' as /proc/net/tcp writes it in hexadecimal digits, or
+        the path of a unix socket, '@name' for an abstract one.
+    :raises Unreadable: when there are too many.
+    """
+    if _namespace(pid) in (None, _namespace(os.getpid())):
+        try:
+            return dict(sock_diag.listeners())
+        except Refused:
+            pass
+    return _listed(pid)
+
+
+def _namespace(pid: int) -> Optional[str]:
+    """Return the network namespace of *pid*, None when that is hidden."""
+    try:
+        return looking(lambda: ids_of(pid), lambda: os.readlink(f"/proc/{pid}/ns/net"))
+    except OSError:
+        return None
+
+
+def _listed(pid: int) -> dict[int, str]:
+    """Return what :func:`listening` does, from the tables."""
+    found: dict[int, str] = {}
+    table = Table(pid, LINES)
+    for kind in ("tcp", "tcp6"):
+        for line in table.lines(kind):
+            seen = TCP_LINE.fullmatch(line)
+            if seen is not None and seen["state"] != LISTEN:
+                break  # they come first, there may be very many others
+            if seen is not None:
+                found[int(seen["inode"])] = seen["here"]
+    found.update(_unix(table.lines("unix")))
+    return found
+
+
+def _unix(lines: Iterator[str]) -> dict[int, str]:
+    """Return the listening unix sockets that a table tells of, without what is torn.
+
+    Of an inode that is told of twice one line is forged, nobody knows which: it listens
+    only if both say so, and then its name is not believed.
+    """
+    told: dict[int, tuple[int, str]] = {}
+    for line in lines:
+        seen = UNIX_LINE.fullmatch(line)
+        if seen is None:
+            continue
+        inode, flags, path = int(seen["inode"]), int(seen["flags"], 16), seen["path"] or ""
+        if inode in told:
+            flags, path = flags & told[inode][0], ""
+        told[inode] = flags, path
+    return {i: path for i, (flags, path) in told.items() if i and flags & ACCEPTS_CONNECTIONS}
+
+
+class Table:
+    """The tables of /proc/PID/net, of which one look reads so much and no more."""
+
+    def __init__(self, pid: int, lines: int) -> None:
+        self._pid = pid
+        self._lines = self._left = lines
+
+    def lines(self, kind: str) -> Iterator[str]:
+        """Yield the lines of a table without its heading, none where there is no such table.
+
+        :raises Unreadable: when all that has been read is too much.
+        """
+        path = f"/proc/{self._pid}/net/{kind}"
+        try:
+            with open(path, "rb") as file:
+                file.readline(LINE)
+                while line := file.readline(LINE):
+                    self._left -= 1
+                    if self._left < 0:
+                        raise Unreadable(f"{path}: more than {self._lines} sockets")
+                    if line.endswith(b"\n"):
+                        yield os.fsdecode(line[:-1])
+        except OSError:
+            return
+
+
+class Memory:
+    """Remembers what was seen a moment ago: who listens is asked once a tick.
+
+    :param descriptors: tells what processes hold open.
+    """
+
+    def __init__(self, descriptors: Descriptors, clock: Callable[[], float]) -> None:
+        self._descriptors = descriptors
+        self._clock = clock
+        self._tables: dict[str, tuple[float, dict[int, str], str]] = {}
+
+    def listening(self, process: Process) -> dict[int, str]:
+        """Return what :func:`listening` does; looked at once a tick for each network namespace.
+
+        :raises Unreadable: when there are too many, which is remembered for longer.
+        """
+        now, place = self._clock(), _namespace(process.pid) or ""
+        at, found, why = self._tables.get(place, (-math.inf, {}, ""))
+        if now - at >= (WHOLE if why else FRESH):
+            found, why = {}, ""
+            try:
+                found = listening(process.pid)
+            except Unreadable as error:
+                why = str(error)
+            self._tables = {k: v for k, v in self._tables.items() if now - v[0] < WHOLE}
+            self._tables[place] = now, found, why
+        if why:
+            raise Unreadable(why)
+        return dict(found)
+
+    def sockets(self, process: Process, known: Container[int]) -> Sockets:
+        """Return which of *known*, that :meth:`listening` has told, *process* holds and
+        accepts from.
+
+        :raises Unreadable: when the kernel hides the descriptors, or there are too many.
+        """
+        links = self._descriptors.links(process, known)
+        inodes = {name: inode_of(link) for name, link in links.items()}
+        held = {name: inode for name, inode in inodes.items() if inode and inode in known}
+        accepted: set[int] = set()
+        for name, link in links.items():
+            if held and link == EPOLL:
+                watched = self._descriptors.watched(process, name)
+                accepted.update(inode for key, inode in held.items() if key in watched)
+        return Sockets(frozenset(held.values()), frozenset(accepted))
+
+
+def is_bound_to(inode: int, path: str) -> bool:
+    """Tell whether the listening unix socket *inode* is the file that is at *path* now.
+
+    The kernel tells which file a socket is bound to; where it is not asked, any socket
+    passes, and who holds *inode* open has to be proof enough.
+    """
+    try:
+        seen = os.lstat(path)
+        bound = sock_diag.unix_socket(inode)
+    except OSError:
+        return False
+    except Refused as refused:
+        return refused.code != errno.ENOENT and stat.S_ISSOCK(seen.st_mode)
+    if not stat.S_ISSOCK(seen.st_mode) or bound is None or bound.file is None:
+        return False
+    # not the device: what stat() tells of an overlay or of btrfs is another one
+    return bound.state == sock_diag.TCP_LISTEN and bound.file[1] == seen.st_ino & 0xFFFFFFFF
+
+
+def server_side(client: socket.socket) -> Optional[int]:
+    """Return the inode of the other side of a TCP connection *client* within this host.
+
+    :return: 0 while nobody has accepted it, or when it is not found; None when the kernel
+        holds it back until there is something to read (TCP_DEFER_ACCEPT).
+    :raises Unreadable: when there is too much to search.
+    """
+    here, there = client.getsockname(), client.getpeername()
+    scope = there[3] if len(there) == 4 else 0
+    ours, theirs = (_packed(here[0]), here[1]), (_packed(there[0]), there[1])
+    try:
+        found = sock_diag.connection(theirs, ours, scope)
+    except Refused as refused:
+        if refused.code == errno.ENOENT and _tells_of_tcp():
+            return 0
+        return _searched(theirs, ours)
+    if found is None:
+        return 0
+    return None if found.state == sock_diag.TCP_SYN_RECV else found.inode
+
+
+@functools.cache
+def _tells_of_tcp() -> bool:
+    """Tell whether 'no such socket' is the kernel's answer, not that it is never asked."""
+    try:
+        next(sock_diag.listeners(), None)
+    except Refused:
+        return False
+    except Unreadable:
+        pass
+    return True
+
+
+def _searched(here: tuple[bytes, int], there: tuple[bytes, int]) -> Optional[int]:
+    table = Table(os.getpid(), CONNECTIONS)
+    for kind in ("tcp", "tcp6"):
+        wanted = tuple(hexadecimal(_mapped(a, kind), port) for a, port in (here, there))
+        for line in table.lines(kind):
+            seen = TCP_LINE.fullmatch(line) if wanted[0] in line else None
+            if seen is not None and (seen["here"], seen["there"]) == wanted:
+                return None if seen["state"] == SYN_RECV else int(seen["inode"])
+    return 0
+
+
+def _packed(host: str) -> bytes:
+    host = host.partition("%")[0]
+    return socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
+
+
+def _mapped(packed: bytes, kind: str) -> bytes:
+    return bytes(10) + b"\xff\xff" + packed if kind == "tcp6" and len(packed) == 4 else packed
