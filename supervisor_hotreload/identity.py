@@ -17,6 +17,12 @@ from supervisor_hotreload.system.budget import Unreadable as Unreadable
 LINUX = sys.platform.startswith("linux")
 
 
+CHILDREN = 1024
+"""Children of one process that are looked at, at most: supervisord waits meanwhile."""
+
+ANCESTORS = 64
+"""Ancestors that are looked at, at most: anybody may make a chain of any length."""
+
 READINGS = 4
 """How often a list of children is read at most until two readings agree."""
 
@@ -69,11 +75,22 @@ def status(pid: int) -> Optional[Status]:
             line = file.read()
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
+    return read_stat(pid, line)
+
+
+def read_stat(pid: int, line: bytes) -> Optional[Status]:
+    """Return what a line of /proc/PID/stat says, None when it is torn."""
     # the name is in parentheses and may hold anything, a ')' as well
-    fields = line[line.rindex(b")") + 2 :].split()
+    fields = line.rpartition(b")")[2].split()
+    if (
+        b")" not in line
+        or len(fields) < 26
+        or not all(field.lstrip(b"-").isdigit() for field in fields[1:26])
+    ):
+        return None
     return Status(
         process=Process(pid, int(fields[19])),
-        state=fields[0].decode(),
+        state=fields[0].decode("ascii", "replace"),
         parent=int(fields[1]),
         group=int(fields[2]),
         session=int(fields[3]),
@@ -146,12 +163,14 @@ def waits(pid: int) -> bool:
         return False
 
 
-def children(pid: int) -> list[Process]:
+def children(pid: int, limit: int = CHILDREN) -> list[Process]:
     """Return the living children of *pid*, oldest first.
 
     gunicorn forks its workers from the main thread, others need not: the
     children of all threads count. The kernel's list can miss one while a
     sibling of it exits (proc(5)), so it is read until two readings agree.
+
+    :raises Unreadable: when there are more than *limit*, or as many threads.
     """
     if not LINUX:
         return _portable_children(pid)
@@ -162,6 +181,8 @@ def children(pid: int) -> list[Process]:
         if seen is None:
             return _portable_children(pid)  # a kernel without CONFIG_PROC_CHILDREN
         pids |= seen
+        if len(pids) > limit:
+            raise Unreadable(f"pid {pid} has more than {limit} children")
         if seen == before:
             break
         before = seen
@@ -176,6 +197,8 @@ def _children_of_threads(pid: int) -> Optional[set[int]]:
         tasks = os.listdir(f"/proc/{pid}/task")
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return pids
+    if len(tasks) > CHILDREN:
+        raise Unreadable(f"pid {pid} has more than {CHILDREN} threads")
     for task in tasks:
         try:
             with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
@@ -198,10 +221,10 @@ def _portable_children(pid: int) -> list[Process]:
 
 
 def ancestors(pid: int) -> list[int]:
-    """Return the pids of the parent of *pid*, of its parent, and so on."""
+    """Return the pids of the parent of *pid*, of its parent, and so on, up to ANCESTORS."""
     found: list[int] = []
     seen = status(pid)
-    while seen is not None and seen.parent > 0 and seen.parent not in found:
+    while seen is not None and 0 < seen.parent not in found and len(found) < ANCESTORS:
         found.append(seen.parent)
         seen = status(seen.parent)
     return found
@@ -214,9 +237,13 @@ def environment(pid: int) -> dict[str, str]:
     """
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
-            raw = file.read(1 << 20)
+            return read_environment(file.read(1 << 20))
     except OSError:
         return {}
+
+
+def read_environment(raw: bytes) -> dict[str, str]:
+    """Return the variables in *raw*, as far as they are any."""
     pairs = (_text(item).partition("=") for item in raw.split(b"\0") if b"=" in item)
     return {key: value for key, _, value in pairs}
 

@@ -5,19 +5,23 @@ A fake of it drives the unit tests.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import stat
 import time
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from typing import Optional
 
 from supervisor_hotreload import identity
-from supervisor_hotreload.identity import Beat, Process, Status
+from supervisor_hotreload.identity import Beat, Process, Status, Unreadable
 from supervisor_hotreload.notices import Notices
 from supervisor_hotreload.system.credentials import Ids, ids_of, rights_of
 from supervisor_hotreload.system.descriptors import Descriptors
 from supervisor_hotreload.system.sockets import Memory, Sockets
+
+ORPHANS = 8192
+"""Children of us, or of an ancestor, that are looked at for what a program has left."""
 
 
 class World:
@@ -83,11 +87,15 @@ class World:
     def orphanage(self) -> list[Process]:
         """Return our children, and those of our ancestors: the kernel hands orphans to them."""
         own = self.own_pid()
-        return [
-            child
-            for parent in (own, *identity.ancestors(own))
-            for child in identity.children(parent)
-        ]
+        return self._children_of((own, *identity.ancestors(own)))
+
+    def _children_of(self, parents: Iterable[int]) -> list[Process]:
+        """Return the children of *parents*, none of one that has too many."""
+        found: list[Process] = []
+        for parent in parents:
+            with contextlib.suppress(Unreadable):
+                found += identity.children(parent, ORPHANS)
+        return found
 
     def strays(self) -> list[Process]:
         """Return the processes older than we that lost their parent: children of our ancestors.
@@ -99,8 +107,7 @@ class World:
         me = identity.lookup(own)
         return [
             child
-            for parent in line
-            for child in identity.children(parent)
+            for child in self._children_of(line)
             if child.pid not in (own, *line) and me is not None and child.start <= me.start
         ]
 

@@ -65,7 +65,15 @@ class Record:
             if found["boot"] != boot():
                 return {}
             return {name: _proofs(rows) for name, rows in found["programs"].items()}
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+        ):
             return {}
 
     def _own_text(self) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Callable, Optional
 
+from supervisor_hotreload.model import Failure, Fault
+
 AT_ONCE = 4096
 """Glances that all that is looked at together may cost. A glance is the reading of one link
 of /proc/PID/fd, some 2 to 4 microseconds; for the first time a descriptor costs two."""
@@ -15,8 +17,18 @@ USERS = 256
 """Users above which budgets that are whole again are forgotten."""
 
 
-class Unreadable(Exception):
-    """The kernel does not let us look, or there is more than may be looked at."""
+class Unreadable(Failure):
+    """The kernel does not let us look, or there is more than may be looked at.
+
+    Where nobody knows better it refuses, or fails, the reload.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(Fault.NOT_RELOADABLE, f"it cannot be seen what runs: {reason}")
+        self.detail = reason
+
+    def __str__(self) -> str:
+        return self.detail
 
 
 class Budget:

@@ -13,7 +13,7 @@ import ctypes
 import functools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Optional
 
@@ -54,17 +54,25 @@ def ids_of(pid: int) -> Optional[Ids]:
     """Return as whom *pid* acts, None when there is no such process or it is not told."""
     if not LINUX:
         return _portable_ids(pid)
-    found: dict[bytes, tuple[int, ...]] = {}
     try:
         with open(f"/proc/{pid}/status", "rb") as file:
-            for line in file:
-                key, _, value = line.partition(b":")
-                if key in (b"Uid", b"Gid", b"Groups"):
-                    found[key] = tuple(map(int, value.split()))
-                    if key == b"Groups":
-                        break
+            return read_ids(file)
     except OSError:
         return None
+
+
+def read_ids(lines: Iterable[bytes]) -> Optional[Ids]:
+    """Return the ids that the lines of /proc/PID/status tell, None where they do not."""
+    found: dict[bytes, tuple[int, ...]] = {}
+    for line in lines:
+        key, _, value = line.partition(b":")
+        if key in (b"Uid", b"Gid", b"Groups") and key not in found:
+            try:
+                found[key] = tuple(map(int, value.split()))
+            except ValueError:
+                return None
+            if key == b"Groups":
+                break
     users, groups = found.get(b"Uid", ()), found.get(b"Gid", ())
     if len(users) != 4 or len(groups) != 4:
         return None
