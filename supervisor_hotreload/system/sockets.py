@@ -120,12 +120,16 @@ def _unix(lines: Iterator[str]) -> dict[int, str]:
     """Return the listening unix sockets that a table tells of, without what is torn.
 
     Of an inode that is told of twice one line is forged, nobody knows which: it listens
-    only if both say so, and then its name is not believed.
+    only if both say so, and then its name is not believed. Nor is one that goes on in the
+    next line.
     """
     told: dict[int, tuple[int, str]] = {}
+    inode = 0
     for line in lines:
         seen = UNIX_LINE.fullmatch(line)
         if seen is None:
+            if inode in told:
+                told[inode] = told[inode][0], ""
             continue
         inode, flags, path = int(seen["inode"]), int(seen["flags"], 16), seen["path"] or ""
         if inode in told:

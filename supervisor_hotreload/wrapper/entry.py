@@ -9,9 +9,10 @@ import sys
 from contextlib import suppress
 from typing import NoReturn, Optional
 
+from supervisor_hotreload.printable import printable
 from supervisor_hotreload.subreaper import become_subreaper
 from supervisor_hotreload.world import World
-from supervisor_hotreload.wrapper import handover
+from supervisor_hotreload.wrapper import files, handover
 from supervisor_hotreload.wrapper.child import CannotStart, Command
 from supervisor_hotreload.wrapper.handover import Handover
 from supervisor_hotreload.wrapper.options import Options, Usage, parse
@@ -32,14 +33,14 @@ def main() -> NoReturn:
     try:
         opened = () if state is None else state.sockets
         listening = Listening(options.listen, os.environ, opened)
-        if options.pid is not None:
-            _write_pid(options.pid)
+        if options.pid is not None and state is None:
+            files.write(options.pid, f"{os.getpid()}\n")
     except (BadAddress, OSError) as error:
         _tell(f"hotreload-run: {error}", 2)
     become_subreaper()
     status = _run(options, signals, listening, state)
     if options.pid is not None:
-        _remove_pid(options.pid)
+        files.remove_if(options.pid, f"{os.getpid()}\n")
     if not options.leave:
         listening.remove_paths()
     _end_like(status)
@@ -62,18 +63,6 @@ def _run(
         return error.status << 8
 
 
-def _write_pid(path: str) -> None:
-    with open(path, "w", encoding="ascii") as file:
-        file.write(f"{os.getpid()}\n")
-
-
-def _remove_pid(path: str) -> None:
-    """Remove the pidfile unless somebody else has written to it since."""
-    with suppress(OSError, ValueError):
-        if World().read_pid(path) == os.getpid():
-            os.unlink(path)
-
-
 def _end_like(status: int) -> NoReturn:
     """End as the server has ended: with its exit status, or killed by the same signal."""
     code = os.waitstatus_to_exitcode(status)
@@ -87,5 +76,5 @@ def _end_like(status: int) -> NoReturn:
 
 
 def _tell(text: str, status: int) -> NoReturn:
-    (sys.stderr if status else sys.stdout).write(text.rstrip() + "\n")
+    (sys.stderr if status else sys.stdout).write(printable(text.rstrip(), "\n") + "\n")
     sys.exit(status)

@@ -7,10 +7,9 @@ on a port with SO_REUSEPORT.
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Callable, Optional
 
 from supervisor_hotreload.identity import Process
@@ -20,9 +19,12 @@ from supervisor_hotreload.protocol import Stop
 from supervisor_hotreload.servers import gunicorn
 from supervisor_hotreload.servers.family import Rung
 from supervisor_hotreload.servers.gunicorn import Generation
+from supervisor_hotreload.system.credentials import ids_of
+from supervisor_hotreload.system.sockets import is_bound_to
 from supervisor_hotreload.world import World
 from supervisor_hotreload.wrapper import listeners
 from supervisor_hotreload.wrapper.child import CannotStart
+from supervisor_hotreload.wrapper.files import Keepsake, is_own_file
 from supervisor_hotreload.wrapper.listeners import Copy
 from supervisor_hotreload.wrapper.options import Options
 
@@ -38,38 +40,6 @@ QUICK = 5.0
 STEADY = 1.0
 """Seconds that the number of accepting processes has to stay the same when there
 are fewer of them than before: the new release may have fewer workers."""
-
-
-class Keepsake:
-    """A second name of a file that another process may unlink or replace.
-
-    A server that unlinks its unix socket or its pidfile at exit takes away
-    what its successor has just put there.
-
-    :raises OSError: when there is no such file, or its directory is not ours.
-    """
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._second = f"{path}.{os.getpid()}.kept"
-        with suppress(FileNotFoundError):
-            os.unlink(self._second)
-        os.link(path, self._second, follow_symlinks=False)
-        self._inode = os.lstat(self._second).st_ino
-
-    def mend(self) -> None:
-        """Put the file back if it is gone or another one is in its place."""
-        with suppress(FileNotFoundError):
-            if os.lstat(self._path).st_ino == self._inode:
-                return
-        third = f"{self._second}.2"
-        with suppress(FileNotFoundError):
-            os.link(self._second, third, follow_symlinks=False)
-            os.replace(third, self._path)
-
-    def drop(self) -> None:
-        with suppress(FileNotFoundError):
-            os.unlink(self._second)
 
 
 class Overlap:
@@ -113,7 +83,7 @@ class Overlap:
         """
         if self._new is not None:
             return
-        self._keep([*self._old.paths, self._pidfile])
+        self._keep(self._old, self._pidfile)
         try:
             self._new = self._start()
         except CannotStart as error:
@@ -181,7 +151,7 @@ class Overlap:
         self.close()
         assert self._new is not None
         new = listeners.survey(self._world, self._new)
-        self._keep([*new.paths, self._pidfile if self._names(self._new) else None])
+        self._keep(new, self._pidfile if self._names(self._new) else None)
         patience = self._policy.drain_timeout or DRAIN
         if self._may_unlink(new) and self._can_freeze():
             yield Rung(self._freeze, patience)
@@ -220,9 +190,8 @@ class Overlap:
 
     def _can_freeze(self) -> bool:
         """Tell whether the workers finish without their master: each catches the signal."""
-        number = signal.Signals[f"SIG{self._stop}"]
         workers = self._old.workers
-        return bool(workers) and all(listeners.catches(w.pid, number) for w in workers)
+        return bool(workers) and all(self._world.catches(w, self._stop) for w in workers)
 
     def _names(self, new: Process) -> bool:
         if self._pidfile is None:
@@ -257,15 +226,20 @@ class Overlap:
 
     # -- what the other one may take away
 
-    def _keep(self, paths: list[Optional[str]]) -> None:
-        for path in paths:
-            if path is not None:
-                with suppress(OSError):  # not there, or not ours: then it cannot be kept
-                    self._kept.append(Keepsake(path))
+    def _keep(self, copy: Copy, pidfile: Optional[str]) -> None:
+        """Keep the files of *copy*: what cannot be kept or is not its own is left alone."""
+        ids = ids_of(copy.master.pid)
+        for path, inode in copy.paths.items():
+            with suppress(OSError):
+                self._kept.append(Keepsake(path, ids, partial(is_bound_to, inode)))
+        if pidfile is not None:
+            with suppress(OSError):
+                self._kept.append(Keepsake(pidfile, ids, lambda path: is_own_file(path, ids)))
 
     def _mend(self) -> None:
         for keepsake in self._kept:
-            keepsake.mend()
+            with suppress(OSError):  # its folder is gone, say: the server has to do without
+                keepsake.mend()
 
     def close(self) -> None:
         """Leave nothing behind; called when the reload has ended."""

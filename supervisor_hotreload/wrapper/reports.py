@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from supervisor_hotreload.driver import Reload
 from supervisor_hotreload.model import Outcome
+from supervisor_hotreload.printable import printable
 from supervisor_hotreload.world import World
+from supervisor_hotreload.wrapper import files
 from supervisor_hotreload.wrapper.options import Options
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ class Reports:
         self._world = world
         self._path = options.status_file
         self._state: dict[str, Any] = {}
-        self._written = ""
+        self._failed = False
         self.counts = {outcome.value: 0 for outcome in Outcome if outcome is not Outcome.PENDING}
         self._last: Optional[Reload] = None
         self._notifier: Optional[Notifier] = None
@@ -45,7 +47,8 @@ class Reports:
 
     def log(self, text: str) -> None:
         """Write a whole line to stderr, unless nobody reads it: serving goes on."""
-        line = " | ".join(text.splitlines()).encode("utf-8", "replace")[:LONGEST] + b"\n"
+        one = printable(" | ".join(text.splitlines()))
+        line = one.encode("utf-8", "replace")[:LONGEST] + b"\n"
         with suppress(OSError, ValueError):  # closed, or a pipe without a reader
             if select.select([], [2], [], 0)[1]:
                 os.write(2, line)
@@ -85,11 +88,15 @@ class Reports:
         }
         if now != self._state:
             self._state = now
+            import json
+
             try:
-                _replace(self._path, now)
+                files.write(self._path, json.dumps(now, indent=1) + "\n")
+                self._failed = False
             except OSError as error:
-                self.say(f"the status file {self._path} cannot be written: {error.strerror}")
-                self._path = None
+                if not self._failed:
+                    self.say(f"the status file {self._path} cannot be written: {error.strerror}")
+                self._failed = True  # tried again at the next change
 
 
 def _told(reload: Reload) -> dict[str, Any]:
@@ -103,14 +110,3 @@ def _told(reload: Reload) -> dict[str, Any]:
         "progress": None if reload.progress is None else reload.progress.text,
         "seconds": round(reload.seconds, 3) if reload.done else None,
     }
-
-
-def _replace(path: str, state: dict[str, Any]) -> None:
-    """Write *state* as JSON; a reader sees the one before or this one, never a half."""
-    import json
-
-    beside = f"{path}.{os.getpid()}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-    with open(os.open(beside, flags, 0o644), "w", encoding="utf-8") as file:
-        file.write(json.dumps(state, indent=1) + "\n")
-    os.replace(beside, path)

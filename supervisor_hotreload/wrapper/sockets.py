@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import socket
 import stat
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from supervisor_hotreload.system.sockets import is_bound_to
 
 BACKLOG = 2048
 """gunicorn's default."""
@@ -32,19 +37,37 @@ class Listening:
         opened: Sequence[int] = (),
     ) -> None:
         self.opened = list(opened) or [_open(address) for address in addresses]
-        given = environment.get("LISTEN_FDS", "")
-        mine = environment.get("LISTEN_PID") == str(os.getpid()) and given.isdigit()
-        self.descriptors = [*range(3, 3 + int(given) if mine else 3), *self.opened]
-        self._paths = [address[5:] for address in addresses if address.startswith("unix:")]
+        self.descriptors = [*_given(environment), *self.opened]
+        self._paths = {
+            address[5:]: descriptor
+            for address, descriptor in zip(addresses, self.opened)
+            if address.startswith("unix:")
+        }
 
     def keep_over_exec(self, keep: bool) -> None:
         for descriptor in self.opened:
             os.set_inheritable(descriptor, keep)
 
     def remove_paths(self) -> None:
-        """Unlink the paths of unix sockets, as whoever binds one has to."""
-        for path in self._paths:
-            _remove_socket(path)
+        """Unlink the paths of our unix sockets, as whoever binds one has to. Never raises."""
+        for path, descriptor in self._paths.items():
+            with suppress(OSError):
+                if is_bound_to(os.fstat(descriptor).st_ino, path):
+                    os.unlink(path)
+
+
+def _given(environment: Mapping[str, str]) -> range:
+    """Return the descriptors that were given to this process; what is malformed names none."""
+    given = environment.get("LISTEN_FDS", "")
+    mine = environment.get("LISTEN_PID") == str(os.getpid())
+    if not mine or not re.fullmatch("[0-9]{1,4}", given):
+        return range(3, 3)
+    found = range(3, 3 + int(given))
+    try:
+        sockets = all(stat.S_ISSOCK(os.fstat(descriptor).st_mode) for descriptor in found)
+    except OSError:  # one is not open
+        sockets = False
+    return found if sockets else range(3, 3)
 
 
 def _open(address: str) -> int:
@@ -60,12 +83,14 @@ def _open(address: str) -> int:
 
 
 def _bind_path(path: str) -> socket.socket:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+        asking.setblocking(False)  # its backlog may be full
+        code = asking.connect_ex(path)
+    if code in (0, errno.EAGAIN):
+        raise ValueError("somebody listens there")
+    if code == errno.ECONNREFUSED and stat.S_ISSOCK(os.lstat(path).st_mode):
+        os.unlink(path)
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    if os.path.exists(path):
-        if made.connect_ex(path) == 0:
-            raise ValueError("somebody listens there")
-        _remove_socket(path)
-        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     made.bind(path)
     return made
 
@@ -82,11 +107,3 @@ def _bind_port(address: str) -> socket.socket:
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     made.bind(where)
     return made
-
-
-def _remove_socket(path: str) -> None:
-    try:
-        if stat.S_ISSOCK(os.lstat(path).st_mode):
-            os.unlink(path)
-    except FileNotFoundError:
-        return

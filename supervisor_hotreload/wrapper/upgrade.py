@@ -37,7 +37,7 @@ class Upgrade:
         :raises Refused: when it cannot be executed.
         """
         null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
-        line = [*handover.image(), "--version"]
+        line = [*handover.image(), "--version", *sys.argv[1:]]  # it has to know all options
         try:
             self.pid = os.posix_spawn(line[0], line, os.environ, file_actions=null)
         except OSError as error:
