@@ -473,8 +473,8 @@ class Reloads:
             found.old.master,
             title=f"check_before ({told.title if told is not None else command})",
             fault=Fault.TRIAL_FAILED,
-            user=told.user if told is not None else None,
-            told=told.environment if told is not None else None,
+            run_as=told.run_as if told is not None else None,
+            more=told.environment if told is not None else None,
         )
 
     def _admit(self, tracked: Tracked) -> Policy:
