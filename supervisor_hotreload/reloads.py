@@ -222,7 +222,8 @@ class Reloads:
             asked = self.policy(tracked).ready.kind == "notify"
         except Failure:
             asked = False  # a setting is bad: its reloads are refused
-        return self.supervised.hearing.open() if asked else ""
+        sockets = self.supervised.notify_sockets
+        return sockets.open(tracked.name, tracked.process) if asked else ""
 
     def runs(self, tracked: Tracked) -> None:
         """Know the master behind a shell before it is needed."""
@@ -527,14 +528,14 @@ class Reloads:
 
     def _must_be_heard(self, tracked: Tracked, old: Any) -> None:
         """Refuse to wait for a READY=1 that cannot come."""
-        notices, given = self.world.notices, self.world.environment(old.tracked)
-        if notices.trouble:
+        sockets, given = self.supervised.notify_sockets, self.world.environment(old.tracked)
+        trouble, path = sockets.trouble(tracked.name), sockets.path(tracked.name)
+        if trouble:
             raise Failure(
-                Fault.NOT_RELOADABLE,
-                f"{tracked.name}: ready = notify cannot be used: {notices.trouble}",
+                Fault.NOT_RELOADABLE, f"{tracked.name}: ready = notify cannot be used: {trouble}"
             )
         seen = "SUPERVISOR_ENABLED" in given  # a process title may have overwritten it
-        if not notices.address or (seen and given.get("NOTIFY_SOCKET") != notices.address):
+        if not path or (seen and given.get("NOTIFY_SOCKET") != path):
             raise Failure(
                 Fault.NOT_RELOADABLE,
                 f"{tracked.name}: ready = notify, but {old.tracked} was started without its "
