@@ -1,7 +1,7 @@
 """What programs say of themselves by sd_notify: that they are ready, and how far they are.
 
-Anybody may write to the socket. The kernel tells which process has (SCM_CREDENTIALS),
-and a process counts by its kinship, never by what it says.
+The program's user may write to its socket. The kernel tells which process has
+(SCM_CREDENTIALS), and a process counts by its kinship, never by what it says.
 """
 
 from __future__ import annotations
@@ -41,15 +41,9 @@ class Notice:
 
 
 class Notices:
-    """The latest word of every process of every program.
-
-    ``address`` is what NOTIFY_SOCKET has to be, '' while nobody listens; ``trouble``
-    is why nobody can.
-    """
+    """The latest word of every process of every program."""
 
     def __init__(self) -> None:
-        self.address = ""
-        self.trouble = ""
         self._known: dict[Process, Notice] = {}
 
     def take(self, line: tuple[Process, ...], datagram: bytes, now: float) -> None:

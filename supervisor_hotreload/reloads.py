@@ -222,7 +222,8 @@ class Reloads:
             asked = self.policy(tracked).ready.kind == "notify"
         except Failure:
             asked = False  # a setting is bad: its reloads are refused
-        return self.supervised.hearing.open() if asked else ""
+        sockets = self.supervised.notify_sockets
+        return sockets.open(tracked.name, tracked.process) if asked else ""
 
     def proven(self, tracked: Tracked) -> None:
         self.supervised.keep_record()
@@ -477,8 +478,8 @@ class Reloads:
             found.old.master,
             title=f"check_before ({told.title if told is not None else command})",
             fault=Fault.TRIAL_FAILED,
-            user=told.user if told is not None else None,
-            told=told.environment if told is not None else None,
+            run_as=told.run_as if told is not None else None,
+            more=told.environment if told is not None else None,
         )
 
     def _admit(self, tracked: Tracked) -> Policy:
@@ -530,14 +531,14 @@ class Reloads:
 
     def _must_be_heard(self, tracked: Tracked, old: Any) -> None:
         """Refuse to wait for a READY=1 that cannot come."""
-        notices, given = self.world.notices, self.world.environment(old.tracked)
-        if notices.trouble:
+        sockets, given = self.supervised.notify_sockets, self.world.environment(old.tracked)
+        trouble, path = sockets.trouble(tracked.name), sockets.path(tracked.name)
+        if trouble:
             raise Failure(
-                Fault.NOT_RELOADABLE,
-                f"{tracked.name}: ready = notify cannot be used: {notices.trouble}",
+                Fault.NOT_RELOADABLE, f"{tracked.name}: ready = notify cannot be used: {trouble}"
             )
         seen = "SUPERVISOR_ENABLED" in given  # a process title may have overwritten it
-        if not notices.address or (seen and given.get("NOTIFY_SOCKET") != notices.address):
+        if not path or (seen and given.get("NOTIFY_SOCKET") != path):
             raise Failure(
                 Fault.NOT_RELOADABLE,
                 f"{tracked.name}: ready = notify, but {old.tracked} was started without its "

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
+import pathlib
 import signal
-import socket
+import stat
 import subprocess
 import sys
+import time
 from typing import Optional
 
 import pytest
 
+from supervisor_hotreload.adoption.notify_place import place
 from supervisor_hotreload.identity import Process, environment, lookup
 from supervisor_hotreload.notices import SENDERS, Notices
 from tests.house import APP, House, wait_until
@@ -23,7 +25,7 @@ import os, socket
 def notify(*lines):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         address = os.environ["NOTIFY_SOCKET"]
-        sender.connect("\\0" + address[1:] if address[0] == "@" else address)
+        sender.connect(address)
         sender.send("\\n".join(lines).encode())
 """
 
@@ -180,9 +182,16 @@ def test_what_a_killed_supervisord_has_left_is_heard_again(house: House) -> None
     assert get(house.port).startswith(b"v2 ")
 
 
-def test_a_flood_is_slowed_and_holds_no_descriptor(house: House) -> None:
-    code = NOTIFY + "import array, sys\n" + FLOOD + APP.format(release="v1", boot=0)
-    house.release("v1", code=code)
+@pytest.fixture(params=["by the kernel", "by a child"])
+def received(request: pytest.FixtureRequest, house: House) -> str:
+    """Who keeps descriptors from supervisord: the kernel, or a child where it cannot."""
+    if request.param == "by a child":
+        house.environment["HOTRELOAD_NOTIFY_CHILD"] = "1"
+    return str(request.param)
+
+
+def test_a_flood_is_slowed_and_holds_no_descriptor(house: House, received: str) -> None:
+    house.release("v1", code=NOTIFY + FLOOD + APP.format(release="v1", boot=0))
     house.configure(settings="ready = notify")
     house.start()
     held = len(os.listdir(f"/proc/{house.pid}/fd"))
@@ -193,15 +202,144 @@ def test_a_flood_is_slowed_and_holds_no_descriptor(house: House) -> None:
 
 
 FLOOD = """
-import threading
+import array, threading
 def flood():
     sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    sender.connect("\\0" + os.environ["NOTIFY_SOCKET"][1:])
+    sender.connect(os.environ["NOTIFY_SOCKET"])
+    number = 0
     while True:
+        number += 1
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))]
-        sender.sendmsg([b"READY=1\\n" + b"STATUS=x\\xff" * 500], rights)
+        try:
+            sender.sendmsg([b"READY=1\\n" + b"STATUS=x\\xff" * 500], rights if number % 2 else [])
+        except PermissionError:
+            pass
 threading.Thread(target=flood, daemon=True).start()
 """
+
+
+def test_the_flood_of_one_program_leaves_another_its_budget(house: House, received: str) -> None:
+    (house.root / "flood.py").write_text(NOTIFY + FLOOD + "threading.Event().wait()\n")
+    other = f"[program:other]\ncommand = {house.python} {house.root}/flood.py\n"
+    house.configure(settings="ready = notify", more=f"{other}[hotreload:other]\nready = notify\n")
+    house.start()
+    house.wait_for("RUNNING", "other")
+    release(house, "v2")
+    code = (house.root / "current/app.py").read_text()  # it does not wait for room
+    impatient = code.replace("sender.connect", "sender.setblocking(False)\n        sender.connect")
+    house.release("v2", code=impatient)
+    house.reload()
+    assert get(house.port).startswith(b"v2 ")
+
+
+LINGER = """
+import array, socket, struct, sys, time
+listener = socket.create_server(("127.0.0.1", 0))
+listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+client = socket.create_connection(listener.getsockname())
+accepted = listener.accept()[0]
+client.setblocking(False)
+try:
+    while True:
+        client.send(b"x" * 65536)
+except BlockingIOError:
+    pass
+client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 30))
+sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+address = sys.argv[1]
+sender.connect("\\0" + address[1:] if address[0] == "@" else address)
+rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [client.fileno()]))]
+for _ in range(100):  # all that is read in one second: the next one waits
+    sender.send(b"STATUS=x")
+try:
+    sender.sendmsg([b"READY=1"], rights)
+    client.close()  # the datagram holds the last reference
+except PermissionError as error:  # the kernel refuses it
+    print(error, flush=True)
+time.sleep(1000)
+"""
+
+
+def test_a_descriptor_that_is_slow_to_close_holds_nobody_up(house: House, received: str) -> None:
+    release(house, "v1")
+    house.configure(settings="ready = notify")
+    house.start()
+    address = environment(house.info()["pid"])["NOTIFY_SOCKET"]
+    attacker = subprocess.Popen(
+        [sys.executable, "-c", LINGER, address], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        longest, end = 0.0, time.monotonic() + 3
+        while time.monotonic() < end:
+            began = time.monotonic()
+            assert house.rpc().supervisor.getState()["statename"] == "RUNNING"
+            longest = max(longest, time.monotonic() - began)
+        assert longest < 1
+    finally:
+        attacker.kill()
+        printed = attacker.communicate()[0]
+    assert ("not permitted" in printed) == (received == "by the kernel"), printed
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root has other users' programs")
+def test_only_the_programs_user_reaches_its_socket(house: House, received: str) -> None:
+    house.open_to_all()
+    house.root.chmod(0o755)  # nobody but root may replace what is here
+    release(house, "v1")
+    house.configure(program="user = nobody", settings="ready = notify")
+    house.start()
+    release(house, "v2")
+    house.reload()
+    path = pathlib.Path(environment(house.info()["pid"])["NOTIFY_SOCKET"])
+    assert path.parent == house.root / "supervisord.hotreload"
+    assert (path.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) == (65534, 0o600)
+    assert (path.parent.stat().st_uid, stat.S_IMODE(path.parent.stat().st_mode)) == (0, 0o711)
+    speak = "import socket, sys; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); "
+    done = subprocess.run(
+        ["/usr/bin/python3", "-c", f"{speak} s.sendto(b'READY=1', {str(path)!r})"],
+        user=1234,
+        group=1234,
+        extra_groups=[],
+        capture_output=True,
+        text=True,
+    )
+    assert "Permission denied" in done.stderr
+    house.stop()
+    assert not path.parent.exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root is everybody's neighbour")
+def test_a_folder_that_others_may_change_is_not_used(house: House) -> None:
+    release(house, "v1")
+    house.root.chmod(0o777)
+    house.configure(settings="ready = notify")
+    house.start()
+    path = pathlib.Path(environment(house.info()["pid"])["NOTIFY_SOCKET"])
+    assert path.parent.parent == pathlib.Path("/run")
+    house.reload()
+    house.stop()
+    assert not path.parent.exists()
+
+
+def test_what_another_has_put_in_a_place_is_not_used(tmp_path: pathlib.Path) -> None:
+    """Neither a link nor a folder that others may write to."""
+    tmp_path.chmod(0o755)
+    for parent in tmp_path.parents:
+        assert not parent.stat().st_mode & 0o022 or parent.stat().st_mode & 0o1000
+    (tmp_path / "a.hotreload").symlink_to("/")
+    (tmp_path / "b.hotreload").mkdir()
+    (tmp_path / "b.hotreload").chmod(0o777)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c").chmod(0o777)
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    for pidfile in ("a.pid", "b.pid", "c/d.pid", f"{long.name}/e.pid"):
+        path = pathlib.Path(place(str(tmp_path / pidfile), "myapp", os.getuid()))
+        assert tmp_path not in path.parents
+        path.parent.rmdir()
+    path = pathlib.Path(place(str(tmp_path / "f.pid"), "myapp", os.getuid()))
+    assert path.parent == tmp_path / "f.hotreload"
+    assert place(str(tmp_path / "f.pid"), "other", os.getuid()) != str(path)
 
 
 def test_of_too_many_senders_the_first_are_forgotten() -> None:
@@ -222,18 +360,3 @@ def test_what_says_nothing_is_not_kept(datagram: bytes) -> None:
     notices = Notices()
     notices.take((me,), datagram, 1.0)
     assert list(notices) == []
-
-
-def test_the_name_of_another_is_not_taken(house: House) -> None:
-    """Somebody who has bound the socket's name before hears nothing."""
-    release(house, "v1")
-    house.configure(settings="ready = notify")
-    path = os.path.abspath(house.root / "supervisord.pid")
-    name = "supervisor-hotreload-" + hashlib.sha256(path.encode()).hexdigest()[:16]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as squatter:
-        squatter.bind("\0" + name)
-        squatter.setblocking(False)
-        house.start()
-        house.reload()
-        with pytest.raises(BlockingIOError):
-            squatter.recv(1)

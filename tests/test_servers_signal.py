@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import pwd
 import signal
 import socket
-from typing import Optional
 
 import pytest
 
 from supervisor_hotreload.identity import lookup
 from supervisor_hotreload.servers import Program, family_of
+from supervisor_hotreload.system.command import RunAs
+from supervisor_hotreload.system.credentials import Ids
 from supervisor_hotreload.world import World
 from tests.house import House, parent, wait_until
 from tests.load import Address, Load, get, wait_for_answer
@@ -325,17 +325,13 @@ def test_a_release_is_tried_as_the_user_of_the_workers(house: House, server: str
     }[server]
     house.configure(command=command, program="stopsignal = INT")
     start(house, house.port, 2)
-    world, program = World(), Program("myapp", command, str(house.root / "current"))
+    folder, rights = str(house.root / "current"), Ids.of_user(0)
+    world, program = World(), Program("myapp", command, folder, rights=rights)
     tracked = lookup(house.info()["pid"])
     assert tracked is not None
-    nobody = pwd.getpwnam("nobody").pw_uid
-
-    def tried_by() -> Optional[int]:
-        found = family_of(world, tracked, program)
-        trial = found and found.family.trial(world, found.old, program)
-        return trial.user if trial else None
-
-    wait_until(lambda: tried_by() == nobody)  # a worker changes its user a moment after its fork
+    found = wait_until(lambda: family_of(world, tracked, program))
+    trial = found.family.trial(world, found.old, program)
+    assert trial.run_as == RunAs("nobody")
     assert world.owner(tracked) == 0
 
 

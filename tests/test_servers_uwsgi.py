@@ -20,6 +20,7 @@ from supervisor_hotreload.identity import Process
 from supervisor_hotreload.servers import uwsgi as family
 from supervisor_hotreload.servers import uwsgi_chain, uwsgi_options, uwsgi_stats
 from supervisor_hotreload.servers.family import Program
+from supervisor_hotreload.system.credentials import Ids
 from supervisor_hotreload.world import World
 from tests.house import APP, House, free_port, parent, wait_until
 from tests.listening import QUICK, Listening
@@ -29,6 +30,8 @@ from tests.otherservers import program, start, uwsgi
 STOP = "stopsignal = INT"
 
 NOBODY = pwd.getpwnam("nobody").pw_uid
+
+OWN = Ids.of_user(os.getuid())
 
 
 def workers(house: House) -> set[int]:
@@ -623,10 +626,10 @@ def test_whose_file_may_be_touched(
     os.chown(place, folder, 0)
     place.chmod(mode)
     if good:
-        uwsgi_chain.touch(str(path), {NOBODY})
+        uwsgi_chain.touch(str(path), Ids.of_user(NOBODY), may_be_roots=True)
     else:
         with pytest.raises(OSError, match="chown it to the program's user"):
-            uwsgi_chain.touch(str(path), {NOBODY})
+            uwsgi_chain.touch(str(path), Ids.of_user(NOBODY), may_be_roots=True)
     assert (path.stat().st_mtime > 0) == good
 
 
@@ -647,7 +650,7 @@ def test_any_file_that_can_be_touched_will_do(tmp_path: pathlib.Path) -> None:
         "chdir": [os.getcwd()],
         "touch-chain-reload": [f"{tmp_path}/{name}" for name in names],
     }
-    found = uwsgi_options.Options(str(tmp_path), values=values)
+    found = uwsgi_options.Options(str(tmp_path), values=values, rights=OWN)
     world, crew = crew_of(found)
     configured = Program("myapp", "uwsgi", str(tmp_path))
 
@@ -790,7 +793,7 @@ def test_a_long_answer_of_a_stats_server_is_read(tmp_path: pathlib.Path) -> None
 
 
 def configured(command: str, directory: pathlib.Path) -> uwsgi_options.Options:
-    return uwsgi_options.options(Program("myapp", command, str(directory)))
+    return uwsgi_options.options(Program("myapp", command, str(directory), rights=OWN))
 
 
 def test_options_of_the_command_and_of_ini_files(tmp_path: pathlib.Path) -> None:
@@ -818,7 +821,8 @@ def test_placeholders_are_replaced_as_uwsgi_does(tmp_path: pathlib.Path) -> None
         "chdir = %(base)$(NO_SUCH_VARIABLE)\nenv = A=50%%\nstats = %h.sock\n"
         "if-env = X\nlazy-apps = 1\nendif =\nmaster = 1\n"
     )
-    configuration = Program("myapp", "uwsgi my.app.ini", str(tmp_path), {"VENV": "venv"})
+    given = {"VENV": "venv"}
+    configuration = Program("myapp", "uwsgi my.app.ini", str(tmp_path), given, rights=OWN)
     found = uwsgi_options.options(configuration)
     assert found.last("home") == f"{tmp_path}/venv"
     assert found.last("module") == "my.app:app"
@@ -899,7 +903,9 @@ def test_a_terminal_named_as_an_ini_file_is_never_opened(tmp_path: pathlib.Path)
     code = (
         "import os, sys; os.setsid()\n"
         "from supervisor_hotreload.servers import uwsgi_options as o, family as f\n"
-        "o.options(f.Program('myapp', 'uwsgi app.ini', sys.argv[1]))\n"
+        "from supervisor_hotreload.system.credentials import Ids\n"
+        "own = Ids.of_user(os.getuid())\n"
+        "o.options(f.Program('myapp', 'uwsgi app.ini', sys.argv[1], rights=own))\n"
         "os.open('/dev/tty', os.O_RDWR)\n"
     )
     done = subprocess.run(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import pwd
 from collections.abc import Mapping
 from typing import Any, Optional
 
 from supervisor_hotreload.checks import Check
 from supervisor_hotreload.identity import Process
 from supervisor_hotreload.model import Fault
+from supervisor_hotreload.printable import printable
+from supervisor_hotreload.system.command import RunAs
 
 
 class CheckCommand(Check):
@@ -21,8 +22,8 @@ class CheckCommand(Check):
     :param old: the master whose place the successor is to take.
     :param title: what to call it.
     :param fault: the kind of the Failure when it does not agree.
-    :param user: an id to run as instead, where supervisord may choose.
-    :param told: more variables of its environment.
+    :param run_as: as whom instead, where the program is root's.
+    :param more: more variables of its environment.
     """
 
     def __init__(
@@ -33,14 +34,15 @@ class CheckCommand(Check):
         old: Process,
         title: str = "",
         fault: Fault = Fault.CHECK_FAILED,
-        user: Optional[int] = None,
-        told: Optional[Mapping[str, str]] = None,
+        run_as: Optional[RunAs] = None,
+        more: Optional[Mapping[str, str]] = None,
     ) -> None:
-        super().__init__(name, command, old, title, fault)
-        self._config = process.config
+        self._config = config = process.config
         self._group = process.group.config.name
-        self._uid = process.config.uid if user is None else user
-        self._told = told or {}
+        self._more = more or {}
+        if run_as is None or config.uid:  # who is not root is never anybody else
+            run_as = RunAs(config.uid)
+        super().__init__(name, command, old, title, fault, config.directory, config.umask, run_as)
 
     def environment(self) -> dict[str, str]:
         """As supervisor.process.Subprocess._spawn_as_child makes it."""
@@ -51,30 +53,15 @@ class CheckCommand(Check):
         environment["SUPERVISOR_PROCESS_NAME"] = self._config.name
         environment["SUPERVISOR_GROUP_NAME"] = self._group
         environment.update(self._config.environment or {})
-        environment.update(self._told)
+        environment.update(self._more)
         return environment
-
-    def options(self) -> dict[str, Any]:
-        umask = -1 if self._config.umask is None else self._config.umask
-        return {"cwd": self._config.directory, "umask": umask, **self._user()}
 
     def hint(self) -> str:
         if self._fault is not Fault.TRIAL_FAILED:
             return ""
-        user = "" if self._uid is None else f" (as user {self._uid})"
-        return f"{user}; set check_before = COMMAND, or none"
+        user = self._run_as.user
+        by = "" if user is None else f" (as user {printable(str(user))})"
+        return f"{by}; set check_before = COMMAND, or none"
 
     def spawned(self, pid: int) -> None:
         self._config.options.pidhistory[pid] = self
-
-    def _user(self) -> dict[str, Any]:
-        """Return what makes it run as the program's user (options.drop_privileges)."""
-        uid = self._uid
-        if uid is None or os.getuid() != 0:
-            return {}
-        try:
-            user = pwd.getpwuid(uid)
-        except KeyError:  # a number only, as in containers: the group of that number
-            return {"user": uid, "group": uid, "extra_groups": []}
-        groups = os.getgrouplist(user.pw_name, user.pw_gid)
-        return {"user": uid, "group": user.pw_gid, "extra_groups": groups}

@@ -31,6 +31,7 @@ SEAMS: dict[str, Test] = {
     "supervisord.options.execve(filename, argv, env)": lambda s: _takes(
         s.options.execve, "filename", "argv", "env"
     ),
+    "supervisord.options.cleanup()": lambda s: callable(s.options.cleanup),
     "supervisord.options.get_socket_map()": lambda s: isinstance(s.options.get_socket_map(), dict),
     "supervisord.options.mood": lambda s: isinstance(s.options.mood, int),
     "supervisord.options.configfile": lambda s: hasattr(s.options, "configfile"),

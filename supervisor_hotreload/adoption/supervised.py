@@ -12,7 +12,7 @@ from supervisor.states import SupervisorStates
 
 from supervisor_hotreload.adoption import orphans
 from supervisor_hotreload.adoption.events import channel, make_room
-from supervisor_hotreload.adoption.hearing import Hearing
+from supervisor_hotreload.adoption.notify_socket import NotifySockets
 from supervisor_hotreload.adoption.record import Proofs, Record
 from supervisor_hotreload.adoption.seams import missing
 from supervisor_hotreload.adoption.tick import Tick
@@ -58,7 +58,7 @@ class Supervised:
         self.logger = supervisord.options.logger
         self.subreaper = False
         self.tick = Tick(self.options.get_socket_map(), self.logger, step)
-        self.hearing = Hearing(self.options, world.notices)
+        self.notify_sockets = NotifySockets(self.options, world.notices)
         self._world = world
         self._desk = desk
         self._use_subreaper = use_subreaper
@@ -68,6 +68,7 @@ class Supervised:
         self._trouble = ""
         self._hook_signals()
         self._hook_exec()
+        self._hook_cleanup()
         for group in supervisord.process_groups.values():
             self._take_on(group)
         make_room(supervisord.process_groups.values())
@@ -137,6 +138,7 @@ class Supervised:
             for process in group.processes.values()
         }
         self._tracked = {key: value for key, value in self._tracked.items() if key in kept}
+        self.notify_sockets.close_all_but(tracked.name for tracked in self._tracked.values())
 
     def _on_running(self, event: Any) -> None:
         tracked = self._tracked.get(id(event.process))
@@ -242,6 +244,17 @@ class Supervised:
             execve(filename, argv, env)
 
         options.execve = hooked_execve
+
+    def _hook_cleanup(self) -> None:
+        """Leave no socket behind when supervisord ends or reloads itself."""
+        options, cleanup = self.options, self.options.cleanup
+
+        def hooked_cleanup() -> None:
+            with contextlib.suppress(Exception):  # supervisord has to go on
+                self.notify_sockets.close()
+            cleanup()
+
+        options.cleanup = hooked_cleanup
 
     def _by_name(self, env: dict[str, str]) -> Optional[Tracked]:
         """Return the program whose names supervisord has put into *env*."""

@@ -9,7 +9,7 @@ import time
 import traceback
 from typing import Any, Callable, Optional
 
-from supervisor_hotreload.adoption.hearing import Hearing
+from supervisor_hotreload.adoption.notify_socket import NotifySocket
 from supervisor_hotreload.adoption.watching import Watch
 
 NO_DESCRIPTOR = -1
@@ -57,7 +57,7 @@ class Tick:
         else's by now: they are not touched.
         """
         for descriptor, dispatcher in list(self._map.items()):
-            if isinstance(dispatcher, (Tick, Watch, Hearing)):
+            if isinstance(dispatcher, (Tick, Watch, NotifySocket)):
                 del self._map[descriptor]
 
     def turn_on(self) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Callable, Optional, TypeVar
 
+from supervisor_hotreload import identity
 from supervisor_hotreload.endpoints import Endpoint
 from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.model import Failure, Fault, Policy, Progress, Ready
@@ -25,7 +26,8 @@ from supervisor_hotreload.probes import (
     accepting,
     counts,
 )
-from supervisor_hotreload.system.credentials import Ids
+from supervisor_hotreload.system.command import ITSELF, RunAs
+from supervisor_hotreload.system.credentials import Ids, ids_of
 from supervisor_hotreload.world import World
 
 GUESS = Ready("settle", BLIND)
@@ -120,13 +122,13 @@ class Trial:
 
     :param words: run without a shell.
     :param title: what it is, for people.
-    :param user: the id of the user who would run that code, None for the program's own.
+    :param run_as: who runs that code, where the program is root's.
     :param environment: variables that it is told: unlike words they are not seen by all.
     """
 
     words: tuple[str, ...]
     title: str
-    user: Optional[int] = None
+    run_as: RunAs = ITSELF
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -274,19 +276,47 @@ def must_hear(world: World, name: str, master: Process) -> None:
         )
 
 
-def user_of(world: World, workers: Iterable[Process], program: Program) -> int:
-    """Return the user whose code the workers run: nobody else is to import it.
+def run_as(
+    world: World, old: Generation, workers: Iterable[Process], program: Program, named: RunAs
+) -> RunAs:
+    """Return as whom a release is tried: what is observed may only lower rights.
 
+    :param workers: those that have loaded the release before.
+    :param named: whom the program's command names, in supervisord's own configuration.
     :raises Failure: when that cannot be told.
     """
-    owners = [owner for owner in map(world.owner, workers) if owner is not None]
-    if not owners:
-        raise Failure(
-            Fault.STILL_STARTING,
-            f"{program.name} has no worker at the moment, whose user is to try the release: "
-            f"try again, or set check_before = none",
-        )
-    return max(owners)  # one that was forked just now may be root's still
+    if program.user:
+        return RunAs(program.user)
+    if os.geteuid() != 0:
+        return ITSELF
+    if named.user is not None:
+        return named
+    users = {_user_of_fork(old, worker) for worker in workers}
+    user = users.pop() if len(users) == 1 else None
+    if user == 0:
+        forks = [child for child in old.children if world.image(child) in (0, old.image)]
+        everyone = {_user_of_fork(old, process) for process in (old.master, *forks)}
+        return ITSELF if everyone == {0} else _untold(program)
+    return RunAs(user) if user is not None else _untold(program)
+
+
+def _user_of_fork(old: Generation, process: Process) -> Optional[int]:
+    """Return whose *process* is in every respect, None unless it is the master or a fork of it:
+    one that has executed another file may be anybody's."""
+    ids, status = ids_of(process.pid), identity.status(process.pid)  # in this order
+    if ids is None or status is None or status.process != process:
+        return None
+    return ids.user if status.image == old.image != 0 else None
+
+
+def _untold(program: Program) -> RunAs:
+    raise Failure(
+        Fault.STILL_STARTING,
+        f"{program.name}: as whom its release is to be tried cannot be told: it has no worker that "
+        f"has loaded, or they are not forks of their master with one and the same user; nothing "
+        f"was sent. Try again, name the user in its command or as user = of [program:...], or set "
+        f"check_before = none",
+    )
 
 
 def foreign(name: str, successor: Process, master: Process) -> Failure:

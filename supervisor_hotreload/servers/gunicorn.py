@@ -37,12 +37,13 @@ from supervisor_hotreload.servers.family import (
     Rung,
     Trial,
     own_name,
+    run_as,
     rung,
     stopped,
-    user_of,
 )
 from supervisor_hotreload.servers.lineage import held_together, same_command, workers_under
 from supervisor_hotreload.servers.upgrade import Upgrade
+from supervisor_hotreload.system.command import RunAs
 from supervisor_hotreload.world import World
 
 DRAIN_CEILING = 3600.0
@@ -371,7 +372,7 @@ def resembles(arguments: list[str], before: list[str]) -> bool:
     )
 
 
-SHORT = {"-p": "pid", "-t": "timeout"}
+SHORT = {"-p": "pid", "-t": "timeout", "-u": "user", "-g": "group"}
 """gunicorn's short options that matter here (gunicorn config)."""
 
 
@@ -451,7 +452,7 @@ class GunicornFamily(Family):
         if own_name(words) not in self.binaries:
             return None
         loaded = [child for child in old.children if _has_loaded(world, child)]
-        user = user_of(world, loaded, program)
+        user = run_as(world, old, loaded, program, _named_user(program))
         return Trial((*words, "--check-config"), "gunicorn --check-config", user)
 
     def server(self, world: World, old: Generation, policy: Policy, program: Program) -> Gunicorn:
@@ -479,6 +480,16 @@ def _has_loaded(world: World, worker: Process) -> bool:
     except Unreadable:
         return True  # not ours to read: it has changed it
     return bool(beats) and all(beat.flipped for beat in beats.values())
+
+
+def _named_user(program: Program) -> RunAs:
+    """Return the user that the command names: a configuration file may be anybody's."""
+    words = program.words
+    while words and own_name(words[:1]) not in FAMILY.binaries:
+        words = words[1:]  # an interpreter has options of its own
+    given = options(program.environment.get("GUNICORN_CMD_ARGS", ""))
+    named = {**given, **options(shlex.join(words[1:]))}
+    return RunAs(named.get("user"), named.get("group"))
 
 
 def configured(program: Program) -> str:

@@ -31,6 +31,7 @@ from supervisor_hotreload.servers.family import (
     probe,
 )
 from supervisor_hotreload.servers.upgrade import Upgrade
+from supervisor_hotreload.system.command import RunAs
 from supervisor_hotreload.world import World
 
 STUB = "hotreload-orphan"
@@ -124,9 +125,8 @@ class NginxFamily(Family):
         words: tuple[str, ...] = (command.binary, *command.words, "-t")
         if command.directory != program.directory:
             words = ("sh", "-c", 'cd "$0" && exec "$@"', command.directory, *words)
-        return Trial(
-            words, "nginx -t", world.owner(old.master), assigned(program, command.environment)
-        )
+        run_as, given = RunAs(program.user), assigned(program, command.environment)
+        return Trial(words, "nginx -t", run_as, given)
 
     def untried(self, old: NginxCrew) -> str:
         return "no nginx is found in its command" if old.command is None else old.command.why

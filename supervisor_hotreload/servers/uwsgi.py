@@ -14,6 +14,7 @@ import pathlib
 import re
 import shlex
 import signal
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Optional
@@ -32,12 +33,14 @@ from supervisor_hotreload.servers.family import (
     Strategy,
     Trial,
     crew,
-    user_of,
+    run_as,
 )
 from supervisor_hotreload.servers.uwsgi_chain import fifo, must_be_touchable, touch, write_to_fifo
 from supervisor_hotreload.servers.uwsgi_command import NAME, uwsgi_command
 from supervisor_hotreload.servers.uwsgi_options import Options, options
 from supervisor_hotreload.servers.uwsgi_stats import Stats, stats_address
+from supervisor_hotreload.system.command import RunAs
+from supervisor_hotreload.system.credentials import Ids, rights_of
 from supervisor_hotreload.world import World
 
 BROKEN = "unable to load app"
@@ -55,6 +58,14 @@ HOOK = re.compile(r"!?unix_signal:([0-9]{1,2}) (\S+)")
 
 RELOADS = frozenset(("grace_them_all", "reap_them_all"))
 """The handlers that reload, gracefully and brutally (core/uwsgi.c)."""
+
+ENDS = frozenset(("kill_them_all", "gracefully_kill_them_all"))
+"""Those that end it."""
+
+HANDLERS = RELOADS | ENDS
+"""Those whose names are shown: what else stands there may be a secret."""
+
+TOUCH = "touch-chain-reload"
 
 TOUCHED = 8
 """Files that are tried when a chain reload is asked for by one."""
@@ -76,7 +87,8 @@ def handler(found: Options, name: str) -> tuple[str, str]:
     for hook in reversed(found.all("hook-master-start")):
         seen = HOOK.fullmatch(hook)
         if seen and int(seen[1]) == signal.Signals[f"SIG{name}"]:
-            return seen[2], f"hook-master-start = {printable(hook)[:200]}"
+            known = seen[2] if seen[2] in HANDLERS else "..."
+            return seen[2], f"hook-master-start = unix_signal:{int(seen[1])} {known}"
     if name != "HUP" and found.on("die-on-term"):
         return ("kill_them_all" if name == "TERM" else "reap_them_all"), "die-on-term"
     if found.untold("hook-master-start", "die-on-term"):
@@ -85,8 +97,7 @@ def handler(found: Options, name: str) -> tuple[str, str]:
 
 
 def _effect(called: str) -> str:
-    ends = called in ("kill_them_all", "gracefully_kill_them_all")
-    return "stops it" if ends else "does not reload it"
+    return "stops it" if called in ENDS else "does not reload it"
 
 
 @dataclass
@@ -94,10 +105,12 @@ class UwsgiCrew(Crew):
     """A uWSGI with its workers.
 
     :param options: what it is configured to do.
+    :param by_root: its program is configured to be root's.
     :param rivals: other masters beside this one.
     """
 
     options: Options = field(default_factory=lambda: Options("/"))
+    by_root: bool = False
     rivals: tuple[Process, ...] = ()
 
 
@@ -226,6 +239,10 @@ ELSEWHERE = ("logto", "logto2", "logger", "daemonize", "daemonize2")
 APPS = ("module", "wsgi-file", "mount")
 """Options that name what is loaded."""
 
+SHOWN = (*APPS, "callable", "chdir", "pythonpath", "pyargv", "processes", "workers")
+"""Options that the trial finds in ``uwsgi.opt``: an application may look at them, and no
+other one is told to whoever's code it is."""
+
 TRIED = (*APPS, "callable", "chdir", "pythonpath", "home", "env", "pyargv")
 """Options that decide what is imported, and where."""
 
@@ -250,7 +267,8 @@ class UwsgiFamily(Family):
             return None
         known = options(program)
         found = _without_routers(world, found, known)
-        return found.refined(UwsgiCrew, options=known, rivals=_rivals(world, found))
+        rivals, by_root = _rivals(world, found), not program.user
+        return found.refined(UwsgiCrew, options=known, by_root=by_root, rivals=rivals)
 
     def lacks(self, program: Program) -> str:
         found = options(program)
@@ -291,14 +309,15 @@ class UwsgiFamily(Family):
             )
         if program.stopsignal == "HUP" and handler(found, "HUP")[0] in ("", *RELOADS):
             yield f"warning: {name}: stopsignal = HUP makes uWSGI reload instead of stop"
-        if "touch-chain-reload" in found and found.on("lazy-apps"):
+        if TOUCH in found and found.on("lazy-apps"):
             why = _no_chain(world, old)
             if why:
                 yield f"warning: {name}: a chain reload {why}"
         cwd = _elsewhere(world, old)
         if cwd is not None and "chdir" not in found:
             yield (
-                f"warning: {name}: {old.master} runs in {cwd}, not in {_directory(old)}: unless "
+                f"warning: {name}: {old.master} runs in {printable(cwd)}, not in "
+                f"{printable(_directory(old))}: unless "
                 f"the application has changed there itself, what it imports from its directory "
                 f"is imported from there again; --chdir is followed"
             )
@@ -319,8 +338,8 @@ class UwsgiFamily(Family):
         if moved and (policy.strategy == "chain" or "chdir" not in found):
             raise Failure(
                 Fault.NOT_RELOADABLE,
-                f"{program.name}: {old.master} runs in {moved}, not in what "
-                f"{_directory(old)} is now, and would load the old code again: "
+                f"{program.name}: {old.master} runs in {printable(moved)}, not in what "
+                f"{printable(_directory(old))} is now, and would load the old code again: "
                 + (
                     "use strategy = graceful"
                     if "chdir" in found
@@ -368,10 +387,11 @@ class UwsgiFamily(Family):
             "directory": found.path("chdir") or found.directory,
             "paths": found.all("pythonpath"),
             "arguments": (found.last("pyargv") or "").split(),
-            "options": found.values,
+            "options": {name: found.values[name] for name in SHOWN if name in found.values},
         }
-        title = f"import of {shlex.join(what for _, what in apps)} by {python}"
-        user = user_of(world, old.accepting, program)
+        imported = shlex.join(what for _, what in apps)
+        title = printable(f"import of {imported} by {python}")
+        user = run_as(world, old, old.accepting, program, _named_user(found))
         given = {**_environment(found, program), "HOTRELOAD_TRIAL": _json(told)}
         return Trial((python, "-c", TRY), title, user, given)
 
@@ -391,15 +411,17 @@ class UwsgiFamily(Family):
             path = fifo(world, old.master, old.options)
             try:
                 if path is not None:
-                    write_to_fifo(path, b"c")
+                    write_to_fifo(path, b"c", found.rights)
                 else:
                     path, why = _touchable(world, old)
                     if path is None:
                         raise Failure(Fault.NOT_READY, f"a chain reload {why}")
-                    touch(path, _owners(world, old))
+                    touch(path, *_touched_by(old, path))
             except OSError as error:
                 raise Failure(
-                    Fault.NOT_READY, f"a chain reload cannot be asked for by {path}: {error}"
+                    Fault.NOT_READY,
+                    f"a chain reload cannot be asked for by {printable(str(path))}: "
+                    f"{error.strerror}",
                 ) from None
 
         ask = {
@@ -409,8 +431,12 @@ class UwsgiFamily(Family):
         return UwsgiRenewal(world, old, policy, ask, stats, program.name)
 
 
-def _owners(world: World, old: Crew) -> set[Optional[int]]:
-    return {world.owner(process) for process in (old.master, *old.accepting)}
+def _touched_by(old: UwsgiCrew, path: str) -> tuple[Optional[Ids], bool]:
+    """Return with whose rights *path* is touched, and whether it is supervisord's own
+    configuration that names it: then it may be root's, for a program that root starts."""
+    found = old.options
+    stated = (os.path.join(found.directory, one) for one in found.stated.get(TOUCH, ()))
+    return found.rights, old.by_root and path in stated
 
 
 def _no_chain(world: World, old: UwsgiCrew) -> str:
@@ -422,16 +448,16 @@ def _no_chain(world: World, old: UwsgiCrew) -> str:
 
 def _touchable(world: World, old: UwsgiCrew) -> tuple[Optional[str], str]:
     """Return the first file that may be touched for a chain reload, or why there is none."""
-    paths = old.options.paths("touch-chain-reload", world.directory(old.master))
+    paths = old.options.paths(TOUCH, world.directory(old.master))
     if not paths:
-        why = old.options.untold("master-fifo", "touch-chain-reload")
+        why = old.options.untold("master-fifo", TOUCH)
         return None, "needs master-fifo or touch-chain-reload" + (f" ({why})" if why else "")
     refused = []
     for path in paths[:TOUCHED]:
         try:
-            must_be_touchable(path, _owners(world, old))
+            must_be_touchable(path, *_touched_by(old, path))
         except OSError as error:
-            refused.append(f"{path}: {error.strerror}")
+            refused.append(f"{printable(path)}: {error.strerror}")
         else:
             return path, ""
     return None, f"cannot be asked for by {'; nor by '.join(refused)}"
@@ -480,7 +506,16 @@ def _elsewhere(world: World, old: UwsgiCrew) -> Optional[str]:
     cwd = world.directory(old.master)
     if not cwd or old.options.untold("chdir", "pythonpath") or old.options.all("pythonpath"):
         return None
-    return cwd if cwd != os.path.realpath(_directory(old)) else None
+    return cwd if cwd != _real(old, _directory(old)) else None
+
+
+def _real(old: UwsgiCrew, path: str) -> str:
+    """Return where *path* leads as far as the program's own user may look."""
+    try:
+        with rights_of(old.options.rights):
+            return os.path.realpath(path)
+    except OSError:
+        return path
 
 
 def _moved(world: World, old: UwsgiCrew) -> Optional[str]:
@@ -495,8 +530,9 @@ def _moved(world: World, old: UwsgiCrew) -> Optional[str]:
     seen = cwd.replace(" (deleted)", "")
     head, tail = os.path.abspath(_directory(old)), ""
     while head != "/":
-        if os.path.islink(head):
-            now = os.path.dirname(os.path.realpath(head))
+        leads = _real(old, head)
+        if leads != os.path.join(_real(old, os.path.dirname(head)), os.path.basename(head)):
+            now = os.path.dirname(leads)
             before = seen[: -len(tail)] if tail and seen.endswith(tail) else seen
             if os.path.dirname(before) == now:
                 return cwd
@@ -567,17 +603,29 @@ def _is_uwsgi(world: World, process: Process) -> bool:
     return any(NAME.match(name) for name in names)
 
 
+def _named_user(found: Options) -> RunAs:
+    """Return the user that the command names: an ini file may be anybody's."""
+    users, groups = found.stated.get("uid"), found.stated.get("gid")
+    return RunAs(users[-1] if users else None, groups[-1] if groups else None)
+
+
 def _python(found: Options) -> str:
     """Return the interpreter that imports what uWSGI's own does: of its virtualenv, or the
     one installed beside it."""
     home = found.path("home")
     beside = os.path.dirname(found.binary)
-    for folder in (os.path.join(home, "bin") if home else "", beside):
-        for name in ("python3", "python"):
-            path = os.path.join(folder, name)
-            if folder and os.access(path, os.X_OK):
-                return path
-    return "python3"
+    folders = (os.path.join(home, "bin") if home else "", beside)
+    paths = [os.path.join(folder, n) for folder in folders if folder for n in ("python3", "python")]
+    return next((path for path in paths if _is_program(path, found.rights)), "python3")
+
+
+def _is_program(path: str, rights: Optional[Ids]) -> bool:
+    try:
+        with rights_of(rights):
+            mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return stat.S_ISREG(mode) and bool(mode & 0o111)
 
 
 FAMILY = UwsgiFamily()

@@ -13,6 +13,7 @@ from supervisor_hotreload.servers.commands import Command
 from supervisor_hotreload.servers.family import Program
 from supervisor_hotreload.servers.uwsgi_command import uwsgi_command
 from supervisor_hotreload.servers.uwsgi_flags import FLAGS, SHORT_FLAGS, VALUED
+from supervisor_hotreload.system.credentials import Ids, rights_of
 from supervisor_hotreload.world import read_regular
 
 SHORT = {
@@ -57,6 +58,9 @@ CONFIGURATION = re.compile(r"\.(ini|ya?ml|xml|json|js)\Z")
 LOGIC = re.compile(r"(if-|ifdir|ifenv|iffile|ifopt|for\b|for-|else\Z)")
 """Options after which others are set only perhaps (core/config.c, uwsgi_logic_opt_*)."""
 
+PLACEHOLDER = re.compile(r"[$%@]\(")
+"""What begins something that is replaced by what may stand in an ini file."""
+
 FILES = 8
 """Configuration files that are read, each once: they may include one another."""
 
@@ -82,6 +86,8 @@ class Options:
     :param directory: where uWSGI is started.
     :param environment: what it is started with.
     :param binary: the uWSGI that its command names.
+    :param stated: what supervisord's own configuration sets, and no ini file can change.
+    :param rights: with whose rights all files that are named here are looked at.
     """
 
     directory: str
@@ -90,6 +96,8 @@ class Options:
     unknown: set[str] = field(default_factory=set)
     why: str = ""
     binary: str = ""
+    stated: dict[str, list[str]] = field(default_factory=dict)
+    rights: Optional[Ids] = None
 
     def __contains__(self, name: str) -> bool:
         return name in self.values or name in self.unknown
@@ -139,15 +147,21 @@ def options(program: Program) -> Options:
     """
     command = uwsgi_command(program)
     if command is None:
-        return Options(program.directory, why="no uWSGI is found in its command")
-    return _Reader(command).read()
+        why = "no uWSGI is found in its command"
+        return Options(program.directory, why=why, rights=program.rights)
+    return _Reader(command, program.rights).read()
 
 
 class _Reader:
-    """Reads the options of one command."""
+    """Reads the options of one command.
 
-    def __init__(self, command: Command) -> None:
+    :param rights: with whose rights its files are read.
+    """
+
+    def __init__(self, command: Command, rights: Optional[Ids]) -> None:
         self._command = command
+        self._rights = rights
+        self._stated: dict[str, list[str]] = {}
         self._set: list[tuple[str, str]] = []
         self._files: list[tuple[str, str]] = []
         self._perhaps = False
@@ -161,7 +175,7 @@ class _Reader:
         self._read_words(list(self._command.words))
         command = self._command
         found = Options(command.directory, command.environment, why=self._why)
-        found.binary = command.binary
+        found.binary, found.stated, found.rights = command.binary, self._stated, self._rights
         for name, value in self._resolved():
             name = ALIASES.get(name, name)
             if UNTOLD in value:
@@ -219,15 +233,17 @@ class _Reader:
             self._set.append((key, told))
         else:
             self._set.append((name, UNTOLD if self._perhaps else value))
+            if not file and not self._perhaps and not PLACEHOLDER.search(value):
+                self._stated.setdefault(ALIASES.get(name, name), []).append(value)
 
     def _include(self, name: str, value: str, last: str) -> None:
         """Add what the file FILE, or the section of FILE:SECTION, sets."""
         path, _, section = value.rpartition(":") if ":" in value else (value, "", "")
         path = os.path.join(self._command.directory, path) if path else last
         if not path or UNTOLD in value or "%(" in value or "$(" in value or self._perhaps:
-            self._why = f"which file {name} = {_shown(value)} is cannot be told"
+            self._why = f"which file {_shown(name, value, last)} is cannot be told"
         elif name in OTHERS or (name != "ini" and not path.endswith(".ini")):
-            self._why = f"{_shown(value)} is not read: only ini files are"
+            self._why = f"{_shown(name, value, last)} is not read: only ini files are"
         elif (path, section) not in self._files:
             self._files.append((path, section))
             if len(self._files) > FILES:
@@ -236,7 +252,8 @@ class _Reader:
             try:
                 text = self._text(path, section)
             except (OSError, ValueError) as error:
-                self._why = f"{_shown(path)} cannot be read: {_shown(str(error))}"
+                why = (isinstance(error, OSError) and error.strerror) or str(error)
+                self._why = f"{_shown(name, value, last)} cannot be read: {printable(why)[:200]}"
             else:
                 self._read_ini(text, section or "uwsgi", path)
 
@@ -245,10 +262,11 @@ class _Reader:
 
         :raises OSError, ValueError: when it is no regular file, too large, or no text.
         """
-        raw = read_regular(path, SIZE + 1)
+        with rights_of(self._rights):
+            raw = read_regular(path, SIZE + 1)
+            magic = _magic(path, section)
         if len(raw) > SIZE:
             raise ValueError(f"more than {SIZE} bytes")
-        magic = _magic(path, section)
         self._first = self._first or {key.upper(): told for key, told in magic.items()}
         magic = {**self._first, **magic, "%": "%", "(": "%("}
         text = raw.decode("utf-8")
@@ -286,8 +304,11 @@ class _Reader:
         return found
 
 
-def _shown(text: str) -> str:
-    return printable(text)[:200]
+def _shown(name: str, value: str, file: str) -> str:
+    """Return how an option that names a file is called; what a *file* says of it, which may
+    have been meant for others only, is not repeated."""
+    told = f"{name} in {file}" if file else f"{name} = {value}"
+    return printable(told)[:200]
 
 
 def _magic(path: str, section: str) -> dict[str, str]:

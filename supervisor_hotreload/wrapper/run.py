@@ -215,7 +215,7 @@ class Runner:
     def _check(self, master: Process) -> Optional[protocol.Check]:
         if self._options.policy.check is None:
             return None
-        from supervisor_hotreload.wrapper.check import CheckCommand  # subprocess takes memory
+        from supervisor_hotreload.wrapper.check import CheckCommand  # tempfile takes memory
 
         return CheckCommand(self._options, master, self._reapers)
 
