@@ -12,6 +12,7 @@ import traceback
 from typing import Any
 
 from supervisor_hotreload import identity
+from supervisor_hotreload.adoption.log import Log
 from supervisor_hotreload.identity import Process
 from supervisor_hotreload.notices import Notices
 
@@ -53,7 +54,7 @@ class Hearing:
                 self._notices.trouble = ""
             except (OSError, AttributeError) as error:  # no SO_PASSCRED but on Linux
                 self._notices.trouble = str(error)
-                self._options.logger.error(
+                Log(self._options.logger).error(
                     f"hotreload: ready = notify cannot be used, there is no socket for it: {error}"
                 )
         return self._notices.address
@@ -106,7 +107,7 @@ class Hearing:
         """Never called: writable() is False."""
 
     def handle_error(self) -> None:
-        self._options.logger.critical(f"hotreload: {traceback.format_exc()}")
+        Log(self._options.logger).critical(f"hotreload: {traceback.format_exc()}")
 
     def _line(self, pid: int) -> tuple[Process, ...]:
         """Return a process with its ancestors up to a supervised one, none if there is none."""

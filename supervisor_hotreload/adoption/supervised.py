@@ -13,6 +13,7 @@ from supervisor.states import SupervisorStates
 from supervisor_hotreload.adoption import orphans
 from supervisor_hotreload.adoption.events import channel, make_room
 from supervisor_hotreload.adoption.hearing import Hearing
+from supervisor_hotreload.adoption.log import Log
 from supervisor_hotreload.adoption.seams import missing
 from supervisor_hotreload.adoption.tick import Tick
 from supervisor_hotreload.adoption.tracked import Desk, Tracked
@@ -54,7 +55,7 @@ class Supervised:
             )
         self.supervisord = supervisord
         self.options = supervisord.options
-        self.logger = supervisord.options.logger
+        self.logger = Log(supervisord.options.logger)
         self.subreaper = False
         self.tick = Tick(self.options.get_socket_map(), self.logger, step)
         self.hearing = Hearing(self.options, world.notices)
