@@ -198,16 +198,19 @@ class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # s
     def _active(self, name: str) -> list[str]:
         """Return the programs that *name* means and that are being reloaded, last first.
 
-        A single name is itself, so that supervisord says why it cannot be cancelled.
+        Where none is, those that have been, and a single name is itself: supervisord says
+        why there is nothing to cancel.
         """
         group, process = split_namespec(name)
         if name != "all" and process is not None:
             return [name]
-        chosen = [
-            make_namespec(info["group"], info["name"])
+        infos = [
+            info
             for info in self._proxy.getAllReloadInfo()
-            if info["active"] and (name == "all" or info["group"] == group)
+            if info["outcome"] and (name == "all" or info["group"] == group)
         ]
+        infos = [info for info in infos if info["active"]] or infos
+        chosen = [make_namespec(info["group"], info["name"]) for info in infos]
         if not chosen:
             self._say(f"{name}: ERROR (no reload is active)")
             self._fail(LSBInitExitStatuses.GENERIC)
