@@ -67,10 +67,12 @@ def _command(value: str) -> str:
     return value
 
 
-def _text(value: str) -> str:
-    if not value.strip():
-        raise ValueError("empty")
-    return value.strip()
+def _one_line(value: str) -> str:
+    """Return a command as one line, which is handed on as XML."""
+    line = shlex.join(shlex.split(_command(value)))
+    if not line.isprintable():
+        raise ValueError("has characters that cannot be printed")
+    return line
 
 
 def _ready(value: str) -> Ready:
@@ -180,6 +182,9 @@ def _list(value: str) -> tuple[str, ...]:
 
 
 def _paths(value: str) -> tuple[str, ...]:
+    """Return the paths that *value* lists; they are handed on as XML."""
+    if not "".join(_list(value)).isprintable():
+        raise ValueError("has characters that cannot be printed")
     return tuple(_path(path) for path in _list(value))
 
 
@@ -209,7 +214,7 @@ TRIGGERS: dict[str, Callable[[str], Any]] = {
     "every": _duration,
     "min_interval": _duration,
     "allow_requests_from": _list,
-    "notify": _text,
+    "notify": _one_line,
 }
 """What each key of unattended reloads takes. A key is a field of Triggers."""
 

@@ -12,9 +12,13 @@ from supervisor.options import make_namespec, split_namespec
 from supervisor.supervisorctl import ControllerPluginBase, LSBInitExitStatuses
 
 from supervisor_hotreload.model import Fault
+from supervisor_hotreload.printable import one_line
 
 POLL = 0.05
 """Seconds between two looks at a reload."""
+
+UNKNOWN_METHOD = 1
+"""supervisor.xmlrpc.Faults.UNKNOWN_METHOD."""
 
 USAGE = """\
 hotreload <name>\t\tReplace a program by a new generation of itself,
@@ -62,7 +66,7 @@ class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # s
         try:
             names, wishes, action = parse(arg)
         except BadUsage as error:
-            self.ctl.output(f"Error: {error}")
+            self._say(f"Error: {error}")
             self.ctl.exitstatus = LSBInitExitStatuses.INVALID_ARGS
             self.help_hotreload()
             return
@@ -75,7 +79,9 @@ class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # s
                 elif action == "status":
                     self._status(name)
                 else:
-                    self._reload(name, wishes, names[position + 1 :])
+                    self._reload(name, wishes, len(names) == 1, names[position + 1 :])
+            if action == "status":
+                self._warn()
         except KeyboardInterrupt:
             self._fail(LSBInitExitStatuses.GENERIC)
 
@@ -88,13 +94,23 @@ class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # s
 
     # -- inside
 
-    def _reload(self, name: str, wishes: Wishes, rest: list[str]) -> None:
+    def _say(self, text: str) -> None:
+        """Print one line, and nothing that the terminal would act on: others have a say in it."""
+        encoding = getattr(self.ctl.stdout, "encoding", None) or "utf-8"
+        self.ctl.output(one_line(text).encode(encoding, "replace").decode(encoding))
+
+    def _reload(self, name: str, wishes: Wishes, patient: bool, rest: list[str]) -> None:
+        """Reload what *name* means, and follow it.
+
+        :param patient: wait for the last old generation, however long it drains.
+        """
         queued = [name]
         try:
-            queued = self._start(name, wishes)
-            numbers = {each: self._proxy.getReloadInfo(each)["number"] for each in queued}
+            started = self._start(name, wishes)
+            queued = list(started)
+            patient = patient and queued == [name]
             while queued:
-                self._follow(queued[0], numbers[queued[0]])
+                self._follow(queued[0], started[queued[0]], patient)
                 queued = queued[1:]
         except KeyboardInterrupt:
             self._leave(queued, rest)
@@ -102,14 +118,15 @@ class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # s
         except xmlrpc.client.Fault as fault:
             self._report(name, fault)
         except (OSError, http.client.HTTPException):
-            self.ctl.output(
+            self._say(
                 f"{name}: ERROR (supervisord does not answer any more; once it runs again it goes "
                 f"on with the reload, see: supervisorctl hotreload --status {name})"
             )
             self._fail(LSBInitExitStatuses.GENERIC)
 
-    def _start(self, name: str, options: Wishes) -> list[str]:
-        """Start what *name* means; return the programs that are being reloaded, in order."""
+    def _start(self, name: str, options: Wishes) -> dict[str, int]:
+        """Start what *name* means; return the programs that are being reloaded, in order,
+        with the numbers of their reloads."""
         group, process = split_namespec(name)
         if name == "all":
             rows = self._proxy.reloadAllProcesses(False, options)
@@ -117,64 +134,85 @@ class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # s
             rows = self._proxy.reloadProcessGroup(group, False, options)
         else:
             self._proxy.reloadProcess(name, False, options)
-            return [name]
-        return [make_namespec(row["group"], row["name"]) for row in rows]
+            return {name: self._proxy.getReloadInfo(name)["number"]}
+        started = {}
+        for row in rows:
+            program = make_namespec(row["group"], row["name"])
+            if row["number"]:
+                started[program] = row["number"]
+            else:
+                self._say(f"{program}: {row['description']}")
+        return started
 
-    def _follow(self, name: str, number: int) -> None:
+    def _follow(self, name: str, number: int, patient: bool) -> None:
         """Print each line of a reload when it is there, until it has ended."""
-        shown = 0
+        since = 0
         while True:
-            info = self._proxy.getReloadInfo(name, number)
+            info = self._proxy.getReloadInfo(name, number, since)
+            since = info["since"]
             self._too_late = nothing_leads_back(info)
-            for line in info["log"][shown:]:
-                self.ctl.output(f"{name}: {line['seconds']:6.2f}s  {line['text']}")
-            shown = len(info["log"])
+            for line in info["log"]:
+                self._say(f"{name}: {line['seconds']:6.2f}s  {line['text']}")
             if not info["active"]:
                 break
+            if info["drains_on"] and not patient:
+                self._say(
+                    f"{name}: still draining: generation {info['generation']} (pid {info['pid']}) "
+                    f"serves; how the old one ends, shows: supervisorctl hotreload --status {name}"
+                )
+                return
             time.sleep(POLL)
         if info["outcome"] != "succeeded":
             for line in info["output"]:
-                self.ctl.output(f"{name}| {line}")
-            self.ctl.output(f"{name}: ERROR ({info['reason']})")
+                self._say(f"{name}| {line}")
+            self._say(f"{name}: ERROR ({info['reason']})")
             self._fail(LSBInitExitStatuses.GENERIC)
-        self.ctl.output(f"{name}: {info['serving']}")
+        self._say(f"{name}: {info['serving']}")
 
     def _leave(self, queued: list[str], rest: list[str]) -> None:
         name = queued[0]
         undo = f", or roll it back with: supervisorctl hotreload --cancel {name}"
-        self.ctl.output("")
-        self.ctl.output(
+        self._say("")
+        self._say(
             f"{name}: the reload goes on in supervisord; see how it ends with: supervisorctl "
             f"hotreload --status {name}{'' if self._too_late else undo}"
         )
         if queued[1:]:
-            self.ctl.output(f"supervisord goes on with: {' '.join(queued[1:])}")
+            self._say(f"supervisord goes on with: {' '.join(queued[1:])}")
         if rest:
-            self.ctl.output(f"not started: {' '.join(rest)}")
+            self._say(f"not started: {' '.join(rest)}")
 
     def _cancel(self, name: str) -> None:
         try:
-            for program in self._active(name):
-                self._proxy.cancelReload(program)
-                self.ctl.output(f"{program}: rolled back")
+            programs = self._active(name)
         except xmlrpc.client.Fault as fault:
             self._report(name, fault)
+            return
+        for program in programs:
+            try:
+                self._proxy.cancelReload(program)
+                self._say(f"{program}: rolled back")
+            except xmlrpc.client.Fault as fault:
+                self._report(program, fault)
 
     def _active(self, name: str) -> list[str]:
         """Return the programs that *name* means and that are being reloaded, last first.
 
-        A single name is itself, so that supervisord says why it cannot be cancelled.
+        Where none is, those that have been, and a single name is itself: supervisord says
+        why there is nothing to cancel.
         """
         group, process = split_namespec(name)
         if name != "all" and process is not None:
             return [name]
-        chosen = [
-            make_namespec(info["group"], info["name"])
+        infos = [
+            info
             for info in self._proxy.getAllReloadInfo()
-            if info["active"] and (name == "all" or info["group"] == group)
+            if info["outcome"] and (name == "all" or info["group"] == group)
         ]
+        infos = [info for info in infos if info["active"]] or infos
+        chosen = [make_namespec(info["group"], info["name"]) for info in infos]
         if not chosen:
-            self.ctl.output(f"{name}: ERROR (no reload is active)")
+            self._say(f"{name}: ERROR (no reload is active)")
             self._fail(LSBInitExitStatuses.GENERIC)
         return chosen[::-1]
 
@@ -188,14 +226,23 @@ class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # s
             self._report(name, fault)
             return
         if not chosen:
-            self.ctl.output(f"{name}: ERROR (no such process)")
+            self._say(f"{name}: ERROR (no such process)")
             self._fail(LSBInitExitStatuses.GENERIC)
         for info in chosen:
             title = make_namespec(info["group"], info["name"])
-            self.ctl.output(f"{title:<32} {summary(info)}")
+            self._say(f"{title:<32} {summary(info)}")
+
+    def _warn(self) -> None:
+        """Say what supervisord finds wrong with the settings."""
+        try:
+            for warning in self._proxy.getWarnings():
+                self._say(f"warning: {warning}")
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode != UNKNOWN_METHOD:  # an older supervisord still runs
+                raise
 
     def _report(self, name: str, fault: xmlrpc.client.Fault) -> None:
-        if fault.faultCode == 1:  # supervisor.xmlrpc.Faults.UNKNOWN_METHOD
+        if fault.faultCode == UNKNOWN_METHOD:
             text = (
                 "supervisord has not loaded hotreload: add [rpcinterface:hotreload] to the file "
                 "that supervisord reads, and restart supervisord"
@@ -204,7 +251,7 @@ class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # s
             text = "no such group" if name.endswith(":*") else "no such process"
         else:
             text = fault.faultString
-        self.ctl.output(f"{name}: ERROR ({text})")
+        self._say(f"{name}: ERROR ({text})")
         not_running = fault.faultCode == Fault.NOT_RUNNING
         self._fail(LSBInitExitStatuses.NOT_RUNNING if not_running else LSBInitExitStatuses.GENERIC)
 

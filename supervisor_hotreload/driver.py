@@ -17,11 +17,21 @@ from supervisor_hotreload.model import (
     Phase,
     Progress,
 )
+from supervisor_hotreload.printable import LONGEST
 from supervisor_hotreload.protocol import Steps, Wait
 
 REMEMBERED = 3
 """How many ended reloads of one program are remembered: a HUP may have followed the one
 that a client still asks about."""
+
+REFUSED = 3
+"""How many refused ones are, of one program: their askers may still ask about them."""
+
+LINES = 500
+"""How many lines of a reload's own log are kept, the latest ones."""
+
+DRAIN_PATIENCE = 60.0
+"""Seconds that others wait for a generation that drains. A client may hold it for an hour."""
 
 OUTPUT_LINES = 200
 """How many lines of the program's own output are kept for one reload."""
@@ -66,7 +76,9 @@ class Reload:
         self.old_pid = 0
         self.new_pid = 0
         self.adopted = False
-        self.lines: list[Line] = []
+        self.begun = False
+        self.lines: deque[Line] = deque(maxlen=LINES)
+        self.written = 0
         self.output: deque[str] = deque(maxlen=OUTPUT_LINES)
         self._clock = clock
         self._log = log
@@ -77,6 +89,7 @@ class Reload:
         self._wait: Optional[Wait] = None
         self._undone: Optional[Phase] = None
         self._deadline: Optional[float] = None
+        self._entered = self._began
         self._most = 0
         self._on_end: list[Callable[[Reload], None]] = []
 
@@ -89,6 +102,17 @@ class Reload:
         """Return how long the reload has taken so far, or took."""
         return (self._clock() if self._ended is None else self._ended) - self._began
 
+    @property
+    def drains_on(self) -> bool:
+        """Tell whether the new generation serves and nobody should wait for the old one."""
+        drains = self.adopted and self.phase is Phase.DRAINING
+        return drains and self._clock() - self._entered >= DRAIN_PATIENCE
+
+    def lines_since(self, number: int) -> list[Line]:
+        """Return the lines that follow the first *number* ones, as far as they are kept."""
+        news = max(0, self.written - max(0, number))
+        return list(self.lines)[-news:] if news else []
+
     def when_ended(self, callback: Callable[[Reload], None]) -> None:
         """Call *callback* with this reload once it has an outcome."""
         self._on_end.append(callback)
@@ -99,6 +123,7 @@ class Reload:
 
     def begin(self, steps: Steps) -> None:
         """Take the first step of the protocol."""
+        self.begun = True
         self._steps = steps
         self._resume(None)
         self.step()
@@ -158,7 +183,8 @@ class Reload:
         self._log(f"hotreload: {self.name}: {text}")
 
     def _write(self, text: str) -> None:
-        self.lines.append(Line(self.seconds, self.phase, text))
+        self.lines.append(Line(self.seconds, self.phase, text[:LONGEST]))
+        self.written += 1
 
     def _resume(self, value: Any) -> None:
         """Hand the protocol the result of its wait, or the failure of it."""
@@ -183,6 +209,7 @@ class Reload:
         self._deadline = None if wait.timeout is None else self._clock() + wait.timeout
         if wait.phase is not self.phase:
             before, self.phase = self.phase, wait.phase
+            self._entered = self._clock()
             self.progress = None
             if wait.phase is Phase.UNDOING and why is not None:
                 self._undone = before
@@ -272,6 +299,7 @@ class Driver:
     def __init__(self) -> None:
         self._active: dict[str, Reload] = {}
         self._past: dict[str, deque[Reload]] = {}
+        self._refused: dict[str, deque[Reload]] = {}
         self._count = 0
 
     @property
@@ -283,13 +311,17 @@ class Driver:
         return self._active.get(name)
 
     def latest(self, name: str) -> Optional[Reload]:
-        """Return the reload of *name* under way, or the last one that ended."""
-        past = self._past.get(name)
-        return self._active.get(name) or (past[-1] if past else None)
+        """Return the reload of *name* under way, or the last one that ended.
+
+        One that was refused hides none that was begun.
+        """
+        known = self._past.get(name) or self._refused.get(name)
+        return self._active.get(name) or (known[-1] if known else None)
 
     def numbered(self, name: str, number: int) -> Optional[Reload]:
         """Return the reload of *name* with that number, None when it is not remembered."""
-        known = [*self._past.get(name, ()), *filter(None, [self._active.get(name)])]
+        known = [*self._past.get(name, ()), *self._refused.get(name, ())]
+        known += filter(None, [self._active.get(name)])
         return next((reload for reload in known if reload.number == number), None)
 
     def add(self, reload: Reload) -> None:
@@ -323,4 +355,7 @@ class Driver:
 
     def _retire(self, reload: Reload) -> None:
         del self._active[reload.name]
-        self._past.setdefault(reload.name, deque(maxlen=REMEMBERED)).append(reload)
+        if reload.begun:
+            self._past.setdefault(reload.name, deque(maxlen=REMEMBERED)).append(reload)
+        else:
+            self._refused.setdefault(reload.name, deque(maxlen=REFUSED)).append(reload)

@@ -1,6 +1,11 @@
-"""Text that others have written, as a terminal and XML may have it."""
+"""Text that others have written, as a log, a terminal and XML may have it."""
 
 from __future__ import annotations
+
+LONGEST = 4096
+"""Characters of one line, one reason, one path (PATH_MAX)."""
+
+TRACEBACK = "Traceback (most recent call last)"
 
 
 def printable(text: str, also: str = "") -> str:
@@ -8,4 +13,26 @@ def printable(text: str, also: str = "") -> str:
 
     :param also: characters that are kept as well, such as a tab.
     """
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() or c in also else "\ufffd" for c in text)
+
+
+def one_line(text: str) -> str:
+    """Return *text* as one printable line; of a long one the middle is left out."""
+    if len(text) > LONGEST:
+        half = LONGEST // 2
+        text = f"{text[:half]} ... {text[-half:]}"
+    return printable(text.rstrip("\n").replace("\n", " "))
+
+
+def log_lines(text: str) -> list[str]:
+    """Return the lines that a log gets for *text*: one, or those of a traceback.
+
+    Each further line of a traceback begins with a mark of ours, so that none of them
+    passes for a line of the log's own.
+    """
+    if TRACEBACK not in text:
+        return [one_line(text)]
+    first, *rest = text.splitlines()
+    return [one_line(first), *(f"hotreload: | {one_line(line)}" for line in rest)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import shlex
 import traceback
@@ -51,15 +52,22 @@ class Batch:
     """Programs that are reloaded one after the other.
 
     Once one of a group has failed, the rest of that group is not attempted: it
-    would meet the same release.
+    would meet the same release. One whose old generation drains for long
+    drains beside the next ones.
     """
 
     waiting: deque[tuple[Tracked, Reload]]
+    wishes: Wishes
     results: list[tuple[Tracked, Reload]] = field(default_factory=list)
+    current: Optional[Reload] = None
+
+    @property
+    def all(self) -> list[tuple[Tracked, Reload]]:
+        return [*self.results, *self.waiting]
 
     @property
     def done(self) -> bool:
-        return not self.waiting and all(reload.done for _, reload in self.results)
+        return not self.waiting and all(r.done or r.drains_on for _, r in self.results)
 
 
 class Reloads:
@@ -82,6 +90,7 @@ class Reloads:
         self.announcer = Announcer(self.supervised.logger)
         self.exits = Exits()
         self._again: dict[str, Tracked] = {}
+        self._batches: list[Batch] = []
         self._idle_since: Optional[float] = None
         self._report_bad_settings()
 
@@ -115,12 +124,14 @@ class Reloads:
 
         :raises Failure: ALREADY_RELOADING when one of them is being reloaded; none is started.
         """
-        batch = Batch(deque((tracked, self._new(tracked)) for tracked in chosen))
+        queue = deque((tracked, self._new(tracked)) for tracked in chosen)
+        batch = Batch(queue, Wishes(bake, strategy))
         for _, reload in batch.waiting:
             self.driver.must_be_free(reload.name)
         for _, reload in batch.waiting:
             self.driver.add(reload)
-        self._next(batch, Wishes(bake, strategy))
+        self._batches.append(batch)
+        self._next(batch)
         return batch
 
     def cancel(self, tracked: Tracked) -> Reload:
@@ -130,9 +141,16 @@ class Reloads:
         """
         reload = self.driver.active(tracked.name)
         if reload is None:
-            raise Failure(Fault.NOT_RELOADING, f"{tracked.name}: no reload is active")
+            raise Failure(Fault.NOT_RELOADING, self._nothing_to_cancel(tracked))
         reload.cancel("cancelled by an operator")
         return reload
+
+    def _nothing_to_cancel(self, tracked: Tracked) -> str:
+        text = f"{tracked.name}: no reload is active"
+        last = self.driver.latest(tracked.name)
+        if last is None or not last.begun:
+            return text
+        return f"{text}, the last one has {last.outcome.value}; {self.serving(tracked)}"
 
     def reloadable(self, tracked: Tracked) -> bool:
         """Tell whether a program is one that a reload of its group, or of all, is meant for.
@@ -268,6 +286,8 @@ class Reloads:
     def step(self) -> None:
         """Step every active reload; called at every tick."""
         self.driver.step()
+        for batch in self._batches[:]:
+            self._go_on(batch)
         for name in [name for name in self._again if self.driver.active(name) is None]:
             self._follow_up(self._again.pop(name))
         now = self.world.now()
@@ -294,10 +314,26 @@ class Reloads:
         for line in lines:
             self.supervised.logger.error(f"hotreload: bad setting: {line}")
         for section in self._strangers():
-            self.supervised.logger.warn(
-                f"hotreload: [{PREFIX}{section}] is for no program that there is: "
-                f"{', '.join(self.supervised.groups()) or 'there is none'}"
-            )
+            self.supervised.logger.warn(f"hotreload: {self._stranger(section)}")
+
+    def warnings(self) -> list[str]:
+        """Return what is wrong with the settings: each line is for an operator."""
+        try:
+            bad = self.settings().errors()
+        except Failure as failure:
+            return [failure.reason]
+        return [f"bad setting: {line}" for line in bad] + [
+            self._stranger(section) for section in self._strangers()
+        ]
+
+    def _stranger(self, section: str) -> str:
+        programs = ", ".join(self.supervised.groups()) or "there is none"
+        return f"[{PREFIX}{section}] is for no program that there is: {programs}"
+
+    def _misspelt(self, tracked: Tracked) -> list[str]:
+        """Return the sections that may have been meant for a program."""
+        names = {tracked.name, tracked.group, str(tracked.process.config.name)}
+        return [name for name in self._strangers() if difflib.get_close_matches(name, names)]
 
     def _strangers(self) -> list[str]:
         """Return the sections that are named like no group, process or group:process."""
@@ -350,6 +386,8 @@ class Reloads:
         for line in (why, *family.warnings(self.world, found.old, program)):
             if line:
                 reload.say(line)
+        for section in self._misspelt(tracked):
+            reload.say(f"warning: {self._stranger(section)}; is it meant for {tracked.name}?")
         self._look_at_pidfile(tracked, reload, found.old, policy)
         self._run(tracked, reload, found, policy, None)
 
@@ -398,14 +436,15 @@ class Reloads:
         """Let the protocol run, from its beginning or from a *successor* that exists."""
         old = found.old
         reload.old_pid = old.master.pid
-        self.announcer.announce(tracked, reload)
+        steps = self._steps(tracked, reload, found, policy, successor)  # or it is refused
         tracked.remember(old.master, found.family)
         tracked.want_successor()
         end_capture = self.supervised.capture(tracked, reload.output.append)
         reload.when_ended(self._close(tracked, old, end_capture))
         self.supervised.tick.turn_on()
         self._idle_since = None
-        reload.begin(self._steps(tracked, reload, found, policy, successor))
+        self.announcer.announce(tracked, reload)
+        reload.begin(steps)
 
     def _steps(
         self,
@@ -605,21 +644,32 @@ class Reloads:
                 f"{failure.reason}"
             )
 
-    def _next(self, batch: Batch, wishes: Wishes) -> None:
-        """Begin the next reload of a batch; called again when that one has ended."""
+    def _go_on(self, batch: Batch) -> None:
+        """Go on with a batch whose current reload has ended, or drains for long."""
+        current = batch.current
+        if current is None or current.done:
+            self._next(batch)
+        elif current.drains_on:
+            if batch.waiting:
+                current.say("still draining: the next program does not wait for it any longer")
+            self._next(batch)
+
+    def _next(self, batch: Batch) -> None:
+        """Begin the next reload of a batch."""
         while batch.waiting:
             tracked, reload = batch.waiting.popleft()
+            batch.current = reload
             batch.results.append((tracked, reload))
             if reload.done:
                 continue  # cancelled, or the program was stopped, while it was queued
             try:
                 self._must_go_on(batch, tracked)
-                self._begin(tracked, reload, wishes)
+                self._begin(tracked, reload, batch.wishes)
             except Failure as failure:
                 self._refuse(tracked, reload, failure)
             if not reload.done:
-                reload.when_ended(lambda _: self._next(batch, wishes))
                 return
+        self._batches.remove(batch)
 
     def _refuse(self, tracked: Tracked, reload: Reload, failure: Failure) -> None:
         reload.serving = self.serving(tracked)
@@ -627,7 +677,8 @@ class Reloads:
 
     def _must_go_on(self, batch: Batch, tracked: Tracked) -> None:
         for before, reload in batch.results[:-1]:
-            if before.group == tracked.group and reload.outcome is not Outcome.SUCCEEDED:
+            failed = reload.done and reload.outcome is not Outcome.SUCCEEDED
+            if before.group == tracked.group and failed:
                 raise Failure(
                     Fault.NOT_ATTEMPTED, f"not attempted after the failure of {before.name}"
                 )

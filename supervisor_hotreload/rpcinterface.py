@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Callable, Optional
 
 from supervisor.http import NOT_DONE_YET
 from supervisor.options import split_namespec
 from supervisor.xmlrpc import Faults, RPCError
 
-from supervisor_hotreload.adoption import SeamMissing, Tracked, ask_listener
+from supervisor_hotreload.adoption import Log, SeamMissing, Tracked, ask_listener
 from supervisor_hotreload.driver import Reload
 from supervisor_hotreload.model import Failure, Fault, Outcome
+from supervisor_hotreload.published import Options, fault, published
 from supervisor_hotreload.reloads import Batch, Reloads
 from supervisor_hotreload.servers import STRATEGIES
 from supervisor_hotreload.triggers import TriggerTable
@@ -19,8 +21,6 @@ API_VERSION = "1.0"
 
 Answer = Any
 """What supervisor's XML-RPC takes: a value, or a function that it calls until it has one."""
-
-Options = Optional[dict[str, Any]]
 
 
 def make_hotreload_rpcinterface(supervisord: Any, **config: str) -> HotReloadNamespaceRPCInterface:
@@ -34,7 +34,7 @@ def make_hotreload_rpcinterface(supervisord: Any, **config: str) -> HotReloadNam
         try:
             supervisord.hotreload = TriggerTable(Reloads(supervisord, config))
         except SeamMissing as error:
-            supervisord.options.logger.critical(str(error))
+            Log(supervisord.options.logger).critical(str(error))
             raise
     table: TriggerTable = supervisord.hotreload
     return HotReloadNamespaceRPCInterface(table.reloads, table)
@@ -46,7 +46,9 @@ class HotReloadNamespaceRPCInterface:
     def __init__(self, reloads: Reloads, triggers: TriggerTable) -> None:
         self._reloads = reloads
         self._triggers = triggers
+        self._log = reloads.supervised.logger
 
+    @published
     def getAPIVersion(self) -> str:
         """Return the version of the hotreload RPC API
 
@@ -54,6 +56,7 @@ class HotReloadNamespaceRPCInterface:
         """
         return API_VERSION
 
+    @published
     def reloadProcess(self, name: str, wait: bool = True, options: Options = None) -> Answer:
         """Replace a running program by a new generation of itself
 
@@ -65,13 +68,14 @@ class HotReloadNamespaceRPCInterface:
         @param struct options  Optional: ``bake`` (double, seconds), ``strategy`` (string)
         @return boolean result  Always true unless error; for ``group:*`` as reloadProcessGroup
         """
-        group, process = split_namespec(str(name))
+        group, process = split_namespec(name)
         if process is None:
             return self.reloadProcessGroup(group, wait, options)
         tracked = self._find(name)
         reload = _or_fault(lambda: self._reloads.start(tracked, **_wishes(options)))
         return _until(lambda: reload.done, lambda: _result(reload)) if wait else True
 
+    @published
     def reloadProcessGroup(self, name: str, wait: bool = True, options: Options = None) -> Answer:
         """Reload every program of a group that runs and can be reloaded, one after the other
 
@@ -81,14 +85,18 @@ class HotReloadNamespaceRPCInterface:
         @param boolean wait  Wait until the last one has ended
         @param struct options  Optional: ``bake`` (double, seconds), ``strategy`` (string)
         @return array result  An array of structs with keys string name, string group,
-        int status (80 is success, else a fault code), string description
+        int status (80 is success, else a fault code), string description, int number (of the
+        reload, for getReloadInfo). A member that does not run is skipped: its description
+        begins with 'skipped', its number is 0. One whose old generation drains for longer
+        than a minute counts as a success: its description says so
         """
         try:
             members = self._reloads.supervised.members(name)
         except KeyError:
-            raise _fault(Fault.BAD_NAME, f"BAD_NAME: {name}: no such group") from None
+            raise fault(Fault.BAD_NAME, f"BAD_NAME: {name}: no such group") from None
         return self._reload_all(members, name, wait, options)
 
+    @published
     def reloadAllProcesses(self, wait: bool = True, options: Options = None) -> Answer:
         """Reload every program that runs and can be reloaded, one after the other
 
@@ -107,22 +115,31 @@ class HotReloadNamespaceRPCInterface:
         ]
         return self._reload_all(members, "all", wait, options)
 
-    def getReloadInfo(self, name: str, number: int = 0) -> dict[str, Any]:
+    @published
+    def getReloadInfo(self, name: str, number: int = 0, since: int = 0) -> dict[str, Any]:
         """Get what there is to know about the reload of a program that is active, or was last
 
         @param string name  The name of the process (or ``group:name``)
+        Whoever looks often asks for what is new only: with ``since`` there is no ``output``
+        before the reload has ended, and no line of ``log`` that was there already.
+
+        @param string name  The name of the process (or ``group:name``)
         @param int number  Optional: which reload, by the ``number`` of an earlier answer
+        @param int since  Optional: the ``since`` of an earlier answer about the same reload
         @return struct result  A struct with keys int number, string name, string group, string
         statename, int pid, int generation, boolean watched (it is no child of supervisord's,
         an earlier one has left it), boolean active, string phase, string outcome,
         int fault, string reason, string serving, int old_pid, int new_pid, double seconds,
-        int workers_ready, int workers, array log (structs of double seconds, string phase,
-        string text), array output (lines that the program has printed since it began),
-        and of unattended reloads string trigger (what fired last), double next_attempt
-        (seconds from now, -1 for none), string trigger_failure
+        int workers_ready, int workers, boolean drains_on (the new generation serves, the old
+        one drains for long and need not be waited for), int since, array log (the latest 500
+        structs of double seconds, string phase, string text), array output (the latest 200
+        lines that the program has printed since it began), and of unattended reloads string
+        trigger (what fired last), double next_attempt (seconds from now, -1 for none), string
+        trigger_failure
         """
-        return self._info(self._find(name), number)
+        return self._info(self._find(name), number, since)
 
+    @published
     def getAllReloadInfo(self) -> list[dict[str, Any]]:
         """Get the reload info of every program
 
@@ -131,6 +148,15 @@ class HotReloadNamespaceRPCInterface:
         groups = self._reloads.supervised.groups().values()
         return [self._info(tracked) for members in groups for tracked in members]
 
+    @published
+    def getWarnings(self) -> list[str]:
+        """Get what is wrong with the settings: bad ones, and sections that are for no program
+
+        @return array result  An array of strings, one line each
+        """
+        return self._reloads.warnings()
+
+    @published
     def cancelReload(self, name: str, wait: bool = True) -> Answer:
         """Roll back the active reload of a program; possible until it is adopted
 
@@ -142,6 +168,7 @@ class HotReloadNamespaceRPCInterface:
         reload = _or_fault(lambda: self._reloads.cancel(tracked))
         return _until(lambda: reload.done, lambda: True) if wait else True
 
+    @published
     def getTriggers(self, revision: str = "") -> dict[str, Any]:
         """Get what reloads each program unattended, and how its latest reload went
 
@@ -156,6 +183,7 @@ class HotReloadNamespaceRPCInterface:
         """
         return self._triggers.read(revision)
 
+    @published
     def requestReload(self, name: str) -> bool:
         """Ask the event listener to reload a program, as ``request_reload()`` of an app does
 
@@ -167,13 +195,14 @@ class HotReloadNamespaceRPCInterface:
         """
         tracked = self._find(name)
         if not ask_listener(tracked.name, self._reloads.supervised.pools()):
-            raise _fault(
+            raise fault(
                 Fault.NO_LISTENER,
                 f"{name}: no event listener takes requests: add [eventlistener:hotreload] with "
                 f"command = hotreload-listener and REMOTE_COMMUNICATION among its events",
             )
         return True
 
+    @published
     def noteTrigger(self, name: str, trigger: str, wait: float, failure: str) -> bool:
         """Take note of what the event listener does, for getReloadInfo
 
@@ -184,32 +213,40 @@ class HotReloadNamespaceRPCInterface:
         @return boolean result  Always true unless error
         """
         tracked = self._find(name)
-        self._triggers.note(tracked, str(trigger), float(wait), str(failure))
+        if not math.isfinite(wait):
+            raise RPCError(Faults.BAD_ARGUMENTS, f"wait: {wait} is not a number of seconds")
+        self._triggers.note(tracked, trigger, wait, failure)
         return True
 
     # -- inside
 
     def _find(self, name: str) -> Tracked:
-        if not isinstance(name, str):
-            raise RPCError(Faults.INCORRECT_PARAMETERS, f"{name!r} is no name")
         group, process = split_namespec(name)
         try:
             return self._reloads.supervised.member(group, process)
         except KeyError:
-            raise _fault(Fault.BAD_NAME, f"BAD_NAME: {name}: no such process") from None
+            raise fault(Fault.BAD_NAME, f"BAD_NAME: {name}: no such process") from None
 
     def _reload_all(
         self, members: list[Tracked], name: str, wait: bool, options: Options
     ) -> Answer:
         chosen = [tracked for tracked in members if self._reloads.reloadable(tracked)]
         if not chosen:
-            raise _fault(Fault.NOT_RELOADABLE, f"{name}: no program of it runs and can be reloaded")
+            raise fault(Fault.NOT_RELOADABLE, f"{name}: no program of it runs and can be reloaded")
+        skipped = [
+            _row(tracked, Faults.SUCCESS, f"skipped ({tracked.state})", 0)
+            for tracked in members
+            if not (tracked.running or tracked.starting)
+        ]
         batch = _or_fault(lambda: self._reloads.start_all(chosen, **_wishes(options)))
         if not wait:
-            return [_row(tracked, Faults.SUCCESS, "queued") for tracked in chosen]
-        return _until(lambda: batch.done, lambda: _rows(batch))
+            return [
+                _row(tracked, Faults.SUCCESS, "queued", reload.number)
+                for tracked, reload in batch.all
+            ] + skipped
+        return _until(lambda: batch.done, lambda: _rows(batch) + skipped)
 
-    def _info(self, tracked: Tracked, number: int = 0) -> dict[str, Any]:
+    def _info(self, tracked: Tracked, number: int = 0, since: int = 0) -> dict[str, Any]:
         driver = self._reloads.driver
         asked = driver.numbered(tracked.name, number) if number else None
         latest = asked or driver.latest(tracked.name)
@@ -221,7 +258,7 @@ class HotReloadNamespaceRPCInterface:
             "statename": tracked.state,
             "watched": tracked.watched,
             **self._triggers.remark(tracked),
-            **(NO_STORY if latest is None else _story(latest)),
+            **(NO_STORY if latest is None else _story(latest, since)),
         }
 
 
@@ -238,13 +275,15 @@ NO_STORY: dict[str, Any] = {
     "seconds": 0.0,
     "workers_ready": 0,
     "workers": 0,
+    "drains_on": False,
+    "since": 0,
     "log": [],
     "output": [],
 }
 """What is told of a program that has never been reloaded."""
 
 
-def _story(reload: Reload) -> dict[str, Any]:
+def _story(reload: Reload, since: int) -> dict[str, Any]:
     progress = reload.progress
     return {
         "number": reload.number,
@@ -259,11 +298,13 @@ def _story(reload: Reload) -> dict[str, Any]:
         "seconds": reload.seconds,
         "workers_ready": progress.ready if progress is not None else 0,
         "workers": progress.total if progress is not None else 0,
+        "drains_on": reload.drains_on,
+        "since": reload.written,
         "log": [
             {"seconds": line.seconds, "phase": line.phase.value, "text": line.text}
-            for line in reload.lines
+            for line in reload.lines_since(since)
         ],
-        "output": list(reload.output),
+        "output": list(reload.output) if reload.done or since <= 0 else [],
     }
 
 
@@ -272,8 +313,10 @@ def _wishes(options: Optional[dict[str, Any]]) -> dict[str, Any]:
     given = dict(options or {})
     bake, strategy = given.pop("bake", None), given.pop("strategy", None)
     if given:
-        raise RPCError(Faults.INCORRECT_PARAMETERS, f"unknown options: {', '.join(given)}")
-    if strategy is not None and strategy not in STRATEGIES:
+        raise RPCError(
+            Faults.INCORRECT_PARAMETERS, f"unknown options: {', '.join(map(str, given))}"
+        )
+    if strategy is not None and strategy not in list(STRATEGIES):
         known = ", ".join(sorted(STRATEGIES))
         raise RPCError(Faults.BAD_ARGUMENTS, f"strategy: {strategy!r} is none of {known}")
     if bake is None:
@@ -287,13 +330,7 @@ def _or_fault(function: Callable[[], Any]) -> Any:
     try:
         return function()
     except Failure as failure:
-        raise _fault(failure.fault, failure.reason) from None
-
-
-def _fault(fault: Fault, text: str) -> Exception:
-    error: Exception = RPCError(int(fault))
-    error.text = text  # type: ignore[attr-defined] # supervisor knows no text for our codes
-    return error
+        raise fault(failure.fault, failure.reason) from None
 
 
 def _until(done: Callable[[], bool], result: Callable[[], Any]) -> Answer:
@@ -310,22 +347,26 @@ def _result(reload: Reload) -> bool:
     if reload.outcome is Outcome.SUCCEEDED:
         return True
     lines = [f"{reload.name}: {reload.reason}; {reload.serving}", *reload.output]
-    raise _fault(reload.fault or Fault.INTERNAL, "\n".join(lines))
+    raise fault(reload.fault or Fault.INTERNAL, "\n".join(lines))
 
 
 def _rows(batch: Batch) -> list[dict[str, Any]]:
-    return [
-        _row(tracked, Faults.SUCCESS, "OK")
-        if reload.outcome is Outcome.SUCCEEDED
-        else _row(tracked, int(reload.fault or 0), f"{reload.reason}; {reload.serving}")
-        for tracked, reload in batch.results
-    ]
+    return [_row(tracked, *_status(reload), reload.number) for tracked, reload in batch.results]
 
 
-def _row(tracked: Tracked, status: int, description: str) -> dict[str, Any]:
+def _status(reload: Reload) -> tuple[int, str]:
+    if not reload.done:
+        return Faults.SUCCESS, f"still draining: the old generation (pid {reload.old_pid}) ends"
+    if reload.outcome is Outcome.SUCCEEDED:
+        return Faults.SUCCESS, "OK"
+    return int(reload.fault or 0), f"{reload.reason}; {reload.serving}"
+
+
+def _row(tracked: Tracked, status: int, description: str, number: int) -> dict[str, Any]:
     return {
         "name": tracked.process.config.name,
         "group": tracked.group,
         "status": status,
         "description": description,
+        "number": number,
     }

@@ -13,7 +13,7 @@ from supervisor_hotreload.adoption.supervised import beside_pidfile
 from supervisor_hotreload.config import PREFIX, Settings
 from supervisor_hotreload.model import Failure, Triggers
 from supervisor_hotreload.names import matches
-from supervisor_hotreload.printable import printable
+from supervisor_hotreload.printable import LONGEST
 from supervisor_hotreload.reloads import Reloads
 
 DEFAULT = Triggers()
@@ -73,9 +73,9 @@ class TriggerTable:
     def note(self, tracked: Tracked, trigger: str, wait: float, failure: str) -> None:
         """Take note of what the listener does; 0 seconds until the next attempt: it has begun."""
         if wait == 0:
-            self.reloads.supervised.logger.info(f"hotreload: {tracked.name}: {printable(trigger)}")
+            self.reloads.supervised.logger.info(f"hotreload: {tracked.name}: {trigger}")
         attempt = time.monotonic() + wait if wait >= 0 else 0.0
-        self._remarks[tracked.name] = Remark(trigger, attempt, failure)
+        self._remarks[tracked.name] = Remark(trigger[:LONGEST], attempt, failure[:LONGEST])
 
     def remark(self, tracked: Tracked) -> dict[str, Any]:
         """Return what the listener has said of a program, as part of a reload info."""

@@ -22,7 +22,8 @@ from supervisor.states import ProcessStates, SupervisorStates
 from supervisor.supervisord import Supervisor
 
 from supervisor_hotreload.adoption import supervised, tracked
-from supervisor_hotreload.model import Failure
+from supervisor_hotreload.adoption.events import NAMES
+from supervisor_hotreload.model import Failure, Fault
 from supervisor_hotreload.reloads import Reloads
 from tests.fake_world import STEP, SUPERVISORD, FakeWorld, Master, Worker
 
@@ -339,3 +340,30 @@ def test_a_successor_that_was_there_before_is_left_alone() -> None:
     simulation.program.give_up_on_successor(world.ticks())
     simulation.run(40)
     assert len(world.masters()) == 2
+
+
+@pytest.mark.parametrize("what", ["refused", "succeeds", "fails"])
+def test_every_start_that_is_announced_has_one_end(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulation = Simulation(2, True)
+    simulation.run(12)
+    heard: list[str] = []
+    events.subscribe(NAMES["PROCESS_HOTRELOAD"], lambda event: heard.append(type(event).__name__))
+    if what == "refused":
+        failure = Failure(Fault.BAD_SETTING, "what to try cannot be told")
+        monkeypatch.setattr(Reloads, "_trial", lambda *_: throw(failure))
+        with pytest.raises(Failure, match="what to try"):
+            simulation.reloads.start(simulation.program)
+        assert heard == []
+        assert simulation.reloads.announcer.latest("myapp") is None
+        return
+    simulation.world.broken = what == "fails"
+    simulation.reloads.start(simulation.program)
+    simulation.run(30)
+    end = "Succeeded" if what == "succeeds" else "Failed"
+    assert heard == ["ProcessHotReloadStartedEvent", f"ProcessHotReload{end}Event"]
+
+
+def throw(error: Exception) -> None:
+    raise error

@@ -106,10 +106,10 @@ def test_users(house: House, who: str) -> None:
     assert "guess" not in house.log()
 
 
-def a_group(house: House) -> list[int]:
+def a_group(house: House, more: str = "") -> list[int]:
     """Configure the group web of web0 and web1, and a program that is no server."""
     ports = [house.port, free_port()]
-    more = "\n".join(
+    more += "\n".join(
         f"[program:web{number}]\ncommand = {house.gunicorn(bind=f'127.0.0.1:{port}')}\n"
         f"directory = %(here)s/current\n"
         for number, port in enumerate(ports)

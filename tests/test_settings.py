@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import pathlib
+
 import pytest
 
 from supervisor_hotreload.config import KEYS, TRIGGERS, BadSetting, Settings
@@ -178,3 +181,63 @@ def test_settle_where_the_heartbeat_cannot_be_read(house: House) -> None:
     house.release("v2")
     house.reload()
     assert get(house.port).startswith(b"v2 ")
+
+
+def hidden_house(house: House, path: str) -> pathlib.Path:
+    """Let supervisord be root when it reads *path*, and nobody from then on."""
+    house.open_to_all()
+    house.configure(
+        supervisord="user = nobody",
+        defaults="bake = 0.5\n[include]\nfiles = conf.d/*.conf",
+        settings="" if path else "ready = tcp://127.0.0.1:%(ENV_PORT)s",
+    )
+    house.environment["PORT"] = str(house.port)
+    (house.root / "conf.d").mkdir()
+    included = house.root / "conf.d" / "app.conf"
+    if path:
+        included.write_text("[hotreload:myapp]\nready = tcp://127.0.0.1:%(ENV_PORT)s\n")
+    for shown in (included, included.parent, house.root / "supervisord.conf"):
+        if shown.exists():
+            shown.chmod(0o755)
+    hidden = house.root / (path or "supervisord.conf")
+    hidden.chmod(0o700 if hidden.is_dir() else 0o600)
+    return hidden
+
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
+
+
+@as_root
+@pytest.mark.parametrize("path", ["", "conf.d/app.conf", "conf.d"])
+def test_settings_that_supervisord_can_read_no_more(house: House, path: str) -> None:
+    """They are those that it has read as root; an edit that cannot be seen is told."""
+    hidden = hidden_house(house, path)
+    house.start()
+    assert f"{hidden} cannot be read by user nobody of supervisord" in house.log()
+    printed = house.reload().stdout
+    assert f"ready = tcp://127.0.0.1:{house.port}" in printed
+    assert "baking" in printed
+    assert house.log().count("cannot be read by") == 1
+    if not hidden.is_dir():
+        with hidden.open("a") as file:
+            file.write("ready_timeout = 7\n")
+        house.reload()
+        assert house.log().count("an edit has no effect until supervisord is started again") == 2
+
+
+@as_root
+def test_settings_that_nobody_has_read_refuse_every_reload(house: House) -> None:
+    """Another module has imported hotreload before supervisord read its file."""
+    hidden = hidden_house(house, "")
+    early = house.root / "site" / "sitecustomize.py"
+    early.write_text("import supervisor_hotreload.adoption.settings\n")
+    early.chmod(0o666)
+    house.start()
+    why = f"{hidden} cannot be read by user nobody of supervisord; let that user read it"
+    assert f"bad setting: {why}" in house.log()
+    done = house.ctl("hotreload", "myapp")
+    assert done.returncode == 1
+    assert why in done.stdout
+    assert f"warning: {why}" in house.ctl("hotreload", "--status").stdout
+    hidden.chmod(0o644)
+    assert f"ready = tcp://127.0.0.1:{house.port}" in house.reload().stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from supervisor_hotreload.adoption.check import CheckCommand
 from supervisor_hotreload.adoption.events import Announcer, Exits, ask_listener, unheard
+from supervisor_hotreload.adoption.log import Log
 from supervisor_hotreload.adoption.settings import SettingsFile
 from supervisor_hotreload.adoption.supervised import SeamMissing, Supervised
 from supervisor_hotreload.adoption.tracked import Desk, Tracked
@@ -13,6 +14,7 @@ __all__ = [
     "CheckCommand",
     "Desk",
     "Exits",
+    "Log",
     "SeamMissing",
     "SettingsFile",
     "Supervised",

@@ -15,7 +15,9 @@ from typing import Any, Callable, Optional, Protocol
 from supervisor import events
 from supervisor.options import EventListenerPoolConfig, make_namespec
 
+from supervisor_hotreload.adoption.log import Log
 from supervisor_hotreload.model import Fault, Outcome
+from supervisor_hotreload.printable import printable
 
 ROOM = 10_000
 """Events that supervisord keeps for our listener while it is busy or restarts.
@@ -111,12 +113,12 @@ class Program(Protocol):
 class Announcer:
     """Tells every event listener that wants to know about every reload.
 
-    :param logger: told when a subscriber raises, which is none of the reload's business.
+    :param log: told when a subscriber raises, which is none of the reload's business.
     """
 
-    def __init__(self, logger: Any) -> None:
+    def __init__(self, log: Log) -> None:
         self.instance = f"{time.monotonic_ns():x}"
-        self._logger = logger
+        self._log = log
         self._begun: dict[str, int] = {}
         self._latest: dict[str, Told] = {}
 
@@ -141,7 +143,7 @@ class Announcer:
         try:
             events.notify(event)
         except Exception:  # noqa: BLE001 - a subscriber's, and not to fail the reload
-            self._logger.critical(f"hotreload: {event.payload()}: {traceback.format_exc()}")
+            self._log.critical(f"hotreload: {event.payload()}: {traceback.format_exc()}")
 
 
 class Exits:
@@ -258,4 +260,4 @@ def _tokens(program: Program, reload: Told, serial: int) -> dict[str, object]:
 
 
 def _token(value: object) -> str:
-    return "".join("_" if c.isspace() or c == ":" else c for c in str(value))
+    return "".join("_" if c.isspace() or c == ":" else c for c in printable(str(value)))

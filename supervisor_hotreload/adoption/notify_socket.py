@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from typing import Any, Optional
 
 from supervisor_hotreload import identity
+from supervisor_hotreload.adoption.log import Log
 from supervisor_hotreload.adoption.notify_place import NoPlace, place
 from supervisor_hotreload.identity import Process
 from supervisor_hotreload.notices import Notices
@@ -73,7 +74,7 @@ class NotifySockets:
             self._open[name] = NotifySocket(self._options, self._notices, name, process)
         except (OSError, AttributeError, NoPlace) as error:  # no SO_PASSCRED but on Linux
             self._trouble[name] = str(error)
-            self._options.logger.error(
+            Log(self._options.logger).error(
                 f"hotreload: {name}: ready = notify cannot be used, there is no socket for it: "
                 f"{error}"
             )
@@ -188,7 +189,7 @@ class NotifySocket:
         """Take note of the end of the child; supervisord.reap calls this."""
         self._receiver = 0
         if self.is_open:
-            self._options.logger.warn(
+            Log(self._options.logger).warn(
                 f"hotreload: {self._name}: the child that received what it says (pid {pid}) has "
                 f"ended; there is another one when the program is started again"
             )
@@ -232,7 +233,7 @@ class NotifySocket:
         """Never called: writable() is False."""
 
     def handle_error(self) -> None:
-        self._options.logger.critical(f"hotreload: {traceback.format_exc()}")
+        Log(self._options.logger).critical(f"hotreload: {traceback.format_exc()}")
 
     def _line(self, pid: int) -> tuple[Process, ...]:
         """Return a process with its ancestors up to the program's own, none if it has no such."""

@@ -6,13 +6,42 @@ import configparser
 import glob
 import itertools
 import os
+import sys
 from typing import Any, Optional
 
-from supervisor.options import UnhosedConfigParser, expand
+from supervisor.options import ServerOptions, UnhosedConfigParser, expand
 
-from supervisor_hotreload.config import PREFIX, Settings
+from supervisor_hotreload.adoption.log import Log
+from supervisor_hotreload.config import DEFAULTS, PREFIX, Settings
 
 Stamp = tuple[tuple[str, int, int, int], ...]
+
+
+def _being_parsed() -> Optional[Any]:
+    """Return our sections of what supervisord parses while it imports this module.
+
+    supervisord drops its user after that, and then may not be able to read its own file
+    any more. It keeps nothing of our sections (ServerOptions.read_config), so they are
+    taken from the parser of the call that imports us.
+    """
+    frame = sys._getframe()
+    while frame.f_code is not ServerOptions.get_plugins.__code__:
+        if frame.f_back is None:
+            return None
+        frame = frame.f_back
+    known, options = frame.f_locals.get("parser"), frame.f_locals.get("self")
+    if not isinstance(known, UnhosedConfigParser) or not isinstance(options, ServerOptions):
+        return None
+    ours = [name for name in known.sections() if name.startswith(PREFIX) or name == DEFAULTS]
+    parser = UnhosedConfigParser()
+    parser.read_dict({name: dict(known.items(name)) for name in ours})
+    parser.expansions = known.expansions
+    parser.expand_here(options.here)
+    return parser
+
+
+AT_START = _being_parsed()
+"""Our sections as supervisord has read them, None where something else has imported us."""
 
 
 class SettingsFile:
@@ -33,26 +62,42 @@ class SettingsFile:
     def read(self) -> Settings:
         """Return the settings as they are now.
 
-        A file that supervisord read as root and can read no more, now that it
-        is another user, keeps the settings that are known.
+        Where supervisord read its files as root and can read them no more, now that it
+        is another user, they are those of its start.
 
-        :raises ValueError: when the file cannot be parsed.
+        :raises ValueError: when a file cannot be parsed, or was never read.
         """
         path = self._options.configfile
-        if not path or not os.access(path, os.R_OK):
-            return self._settings
-        if self._stamp is None or _stamp(self._files(path)) != self._stamp:
-            parser = UnhosedConfigParser()
-            try:
-                self._parse(parser, path)
-            except (configparser.Error, UnicodeDecodeError) as error:
-                why = " ".join(str(error).split())
-                raise ValueError(f"{path}, or what it includes, cannot be parsed: {why}") from None
-            if not parser.has_section("supervisord"):
-                raise ValueError(f"{path} has no section [supervisord]")
-            self._settings = self._extract(parser)
+        if path and (self._stamp is None or _stamp(self._files(path)) != self._stamp):
+            self._settings = self._read(path)
             self._stamp = _stamp(self._files(path))
         return self._settings
+
+    def _read(self, path: str) -> Settings:
+        parser = UnhosedConfigParser()
+        try:
+            self._parse(parser, path)
+        except PermissionError as error:
+            return self._known(str(error))
+        except (configparser.Error, UnicodeDecodeError) as error:
+            why = " ".join(str(error).split())
+            raise ValueError(f"{path}, or what it includes, cannot be parsed: {why}") from None
+        if not parser.has_section("supervisord"):
+            raise ValueError(f"{path} has no section [supervisord]")
+        return self._extract(parser)
+
+    def _known(self, trouble: str) -> Settings:
+        """Return the settings that were read last.
+
+        :raises ValueError: when none were.
+        """
+        if self._stamp is None and AT_START is None:
+            raise ValueError(f"{trouble}; let that user read it")
+        Log(self._options.logger).warn(
+            f"hotreload: {trouble}; the settings are those that were read when supervisord was "
+            f"started, an edit has no effect until supervisord is started again"
+        )
+        return self._extract(AT_START) if self._stamp is None else self._settings
 
     def _files(self, path: str) -> list[str]:
         """Return *path* and what its [include] matches now."""
@@ -63,6 +108,7 @@ class SettingsFile:
     def _parse(self, parser: Any, path: str) -> None:
         """Read *path* and what it includes (options.ServerOptions.read_config)."""
         here = os.path.dirname(os.path.abspath(path))
+        self._must_be_readable(path)
         parser.read(path)
         parser.expansions = self._options.environ_expansions
         parser.expand_here(here)
@@ -72,9 +118,21 @@ class SettingsFile:
             expansions["host_node_name"] = os.uname().nodename
             patterns = expand(parser.get("include", "files"), expansions, "include.files")
             self._patterns = patterns.split()
+        for pattern in self._patterns:
+            self._must_be_readable(os.path.dirname(os.path.join(here, pattern)))
         for name in self._files(path)[1:]:
+            self._must_be_readable(name)
             parser.read(name)
             parser.expand_here(os.path.abspath(os.path.dirname(name)))
+
+    def _must_be_readable(self, path: str) -> None:
+        """Refuse what a parser would take for empty.
+
+        :raises PermissionError: with a sentence for the operator.
+        """
+        if os.path.exists(path) and not os.access(path, os.R_OK):
+            user = self._options.user or os.geteuid()
+            raise PermissionError(f"{path} cannot be read by user {user} of supervisord")
 
     def _extract(self, parser: Any) -> Settings:
         sections: dict[str, dict[str, str]] = {}

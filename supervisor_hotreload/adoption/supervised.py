@@ -12,6 +12,7 @@ from supervisor.states import SupervisorStates
 
 from supervisor_hotreload.adoption import orphans
 from supervisor_hotreload.adoption.events import channel, make_room
+from supervisor_hotreload.adoption.log import Log
 from supervisor_hotreload.adoption.notify_socket import NotifySockets
 from supervisor_hotreload.adoption.record import Proofs, Record
 from supervisor_hotreload.adoption.seams import missing
@@ -55,7 +56,7 @@ class Supervised:
             )
         self.supervisord = supervisord
         self.options = supervisord.options
-        self.logger = supervisord.options.logger
+        self.logger = Log(supervisord.options.logger)
         self.subreaper = False
         self.tick = Tick(self.options.get_socket_map(), self.logger, step)
         self.notify_sockets = NotifySockets(self.options, world.notices)
@@ -268,13 +269,12 @@ class Supervised:
 
         :return: a function that ends it.
         """
-        tapped = [d for d in tracked.process.dispatchers.values() if hasattr(d, "_log")]
-        for dispatcher in tapped:
-            _listen_in(dispatcher, sink)
+        dispatchers = tracked.process.dispatchers.values()
+        ends = [_listen_in(d, sink) for d in dispatchers if hasattr(d, "_log")]
 
         def end() -> None:
-            while tapped:
-                vars(tapped.pop()).pop("_log", None)
+            while ends:
+                ends.pop()()
 
         return end
 
@@ -293,17 +293,35 @@ def working_directory(config: Any) -> dict[str, str]:
     return {"PWD": directory} if os.path.samefile(directory, os.curdir) else {}
 
 
-def _listen_in(dispatcher: Any, sink: Callable[[str], None]) -> None:
-    """Hand what *dispatcher* logs to *sink* as well, by lines."""
-    log = dispatcher._log
+def _listen_in(dispatcher: Any, sink: Callable[[str], None]) -> Callable[[], None]:
+    """Hand what *dispatcher* logs to *sink* as well, by lines.
+
+    :return: a function that ends it. Others may have wrapped the method before us, or
+        after: theirs stays, and over ours nothing goes any more but what it is given.
+    """
+    log, before = dispatcher._log, vars(dispatcher).get("_log")
     rest = [""]
+    listens = True
 
     def hooked_log(data: Any) -> None:
         log(data)
+        if not listens:
+            return
         text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
         *lines, rest[0] = (rest[0] + text).split("\n")
         for line in lines:
             sink(printable(line[:LINE].rstrip("\r"), also="\t"))
         rest[0] = rest[0][-LINE:]
 
+    def end() -> None:
+        nonlocal listens
+        listens = False
+        if vars(dispatcher).get("_log") is not hooked_log:
+            return
+        if before is None:
+            del dispatcher._log
+        else:
+            dispatcher._log = before
+
     dispatcher._log = hooked_log
+    return end

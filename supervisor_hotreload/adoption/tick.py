@@ -9,6 +9,7 @@ import time
 import traceback
 from typing import Any, Callable, Optional
 
+from supervisor_hotreload.adoption.log import Log
 from supervisor_hotreload.adoption.notify_socket import NotifySocket
 from supervisor_hotreload.adoption.watching import Watch
 
@@ -39,9 +40,9 @@ class Tick:
         because it would end supervisord.
     """
 
-    def __init__(self, socket_map: Any, logger: Any, step: Callable[[], None]) -> None:
+    def __init__(self, socket_map: Any, log: Log, step: Callable[[], None]) -> None:
         self._map = socket_map
-        self._logger = logger
+        self._log = log
         self._step = step
         self._on = False
         self._sweep()
@@ -93,7 +94,7 @@ class Tick:
         """Never called: writable() is False."""
 
     def handle_error(self) -> None:
-        self._logger.critical(f"hotreload: {traceback.format_exc()}")
+        self._log.critical(f"hotreload: {traceback.format_exc()}")
 
     def _guarded(self) -> None:
         try:

@@ -18,6 +18,7 @@ from typing import Any, Callable, Optional, Protocol
 from supervisor.options import make_namespec
 from supervisor.states import ProcessStates, getProcessStateDescription
 
+from supervisor_hotreload.adoption.log import Log
 from supervisor_hotreload.adoption.watching import UNKNOWN_STATUS, Watch
 from supervisor_hotreload.identity import Process
 from supervisor_hotreload.model import Failure, Fault
@@ -194,8 +195,8 @@ class Tracked:
         return str(self.process.config.directory or os.getcwd())
 
     @property
-    def logger(self) -> Any:
-        return self._options.logger
+    def logger(self) -> Log:
+        return Log(self._options.logger)
 
     def current(self) -> Optional[Process]:
         """Return the process that supervisord tracks."""

@@ -7,6 +7,7 @@ import os
 import traceback
 from typing import Any, Callable, Optional
 
+from supervisor_hotreload.adoption.log import Log
 from supervisor_hotreload.identity import Process, alive
 
 UNKNOWN_STATUS = 255 << 8
@@ -70,7 +71,7 @@ class Watch:
         """Never called: writable() is False."""
 
     def handle_error(self) -> None:
-        self._options.logger.critical(f"hotreload: {traceback.format_exc()}")
+        Log(self._options.logger).critical(f"hotreload: {traceback.format_exc()}")
 
     def _look(self) -> None:
         try:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import sys
 import time
 
-from supervisor_hotreload.printable import printable
-
-LONGEST = 2000
-"""Characters of one line; programs have a say in what is logged."""
+from supervisor_hotreload.printable import log_lines
 
 
 def say(text: str) -> None:
-    """Write one line for the operator, with the time, and nothing a terminal would act on."""
-    shown = printable(text[:LONGEST], also="\n")
-    sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shown}\n")
+    """Write for the operator, with the time, and nothing that forges a line or moves a cursor."""
+    now = time.strftime("%Y-%m-%d %H:%M:%S")
+    for line in log_lines(text):
+        sys.stderr.write(f"{now} {line}\n")
     sys.stderr.flush()
