@@ -71,31 +71,41 @@ def status(pid: int) -> Optional[Status]:
     if not LINUX:
         return _portable_status(pid)
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            line = file.read()
+        return read_stat(pid, read(f"/proc/{pid}/stat"))
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
-    return read_stat(pid, line)
+
+
+def read(path: str, limit: int = 1 << 16) -> bytes:
+    """Return what a file of the kernel's holds, up to *limit* bytes; this is often asked for."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        text = os.read(descriptor, limit)
+        while text and len(text) < limit:
+            more = os.read(descriptor, limit - len(text))
+            if not more:
+                break
+            text += more
+        return text
+    finally:
+        os.close(descriptor)
 
 
 def read_stat(pid: int, line: bytes) -> Optional[Status]:
     """Return what a line of /proc/PID/stat says, None when it is torn."""
     # the name is in parentheses and may hold anything, a ')' as well
-    fields = line.rpartition(b")")[2].split()
-    if (
-        b")" not in line
-        or len(fields) < 26
-        or not all(field.lstrip(b"-").isdigit() for field in fields[1:26])
-    ):
+    fields = line[line.rfind(b")") + 2 :].split(None, 26)
+    try:
+        return Status(
+            process=Process(pid, int(fields[19])),
+            state=fields[0].decode("ascii", "replace"),
+            parent=int(fields[1]),
+            group=int(fields[2]),
+            session=int(fields[3]),
+            image=int(fields[25]),
+        )
+    except (IndexError, ValueError):
         return None
-    return Status(
-        process=Process(pid, int(fields[19])),
-        state=fields[0].decode("ascii", "replace"),
-        parent=int(fields[1]),
-        group=int(fields[2]),
-        session=int(fields[3]),
-        image=int(fields[25]),
-    )
 
 
 def _portable_status(pid: int) -> Optional[Status]:
@@ -155,10 +165,8 @@ def ticks() -> int:
 def waits(pid: int) -> bool:
     """Tell whether *pid* waits for a child and does nothing else (kernel/exit.c, do_wait)."""
     try:
-        with open(f"/proc/{pid}/wchan", "rb") as file:
-            if len(os.listdir(f"/proc/{pid}/task")) > 1:
-                return False
-            return file.read(64) == b"do_wait"
+        alone = len(os.listdir(f"/proc/{pid}/task")) == 1
+        return alone and read(f"/proc/{pid}/wchan") == b"do_wait"
     except OSError:
         return False
 
@@ -201,8 +209,7 @@ def _children_of_threads(pid: int) -> Optional[set[int]]:
         raise Unreadable(f"pid {pid} has more than {CHILDREN} threads")
     for task in tasks:
         try:
-            with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
-                pids.update(map(int, file.read().split()))
+            pids.update(map(int, read(f"/proc/{pid}/task/{task}/children").split()))
         except (FileNotFoundError, ProcessLookupError):
             if os.path.exists(f"/proc/{pid}/task/{task}"):
                 return None
@@ -236,8 +243,7 @@ def environment(pid: int) -> dict[str, str]:
     A process may overwrite it (setproctitle does): use it as a hint only.
     """
     try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            return read_environment(file.read(1 << 20))
+        return read_environment(read(f"/proc/{pid}/environ", 1 << 20))
     except OSError:
         return {}
 
@@ -251,8 +257,7 @@ def read_environment(raw: bytes) -> dict[str, str]:
 def arguments(pid: int) -> list[str]:
     """Return the arguments of *pid*, empty when hidden; a hint only, as above."""
     try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            raw = file.read(1 << 16)
+        raw = read(f"/proc/{pid}/cmdline")
     except OSError:
         return []
     return [_text(item) for item in raw.split(b"\0") if item]
@@ -298,10 +303,9 @@ def sleeps(pid: int) -> Optional[int]:
 
 def _status_field(pid: int, key: bytes) -> Optional[bytes]:
     try:
-        with open(f"/proc/{pid}/status", "rb") as file:
-            for line in file:
-                if line.startswith(key):
-                    return line[len(key) :].strip()
+        for line in read(f"/proc/{pid}/status").splitlines():
+            if line.startswith(key):
+                return line[len(key) :].strip()
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
     return None

@@ -309,7 +309,9 @@ class Tracked:
             return
         self.elders.extend({old.tracked, *old.masters})
         self._past.update(dict.fromkeys((old.tracked, *old.masters), old))
-        self._take(Lineage(new, old.since, old.group, old.made, family=old.family))
+        self._take(
+            Lineage(new, old.since, old.group, old.made, sockets=old.sockets, family=old.family)
+        )
 
     def _let_go(self, gone: bool) -> None:
         """Track the tracked process no longer; whoever reaps it deletes its entry."""
@@ -339,7 +341,10 @@ class Tracked:
         subprocess.spawnerr = subprocess.exitstatus = None
         status = self._world.status(process.pid)
         group = status.group if status is not None else 0
-        self._take(Lineage(process, process.start, group, group == process.pid))
+        taken = Lineage(process, process.start, group, group == process.pid)
+        taken.know(self._world, process)
+        taken.record(self._world)
+        self._take(taken)
         subprocess.change_state(ProcessStates.STARTING)
 
     def _take(self, known: Lineage) -> None:
@@ -350,7 +355,6 @@ class Tracked:
         self.process.pid = process.pid
         self._lineage = known
         known.know(self._world, process)
-        known.record(self._world)
         self._look_soon()
         self._desk.proven(self)
 

@@ -55,10 +55,15 @@ def ids_of(pid: int) -> Optional[Ids]:
     if not LINUX:
         return _portable_ids(pid)
     try:
-        with open(f"/proc/{pid}/status", "rb") as file:
-            return read_ids(file)
+        descriptor = os.open(f"/proc/{pid}/status", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
+    try:
+        return read_ids(os.read(descriptor, 1 << 12).split(b"\n"))
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
 
 
 def read_ids(lines: Iterable[bytes]) -> Optional[Ids]:
