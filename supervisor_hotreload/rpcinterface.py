@@ -177,9 +177,10 @@ class HotReloadNamespaceRPCInterface:
 
         @param string revision  Optional: the one of an earlier answer
         @return struct result  A struct with the key string revision, and unless that is the
-        given one: string instance, string state_file, array sighup, array errors, array
-        names (of all programs), array programs (structs with the settings, the age in
-        seconds and the latest reload, of those that have changed since)
+        given one: string instance, string state_file, double listener_age (seconds since
+        there is a listener), array sighup, array errors, array names (of all programs),
+        array programs (structs with the settings, the age in seconds and the latest reload,
+        of those that have changed since)
         """
         return self._triggers.read(revision)
 

@@ -64,6 +64,7 @@ class TriggerTable:
             "revision": now,
             "instance": instance,
             "state_file": self._state_file(),
+            "listener_age": self.reloads.supervised.listener_age(),
             "sighup": self._settings.sighup(),
             "errors": self._errors,
             "names": [tracked.name for tracked in members],
