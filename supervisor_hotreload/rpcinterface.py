@@ -150,11 +150,12 @@ class HotReloadNamespaceRPCInterface:
 
     @published
     def getWarnings(self) -> list[str]:
-        """Get what is wrong with the settings: bad ones, and sections that are for no program
+        """Get what is wrong: bad settings, sections that are for no program, a listener that
+        cannot work
 
         @return array result  An array of strings, one line each
         """
-        return self._reloads.warnings()
+        return self._reloads.warnings() + self._triggers.warnings()
 
     @published
     def cancelReload(self, name: str, wait: bool = True) -> Answer:

@@ -11,6 +11,7 @@ from supervisor.xmlrpc import SupervisorTransport
 
 from tests.house import House, wait_until
 from tests.listening import Listening, answers
+from tests.test_robustness import saboteur
 
 PASSWORD = "open: sesame%"
 
@@ -40,6 +41,7 @@ def test_a_listener_without_the_password_keeps_what_happens(house: House) -> Non
     touch = house.root / "touch"
     more = listening.section(more='environment = SUPERVISOR_USERNAME="admin"')
     more += listening.app("hearing", "on = PROCESS_STATE_EXITED:processname=deploy")
+    more += saboteur(patience="2")
     more += "[program:deploy]\ncommand = /bin/true\nautostart = false\nstartsecs = 0\n"
     house.configure("--workers 1", settings=f"settle = 0\ntouch = {touch}", more=more)
     house.start()
@@ -53,12 +55,15 @@ def test_a_listener_without_the_password_keeps_what_happens(house: House) -> Non
     listening.kill()  # the next one knows no more than this one
     listening.until(lambda: listening.log().count("NOTHING IS RELOADED") == 2)
     assert len(listening.log().splitlines()) == 2, "it is said once by each"
+    warning = "the event listener hotreload has not asked for "
+    assert f"warning: {warning}" in house.ctl("hotreload", "--status").stdout
     path = house.root / "supervisord.conf"
     login = 'SUPERVISOR_USERNAME="admin"'
     quoted = PASSWORD.replace("%", "%%")
     path.write_text(path.read_text().replace(login, f'{login},SUPERVISOR_PASSWORD="{quoted}"'))
     assert "hotreload: updated process group" in house.ctl("update").stdout
     listening.wait_for_reload("hearing")
+    wait_until(lambda: house.rpc().hotreload.getWarnings() == [])
     listening.wait_for_reload("myapp")
     assert f"myapp: reload begun: touch = {touch}" in listening.log()
     assert "hearing: reload begun: on = PROCESS_STATE_EXITED" in listening.log()

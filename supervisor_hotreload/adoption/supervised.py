@@ -142,6 +142,10 @@ class Supervised:
         self._listeners[pool.config.name] = pool
         self._listeners_since = self._listeners_since or time.monotonic()
 
+    def listeners(self) -> list[str]:
+        """Return the names of our event listener pools."""
+        return [str(pool.config.name) for pool in self.pools() if is_ours(pool)]
+
     def listener_age(self) -> float:
         """Return for how many seconds there has been a listener of ours, 0 for never."""
         return time.monotonic() - self._listeners_since if self._listeners_since else 0.0
