@@ -18,8 +18,9 @@ DEADLINE = 5.0
 """Seconds that supervisord may take for one step of an answer."""
 
 UNAUTHORIZED = (
-    "; set SUPERVISOR_USERNAME and SUPERVISOR_PASSWORD in 'environment' of the section "
-    "that starts this program"
+    "refused: user name and password are wrong or missing; write environment = "
+    'SUPERVISOR_USERNAME="...",SUPERVISOR_PASSWORD="..." into the section that starts this '
+    "program, then run supervisorctl update"
 )
 
 BROKEN = (OSError, http.client.HTTPException, ExpatError, xmlrpc.client.ResponseError)
@@ -28,6 +29,10 @@ BROKEN = (OSError, http.client.HTTPException, ExpatError, xmlrpc.client.Response
 
 class NoAnswer(Exception):
     """supervisord could not be asked; the message says why."""
+
+
+class Unauthorized(NoAnswer):
+    """supervisord wants another user name or password."""
 
 
 class Server:
@@ -53,6 +58,7 @@ class Server:
 
         :raises xmlrpc.client.Fault: when supervisord refuses.
         :raises NoAnswer: when it cannot be asked.
+        :raises Unauthorized: when it wants another password.
         """
         connection = _Unix(self._url[7:]) if self._url.startswith("unix://") else self._tcp()
         try:
@@ -60,9 +66,10 @@ class Server:
             connection.request("POST", "/RPC2", body, self._headers)
             answer = connection.getresponse()
             content = answer.read()
+            if answer.status == http.HTTPStatus.UNAUTHORIZED:
+                raise Unauthorized(f"{self._url}: {UNAUTHORIZED}")
             if answer.status != 200:
-                hint = UNAUTHORIZED if answer.status == 401 else ""
-                raise NoAnswer(f"{self._url}: {answer.status} {answer.reason}{hint}")
+                raise NoAnswer(f"{self._url}: {answer.status} {answer.reason}")
             return xmlrpc.client.loads(content)[0][0]
         except BROKEN as error:
             raise NoAnswer(f"{self._url}: {error}") from None

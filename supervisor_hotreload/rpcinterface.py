@@ -150,11 +150,12 @@ class HotReloadNamespaceRPCInterface:
 
     @published
     def getWarnings(self) -> list[str]:
-        """Get what is wrong with the settings: bad ones, and sections that are for no program
+        """Get what is wrong: bad settings, sections that are for no program, a listener that
+        cannot work
 
         @return array result  An array of strings, one line each
         """
-        return self._reloads.warnings()
+        return self._reloads.warnings() + self._triggers.warnings()
 
     @published
     def cancelReload(self, name: str, wait: bool = True) -> Answer:
@@ -177,9 +178,10 @@ class HotReloadNamespaceRPCInterface:
 
         @param string revision  Optional: the one of an earlier answer
         @return struct result  A struct with the key string revision, and unless that is the
-        given one: string instance, string state_file, array sighup, array errors, array
-        names (of all programs), array programs (structs with the settings, the age in
-        seconds and the latest reload, of those that have changed since)
+        given one: string instance, string state_file, double listener_age (seconds since
+        there is a listener), array sighup, array errors, array names (of all programs),
+        array programs (structs with the settings, the age in seconds and the latest reload,
+        of those that have changed since)
         """
         return self._triggers.read(revision)
 

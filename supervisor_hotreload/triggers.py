@@ -18,6 +18,9 @@ from supervisor_hotreload.reloads import Reloads
 
 DEFAULT = Triggers()
 
+SILENCE = 20.0
+"""Seconds without a question after which a listener does not work: it asks every 5."""
+
 
 @dataclass(frozen=True)
 class Fixed:
@@ -49,9 +52,11 @@ class TriggerTable:
         self._marks: dict[str, Any] = {}
         self._changed: dict[str, int] = {}
         self._number = 0
+        self._asked = 0.0
 
     def read(self, revision: str) -> dict[str, Any]:
         """Return what has changed since *revision*; everything where that is not known."""
+        self._asked = time.monotonic()
         members = [t for group in self.reloads.supervised.groups().values() for t in group]
         self._update(members)
         instance = self.reloads.announcer.instance
@@ -64,11 +69,24 @@ class TriggerTable:
             "revision": now,
             "instance": instance,
             "state_file": self._state_file(),
+            "listener_age": self.reloads.supervised.listener_age(),
             "sighup": self._settings.sighup(),
             "errors": self._errors,
             "names": [tracked.name for tracked in members],
             "programs": [self._row(t) for t in members if self._changed[t.name] > since],
         }
+
+    def warnings(self) -> list[str]:
+        """Return what keeps unattended reloads from working: each line is for an operator."""
+        supervised = self.reloads.supervised
+        silent = min(supervised.listener_age(), time.monotonic() - self._asked)
+        if silent < SILENCE:
+            return []
+        return [
+            f"the event listener {name} has not asked for {silent:.0f} s, nothing is reloaded "
+            f"unattended; its log says why"
+            for name in supervised.listeners()
+        ]
 
     def note(self, tracked: Tracked, trigger: str, wait: float, failure: str) -> None:
         """Take note of what the listener does; 0 seconds until the next attempt: it has begun."""

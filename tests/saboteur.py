@@ -3,7 +3,7 @@
 ``break`` names a method of servers.gunicorn.Gunicorn, or of Keeper, that is to
 raise; ``times`` names a file for the processor time of every step of a reload;
 ``hold`` names a method of Gunicorn that has nothing to say for ``seconds``;
-``patience`` is how long a batch waits for a generation that drains;
+``patience`` is how long a batch waits for a generation that drains, and a listener may be silent;
 ``polls`` counts the turns of supervisord's loop; ``setClock`` lets the system
 clock jump as supervisord sees it.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from supervisor_hotreload import driver, reloads
+from supervisor_hotreload import driver, reloads, triggers
 from supervisor_hotreload.driver import Driver
 from supervisor_hotreload.servers.gunicorn import Gunicorn
 
@@ -43,6 +43,7 @@ def make_saboteur_rpcinterface(supervisord: Any, **config: str) -> SaboteurRPCIn
         _hold(config["hold"], float(config["seconds"]))
     if "patience" in config:
         driver.DRAIN_PATIENCE = float(config["patience"])
+        triggers.SILENCE = float(config["patience"])
     if "times" in config:
         _time_steps(config["times"])
     if "polls" in config:

@@ -7,6 +7,7 @@ before it reads the sections of event listeners, which may then name them.
 from __future__ import annotations
 
 import os
+import sysconfig
 import time
 import traceback
 from collections.abc import Iterable
@@ -190,12 +191,35 @@ def make_room(groups: Iterable[Any]) -> None:
     groups = list(groups)
     configs = [process.config for group in groups for process in group.processes.values()]
     largest = max((_captured(config) for config in configs), default=0)
-    for pool in filter(_is_ours, groups):
+    for pool in filter(is_ours, groups):
         listens = any(
             issubclass(event, events.ProcessLogEvent) for event in pool.config.pool_events
         )
         room = min(ROOM, BUDGET // max(largest, CHUNK if listens else 1))
         pool.config = Roomy(getattr(pool.config, "configured", pool.config), room)
+
+
+def make_findable(pool: Any) -> None:
+    """Let supervisord find our listener where supervisord itself is installed.
+
+    A supervisord of a virtual environment is mostly started without that environment's
+    PATH. What PATH has comes first.
+    """
+    for process in pool.processes.values():
+        process.config.get_path = _longer_path(process.config.get_path)
+
+
+def _longer_path(get_path: Callable[[], list[str]]) -> Callable[[], list[str]]:
+    return lambda: [*get_path(), sysconfig.get_path("scripts")]
+
+
+def hand_over(former: Any, pool: Any) -> None:
+    """Give *pool* the events that nobody has taken from *former*, which was removed.
+
+    ``supervisorctl update`` replaces the pool, such as for the password that it lacked.
+    """
+    pool.event_buffer[:0] = former.event_buffer
+    former.event_buffer.clear()
 
 
 def _captured(config: Any) -> int:
@@ -207,7 +231,7 @@ def unheard(name: str, pools: Iterable[Any]) -> Optional[str]:
     wanted = getattr(events.EventTypes, name, None)
     if not isinstance(wanted, type):
         return "supervisor has no such event"
-    ours = [pool for pool in pools if _is_ours(pool)]
+    ours = [pool for pool in pools if is_ours(pool)]
     heard = tuple(event for pool in ours for event in pool.config.pool_events)
     if not ours or issubclass(wanted, heard):
         return None
@@ -217,7 +241,7 @@ def unheard(name: str, pools: Iterable[Any]) -> Optional[str]:
 def ask_listener(name: str, pools: Iterable[Any]) -> bool:
     """Send our listener the request to reload *name*; False when there is none."""
     event = events.RemoteCommunicationEvent("hotreload", name)
-    ours = (pool.config.pool_events for pool in pools if _is_ours(pool))
+    ours = (pool.config.pool_events for pool in pools if is_ours(pool))
     if not any(isinstance(event, tuple(heard)) for heard in ours):
         return False
     events.notify(event)
@@ -239,7 +263,8 @@ def channel(config: Any) -> dict[str, str]:
     return {"HOTRELOAD_CHANNEL": f"{descriptor}:{os.fstat(descriptor).st_ino}"}
 
 
-def _is_ours(pool: Any) -> bool:
+def is_ours(pool: Any) -> bool:
+    """Tell whether *pool* is an event listener pool that runs our listener."""
     return hasattr(pool, "event_buffer") and any(
         LISTENER in process.config.command for process in pool.processes.values()
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 import traceback
 from typing import Any, Callable, Optional
 
@@ -11,7 +12,13 @@ from supervisor import events
 from supervisor.states import SupervisorStates
 
 from supervisor_hotreload.adoption import orphans
-from supervisor_hotreload.adoption.events import channel, make_room
+from supervisor_hotreload.adoption.events import (
+    channel,
+    hand_over,
+    is_ours,
+    make_findable,
+    make_room,
+)
 from supervisor_hotreload.adoption.log import Log
 from supervisor_hotreload.adoption.notify_socket import NotifySockets
 from supervisor_hotreload.adoption.record import Proofs, Record
@@ -67,6 +74,8 @@ class Supervised:
         self._record = Record(beside_pidfile(self.options, ".hotreload.record"))
         self._recording = False
         self._trouble = ""
+        self._listeners: dict[str, Any] = {}
+        self._listeners_since = 0.0
         self._hook_signals()
         self._hook_exec()
         self._hook_cleanup()
@@ -123,10 +132,28 @@ class Supervised:
         return [group for group in groups if hasattr(group, "event_buffer")]
 
     def _take_on(self, group: Any) -> None:
+        if is_ours(group):
+            self._take_on_listener(group)
         if hasattr(group, "event_buffer"):
             return  # an event listener pool: supervisord talks to these over pipes
         for process in group.processes.values():
             self._tracked[id(process)] = Tracked(process, self._world, self._desk)
+
+    def _take_on_listener(self, pool: Any) -> None:
+        make_findable(pool)
+        former = self._listeners.get(pool.config.name)
+        if former is not None:
+            hand_over(former, pool)
+        self._listeners[pool.config.name] = pool
+        self._listeners_since = self._listeners_since or time.monotonic()
+
+    def listeners(self) -> list[str]:
+        """Return the names of our event listener pools."""
+        return [str(pool.config.name) for pool in self.pools() if is_ours(pool)]
+
+    def listener_age(self) -> float:
+        """Return for how many seconds there has been a listener of ours, 0 for never."""
+        return time.monotonic() - self._listeners_since if self._listeners_since else 0.0
 
     def _on_group_added(self, event: Any) -> None:
         self._take_on(self.supervisord.process_groups[event.group])

@@ -83,6 +83,15 @@ A sample section:
 command = hotreload-listener
 events = PROCESS_STATE,PROCESS_COMMUNICATION,REMOTE_COMMUNICATION,TICK_5
 
+The command needs no path where supervisord and this listener are installed in
+the same environment.  Where supervisord's server asks for a user name and a
+password, the listener needs them:
+
+environment = SUPERVISOR_USERNAME="admin",SUPERVISOR_PASSWORD="secret"
+
+(a % is written as %%).  Without them it says so once, and nothing is reloaded
+unattended.  What happens meanwhile is kept, and done once it gets in.
+
 It logs to its standard error.
 """
 

@@ -20,7 +20,7 @@ from supervisor_hotreload.listener.program import Program
 from supervisor_hotreload.listener.roster import Roster
 from supervisor_hotreload.listener.state import StateFile
 from supervisor_hotreload.listener.watcher import Watcher
-from supervisor_hotreload.rpcclient import NoAnswer, Server
+from supervisor_hotreload.rpcclient import NoAnswer, Server, Unauthorized
 
 LOOK = 1.0
 """Seconds between two looks at every path."""
@@ -36,6 +36,10 @@ REFRESH = 5.0
 
 PROMPT = 0.1
 """Seconds between two refreshes that events ask for."""
+
+NO_ANSWER = "supervisord does not answer, it is asked again"
+
+LOCKED_OUT = "NOTHING IS RELOADED UNATTENDED, what happens meanwhile is kept for later"
 
 UNKNOWN_METHOD = 1
 """supervisor.xmlrpc.Faults.UNKNOWN_METHOD: the plugin is not there."""
@@ -67,6 +71,7 @@ class Listener:
         self._complaint = ""
         self._refreshed = 0.0
         self._looks = 0
+        self._unseen = 0.0
         self._look_at = self._weigh_at = self._refresh_at = 0.0
 
     def run(self) -> None:
@@ -157,7 +162,8 @@ class Listener:
             closely = self._looks % CLOSELY == 0
             self._looks += 1
             for program in self._roster.programs.values():
-                self._roster.dirty |= self._watcher.look(program, now, closely)
+                self._roster.dirty |= self._watcher.look(program, now, closely, self._unseen)
+            self._unseen = 0.0
             self._notifier.look(now)
         if now >= self._weigh_at:
             self._weigh_at = now + WEIGH
@@ -199,9 +205,11 @@ class Listener:
         except xmlrpc.client.Fault as fault:
             if fault.faultCode == UNKNOWN_METHOD:
                 raise NoPlugin from None
-            return self._complain(fault.faultString, now)
+            return self._complain(f"{NO_ANSWER}: {fault.faultString}", now)
+        except Unauthorized as error:
+            return self._complain(f"{LOCKED_OUT}: {error}", now)
         except NoAnswer as error:
-            return self._complain(str(error), now)
+            return self._complain(f"{NO_ANSWER}: {error}", now)
         self._complaint = ""
         if self._state is None:
             self._begin(now)
@@ -220,14 +228,15 @@ class Listener:
     def _complain(self, text: str, now: float) -> bool:
         if text != self._complaint:
             self._complaint = text
-            say(f"supervisord does not answer, it is asked again: {text}")
+            say(text)
         self._refresh_at = now + LOOK
         return False
 
     def _begin(self, now: float) -> None:
         """Take up what an earlier listener has left, and events."""
         self._state = StateFile(self._state_path or self._roster.state_file, say)
-        self._roster.restore(self._state.read(), now)
+        if not self._roster.restore(self._state.read(), now):
+            self._unseen = self._roster.listener_age
         self._roster.dirty = True
         os.write(self._out, events.READY)
 

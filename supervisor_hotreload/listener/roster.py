@@ -27,6 +27,7 @@ class Roster:
         self.rules: list[Rule] = []
         self.sighup: list[str] = []
         self.state_file = ""
+        self.listener_age = 0.0
         self.dirty = False
         self._server = server
         self._say = say
@@ -47,6 +48,7 @@ class Roster:
     def _take(self, answer: dict[str, Any], now: float) -> None:
         self._instance, self.sighup = answer["instance"], answer["sighup"]
         self.state_file = answer["state_file"]
+        self.listener_age = answer["listener_age"]
         for error in answer["errors"]:
             if error not in self._errors:
                 self._say(f"bad setting: {error}")
@@ -133,13 +135,16 @@ class Roster:
             "programs": {name: program.dump() for name, program in self.programs.items()},
         }
 
-    def restore(self, saved: dict[str, Any], now: float) -> None:
-        """Take what an earlier listener has left."""
+    def restore(self, saved: dict[str, Any], now: float) -> bool:
+        """Take what an earlier listener has left.
+
+        :return: whether a listener has worked for this supervisord before.
+        """
         programs = saved.get("programs")
         boots = saved.get("boot") == boot()
         same = boots and saved.get("instance") == self._instance
         if not isinstance(programs, dict):
-            return
+            return False
         for name, program in list(self.programs.items()):
             if name not in programs:
                 continue
@@ -151,6 +156,7 @@ class Roster:
             else:
                 self.programs[name] = restored
         self._index()
+        return same
 
 
 def _means(name: str, program: Program) -> bool:

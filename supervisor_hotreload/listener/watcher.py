@@ -28,10 +28,14 @@ class Watcher:
         self._known: set[tuple[str, str]] = set()
         self._troubles: dict[tuple[str, str], str] = {}
 
-    def look(self, program: Program, now: float, closely: bool = False) -> bool:
+    def look(
+        self, program: Program, now: float, closely: bool = False, unseen: float = 0.0
+    ) -> bool:
         """Look at every path of *program* and at its age.
 
         :param closely: also where nothing seems to be new.
+        :param unseen: seconds for which there has been a listener that could not look; what
+            has changed meanwhile is news, even where nothing is known of before.
         :return: whether there is anything for the state file.
         """
         news = False
@@ -40,13 +44,13 @@ class Watcher:
                 key, seen = (program.name, kind, path), glance(path)
                 if closely or self._glances.get(key, self) != seen:
                     self._glances[key] = seen
-                    news |= self._look_at(program, kind, path, now)
+                    news |= self._look_at(program, kind, path, now, unseen)
         period = program.setting("every", 0.0)
         if period and program.born and now - program.born >= period + program.jitter(self._host):
             news |= program.keep(f"every = {period:g} s", now)
         return news
 
-    def _look_at(self, program: Program, kind: str, path: str, now: float) -> bool:
+    def _look_at(self, program: Program, kind: str, path: str, now: float, unseen: float) -> bool:
         key = f"{kind} {path}"
         look = LOOKS[kind](path)
         self._report(program, key, look.trouble)
@@ -56,7 +60,8 @@ class Watcher:
         if look.stamp is None or look.stamp == before:
             return False
         program.stamps[key] = look.stamp
-        if before is None or not look.stamp:
+        known = before is not None or (unseen and changed(path) >= time.time() - unseen)
+        if not known or not look.stamp:
             return True
         cause = f"{kind} = {path}"
         if first and changed(path) < time.time() - (now - program.born) - 0.1:
