@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 import signal
 import traceback
-from dataclasses import dataclass
+from collections.abc import Container
+from dataclasses import dataclass, field
 from typing import Any, Callable, Optional, Protocol
 
 from supervisor.options import make_namespec
@@ -38,7 +39,8 @@ HOLD = 5.0
 that is told to hurry, and as long after is killed."""
 
 LATE = 120.0
-"""Seconds for which a successor that nobody waits for any more is ended when it comes."""
+"""Seconds for which a successor that nobody waits for any more is ended when it comes, and
+that it then has to end before it is killed."""
 
 
 @dataclass
@@ -53,6 +55,20 @@ class Kept:
     status: int
     since: float
     rungs: int = 0
+
+
+@dataclass
+class Unwanted:
+    """What comes although the reload that asked for it was given up.
+
+    :param before: children of the old master from before: none of them was asked for.
+    :param until: when what comes is another's, or what has come is killed.
+    :param late: what has come, and was told to end.
+    """
+
+    before: Container[Process]
+    until: float
+    late: list[Process] = field(default_factory=list)
 
 
 class Desk(Protocol):
@@ -116,7 +132,7 @@ class Tracked:
         self._options = process.config.options
         self._lineage: Optional[Lineage] = None
         self._kept: Optional[Kept] = None
-        self._unwanted_until = 0.0
+        self._unwanted: Optional[Unwanted] = None
         self._hook()
 
     @property
@@ -470,15 +486,30 @@ class Tracked:
             self.note()
         if self._kept is not None:
             self._hurry(self._kept)
-        if self._world.now() < self._unwanted_until:
-            late = self.successors()
-            if late:
-                self._unwanted_until = 0.0
-                self.logger.warn(
-                    f"hotreload: {self.name}: {late[0]}, the successor of a reload that was given "
-                    f"up, has come after all and is ended"
-                )
-                self._end_all(late, signal.SIGTERM)
+        if self._unwanted is not None:
+            self._end_late(self._unwanted)
+
+    def _end_late(self, unwanted: Unwanted) -> None:
+        """End the successor that was not waited for: TERM, in the end KILL."""
+        over = self._world.now() >= unwanted.until
+        if unwanted.late:
+            unwanted.late = [late for late in unwanted.late if self._world.alive(late)]
+            if over:
+                self._end_all(unwanted.late, signal.SIGKILL)
+            if over or not unwanted.late:
+                self._unwanted = None
+        elif over:
+            self._unwanted = None
+        else:
+            late = [child for child in self.successors() if child not in unwanted.before]
+            if not late:
+                return
+            unwanted.late, unwanted.until = late, self._world.now() + LATE
+            self.logger.warn(
+                f"hotreload: {self.name}: {late[0]}, the successor of a reload that was given "
+                f"up, has come after all and is ended"
+            )
+            self._end_all(late, signal.SIGTERM)
 
     def _hurry(self, kept: Kept) -> None:
         """The program is down until the rest of it has ended: QUIT, then SIGKILL."""
@@ -489,16 +520,18 @@ class Tracked:
                 current = self.current()
                 self._end_all([*self.living_elders(), *([current] if current else [])], sig)
 
-    def give_up_on_successor(self) -> None:
+    def give_up_on_successor(self, before: Container[Process]) -> None:
         """End a successor that comes although the reload has stopped waiting for it.
 
         A USR2 cannot be recalled: a master that was busy may honour it later.
+
+        :param before: children of the old master from before that USR2.
         """
-        self._unwanted_until = self._world.now() + LATE
+        self._unwanted = Unwanted(before, self._world.now() + LATE)
 
     def want_successor(self) -> None:
         """Let one that comes now live: a reload waits for it."""
-        self._unwanted_until = 0.0
+        self._unwanted = None
 
     def _taken(self, pid: int) -> bool:
         return self._options.pidhistory.get(pid) is self.process

@@ -40,6 +40,8 @@ class Upgrade:
         self._policy = policy
         self._told = told
         self._new: Optional[Process] = None
+        self.before: Optional[frozenset[Process]] = None
+        """The children of the old master when it was asked for a successor; None until then."""
         self._born: set[Process] = set()
         self._bake: Optional[Bake] = None
 
@@ -64,15 +66,33 @@ class Upgrade:
     # -- before adoption
 
     def reexec(self) -> None:
-        self._world.signal(self._old.master, "USR2")
+        """Send USR2; what the old master has forked by then is nobody's successor.
+
+        :raises Failure: FOREIGN_SUCCESSOR when it has been asked by somebody else meanwhile.
+        """
+        master = self._old.master
+        if self.before is None:
+            children = self._world.children(master)
+            other = self.choose([c for c in children if c not in self._old.children])
+            if other is not None:
+                raise Failure(
+                    Fault.FOREIGN_SUCCESSOR,
+                    f"{master} has a successor already ({other}), somebody sent USR2 to it: end "
+                    f"one of them first",
+                )
+            self.before = frozenset(children)
+        self._world.signal(master, "USR2")
 
     def successor(self) -> Optional[Process]:
         """Return the child of the old master that has exec'd what is to serve next."""
         if not self.serving():
             raise Failure(Fault.OLD_EXITED, f"the old master ({self._old.master}) exited")
-        born = [c for c in self._world.children(self._old.master) if c not in self._old.children]
-        self._new = self.choose(born)
+        self._new = self.choose(self._born_since())
         return self._new
+
+    def _born_since(self) -> list[Process]:
+        before = self._old.children if self.before is None else self.before
+        return [c for c in self._world.children(self._old.master) if c not in before]
 
     def expect(self, new: Process) -> None:
         """Know *new* for the successor, which was there before this reload."""
@@ -100,10 +120,11 @@ class Upgrade:
     def serving(self) -> bool:
         return self._world.alive(self._old.master)
 
-    def recall(self) -> None:
+    def recall(self) -> bool:
         """A stopped master has the USR2 still before it: let it come, then end what comes."""
         if stopped(self._world, self._old.master):
             self._world.signal(self._old.master, "CONT")
+        return self.before is not None
 
     def _must_live(self, new: Process) -> None:
         if not self._world.alive(new):
