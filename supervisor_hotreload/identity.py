@@ -155,13 +155,6 @@ def boot() -> str:
         return f"{os.uname().nodename} {round((time.time() - time.monotonic()) / 60)}"
 
 
-def ticks() -> int:
-    """Return the start that a process has which starts now, in the unit of Process."""
-    if LINUX:
-        return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
-    return int(time.time() * 1000)
-
-
 def waits(pid: int) -> bool:
     """Tell whether *pid* waits for a child and does nothing else (kernel/exit.c, do_wait)."""
     try:

@@ -374,37 +374,3 @@ class Notified:
         if found != self._status and now - self._status_at >= 1.0:
             self._status, self._status_at = found, now
         return self._status
-
-
-class Watch:
-    """Tells whether a generation that was ready has stayed ready.
-
-    Workers are told by their processes: the heartbeat file of one that died
-    may have had its inode used again for its successor's.
-
-    :param patience: seconds within which a worker touches its heartbeat twice.
-    """
-
-    def __init__(self, world: World, master: Process, patience: float) -> None:
-        self._world = world
-        self._master = master
-        self._patience = patience
-        since = world.now()
-        beats = world.heartbeats(master)
-        self._seen = {key: (beat, since) for key, beat in beats.items()}
-        self._workers = [w for w in world.children(master) if shares(world, beats, w)]
-
-    def complaint(self) -> Optional[str]:
-        """Return what is wrong with the generation, or None."""
-        dead = [worker for worker in self._workers if not self._world.alive(worker)]
-        if dead:
-            return f"{dead[0]}, one of its {len(self._workers)} workers, died"
-        now = self._world.now()
-        for key, beat in self._world.heartbeats(self._master).items():
-            before, at = self._seen.get(key, (None, now))
-            if before != beat:
-                at = now
-            elif now - at > self._patience:
-                return f"a worker missed two heartbeats in {self._patience:g} s"
-            self._seen[key] = (beat, at)
-        return None

@@ -77,8 +77,8 @@ class Server(Protocol):
     def serving(self) -> bool:
         """Tell whether the old generation still lives, so that there is a way back."""
 
-    def recall(self) -> None:
-        """Make sure that a successor asked for comes now or never."""
+    def recall(self) -> Optional[bool]:
+        """Make sure that a successor asked for comes now or never; False: none was asked for."""
 
     def retirement(self) -> Iterable[Stop]:
         """Return the ladder that ends the old generation gracefully."""
@@ -243,7 +243,8 @@ def undo(server: Server, new: Any) -> Steps:
     if not server.serving():
         return  # the successor is all there is
     if new is None:
-        server.recall()
+        if server.recall() is False:
+            return
         try:
             new = yield Wait(Phase.UNDOING, server.successor, RECALL)
         except Overdue:

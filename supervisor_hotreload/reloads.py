@@ -475,6 +475,7 @@ class Reloads:
                 server.heard = reload.output
                 yield from protocol.in_place(server, policy, keeper.commit, check)
             else:
+                reload.when_ended(self._give_up(tracked, server))
                 yield from protocol.reload(server, policy, keeper, check)
 
         trial = self._trial(tracked, reload, found, policy)
@@ -527,11 +528,21 @@ class Reloads:
             raise Failure(Fault.SHUTDOWN_STATE, "supervisord is shutting down or reloading itself")
         if tracked.starting:
             raise Failure(
-                Fault.STILL_STARTING, f"{tracked.name} is {tracked.state}, not RUNNING yet"
+                Fault.STILL_STARTING,
+                f"{tracked.name} is {tracked.state}, not RUNNING yet{self._cause(tracked)}",
             )
         if not tracked.running:
-            raise Failure(Fault.NOT_RUNNING, f"{tracked.name} is {tracked.state}, not RUNNING")
+            raise Failure(
+                Fault.NOT_RUNNING,
+                f"{tracked.name} is {tracked.state}, not RUNNING{self._cause(tracked)}",
+            )
         return self.policy(tracked)
+
+    def _cause(self, tracked: Tracked) -> str:
+        """Return why a program does not come up, where its command tells."""
+        family = servers.named(tracked.program)
+        why = family.down(tracked.program) if family is not None else ""
+        return f": {why}" if why else ""
 
     def _boots(self, tracked: Tracked) -> Optional[Family]:
         """Return the family of a server that has no workers yet."""
@@ -627,12 +638,26 @@ class Reloads:
             if reload.outcome is Outcome.FAILED and reload.new_pid == reload.old_pid != 0:
                 renewed = reload.adopted and tracked.running and self.world.alive(old.master)
                 reload.serving += self._blend(old) if renewed else ""
-            if reload.fault in (Fault.SUCCESSOR_EXITED, Fault.NOT_READY):
+            if reload.fault in (Fault.SUCCESSOR_EXITED, Fault.NOT_READY, Fault.NO_SUCCESSOR):
                 reload.reason += last_words(reload.output)
-            if reload.outcome is not Outcome.SUCCEEDED and not reload.new_pid:
-                tracked.give_up_on_successor()
+            ends = reload.adopted and reload.fault is Fault.SUCCESSOR_EXITED
+            if ends and not tracked.outlived and tracked.current() is not None:
+                reload.serving = (
+                    f"nothing serves: generation {tracked.generation} (pid {tracked.pid}) ends, "
+                    f"then supervisord does as autorestart says"
+                )
 
         return close
+
+    def _give_up(self, tracked: Tracked, server: Any) -> Callable[[Reload], None]:
+        """Return what ends a successor that comes late, if one was asked for."""
+
+        def give_up(reload: Reload) -> None:
+            asked = server.before is not None
+            if asked and reload.outcome is not Outcome.SUCCEEDED and not reload.new_pid:
+                tracked.give_up_on_successor(server.before)
+
+        return give_up
 
     def _follow_up(self, tracked: Tracked) -> None:
         """Do the one reload that was asked for by HUPs during another."""
@@ -686,6 +711,7 @@ class Reloads:
 
 EXCEPTION = re.compile(
     r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit|NotFound)\b"  # Python
+    r"|^(Error|\S+: error): "  # what gunicorn says of its configuration and command line
     r"|^\S+:\d+:in .* \([A-Z][\w:]*(Error|Exception)\)$"  # Ruby
 )
 
@@ -693,4 +719,6 @@ EXCEPTION = re.compile(
 def last_words(output: Iterable[str]) -> str:
     """Return the last exception in what a program has printed, but for gunicorn's own."""
     found = [line for line in output if EXCEPTION.match(line) and "HaltServer" not in line]
+    if found[1:] and found[-2].startswith("Error: ") and found[-2].rstrip().endswith(":"):
+        found[-1] = f"{found[-2].rstrip()} {found[-1]}"  # a sentence, and its cause
     return f": {found[-1][:300]}" if found else ""

@@ -69,10 +69,6 @@ class World:
         found = ids_of(process.pid)
         return found if self.alive(process) else None
 
-    def ticks(self) -> int:
-        """Return when a process that starts now will have started."""
-        return identity.ticks()
-
     def lookup(self, pid: int) -> Optional[Process]:
         return identity.lookup(pid)
 

@@ -124,17 +124,6 @@ class FakeWorld(World):
     def ids(self, process: Process) -> Optional[Ids]:
         return Ids.of_user(0, 0) if self.alive(process) else None
 
-    def ticks(self) -> int:
-        return int(self.time * 100) * 1000
-
-    def listening(self, process: Process) -> dict[int, str]:
-        return {SOCKET: "0100007F:1F40"}
-
-    def sockets(self, process: Process, known: Container[int]) -> Sockets:
-        fake = self.procs.get(process.pid)
-        serves = isinstance(fake, (Master, Worker)) and fake.lives
-        return Sockets(frozenset([SOCKET] if serves else []))
-
     def own_sockets(self) -> frozenset[int]:
         return frozenset()
 
@@ -159,6 +148,16 @@ class FakeWorld(World):
             return {}
         crew = [self.procs[child.pid] for child in self._below(fake.pid)]
         return {(1, w.inode): self._beat(w) for w in crew if isinstance(w, Worker)}
+
+    def listening(self, process: Process) -> dict[int, str]:
+        return {SOCKET: "0100007F:1F40"}
+
+    def sockets(self, process: Process, known: Container[int]) -> Sockets:
+        """A master that stops closes its sockets first (gunicorn arbiter.stop)."""
+        fake = self.procs.get(process.pid)
+        stops = isinstance(fake, Master) and fake.stop_limit is not None
+        serves = isinstance(fake, (Master, Worker)) and fake.lives and not stops
+        return Sockets(frozenset([SOCKET] if serves else []))
 
     def sleeps(self, process: Process) -> Optional[int]:
         return int(self.time / STEP)

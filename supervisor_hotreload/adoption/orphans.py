@@ -116,7 +116,7 @@ def forerunner(world: World, process: Process) -> Optional[Process]:
     if parent is None or parent.pid == 1 or not acts_alike(world, parent, process):
         return None
     same = same_command(world.arguments(parent), world.arguments(process))
-    return parent if same is not False and _held(world, parent) & _held(world, process) else None
+    return parent if same is not False else None
 
 
 def _inherits(world: World, recorded: Proofs, process: Process) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import signal
 import traceback
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Optional, Protocol
 
@@ -54,6 +55,18 @@ class Kept:
     status: int
     since: float
     rungs: int = 0
+
+
+@dataclass
+class Unwanted:
+    """What comes although the reload that asked for it was given up.
+
+    :param before: children of the old master from before: none of them was asked for.
+    :param until: when what comes is another's.
+    """
+
+    before: Container[Process]
+    until: float
 
 
 class Desk(Protocol):
@@ -118,8 +131,7 @@ class Tracked:
         self._lineage: Optional[Lineage] = None
         self._past: dict[Process, Lineage] = {}
         self._kept: Optional[Kept] = None
-        self._unwanted_until = 0.0
-        self._unwanted_since = 0
+        self._unwanted: Optional[Unwanted] = None
         self._ending: dict[Process, Kept] = {}
         self._look_at: Optional[float] = None
         self._look_again = FIRST_LOOK
@@ -534,18 +546,20 @@ class Tracked:
             self._hurry(self._kept)
         if self._ending:
             self._go_on_ending(now)
-        if now < self._unwanted_until:
-            self._end_late_successors(now)
+        if self._unwanted is not None:
+            self._end_late(self._unwanted, now)
 
-    def _end_late_successors(self, now: float) -> None:
-        for late in self.successors():
-            if late.start >= self._unwanted_since and late not in self._ending:
-                self._unwanted_until = 0.0
-                self._ending[late] = Kept(0, now)
-                self.logger.warn(
-                    f"hotreload: {self.name}: {late}, the successor of a reload that was given "
-                    f"up, has come after all and is ended"
-                )
+    def _end_late(self, unwanted: Unwanted, now: float) -> None:
+        """End the successor that was not waited for."""
+        late = [child for child in self.successors() if child not in unwanted.before]
+        if late or now >= unwanted.until:
+            self._unwanted = None
+        for process in late:
+            self._ending[process] = Kept(0, now)
+            self.logger.warn(
+                f"hotreload: {self.name}: {process}, the successor of a reload that was given "
+                f"up, has come after all and is ended"
+            )
         self._go_on_ending(now)
 
     def _go_on_ending(self, now: float) -> None:
@@ -567,19 +581,18 @@ class Tracked:
                 current = self.current()
                 self._end_all([*self.living_elders(), *([current] if current else [])], sig)
 
-    def give_up_on_successor(self, since: int = 0) -> None:
+    def give_up_on_successor(self, before: Container[Process]) -> None:
         """End a successor that comes although the reload has stopped waiting for it.
 
         A USR2 cannot be recalled: a master that was busy may honour it later.
 
-        :param since: when that was sent (Process.start): nothing older is ended.
+        :param before: children of the old master from before that USR2.
         """
-        self._unwanted_until = self._world.now() + LATE
-        self._unwanted_since = since
+        self._unwanted = Unwanted(before, self._world.now() + LATE)
 
     def want_successor(self) -> None:
         """Let one that comes now live: a reload waits for it."""
-        self._unwanted_until = 0.0
+        self._unwanted = None
 
     def _taken(self, pid: int) -> bool:
         """Tell whether supervisord tracks *pid*, for whatever program, or has had it retired."""

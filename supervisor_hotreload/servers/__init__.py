@@ -10,13 +10,13 @@ from typing import Optional
 from supervisor_hotreload.identity import Process
 from supervisor_hotreload.servers import generic, gunicorn, nginx, unicorn, uwsgi
 from supervisor_hotreload.servers.family import (
-    DEPTH,
     Family,
     Program,
     Strategy,
     foreign,
     must_hear,
     own_name,
+    walk,
 )
 from supervisor_hotreload.servers.gunicorn import Gunicorn
 from supervisor_hotreload.servers.roles import Ambiguous, Found, own
@@ -79,11 +79,9 @@ def named(program: Program) -> Optional[Family]:
 
 def booting(world: World, tracked: Process) -> Optional[Family]:
     """Return the family whose server runs under *tracked*, ready or not, by its name."""
-    level = [tracked]
-    for _ in range(DEPTH):
-        names = {own_name(world.arguments(process)) for process in level}
+    for process, _ in walk(world, tracked):
+        name = own_name(world.arguments(process))
         for family in FAMILIES:
-            if names & family.binaries:
+            if name in family.binaries:
                 return family
-        level = [child for process in level for child in world.children(process)]
     return None

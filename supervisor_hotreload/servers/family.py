@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Callable, Optional, TypeVar
 
@@ -47,7 +47,10 @@ BUSY = 2
 may load the new release itself."""
 
 DEPTH = 8
-"""How many shells or wrappers deep the master may sit under the supervised pid."""
+"""How many processes deep the master is looked for, shells and wrappers before it included."""
+
+BUDGET = 256
+"""How many processes are looked at in that, at most: supervisord waits meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,23 @@ def stopped(world: World, process: Process) -> bool:
     return status is not None and status.state in "Tt"
 
 
+def walk(world: World, top: Process) -> Iterator[tuple[Process, list[Process]]]:
+    """Yield *top* and what is below it, with the children of each, level by level: at most
+    DEPTH levels, and BUDGET processes."""
+    level = [top]
+    left = BUDGET
+    for _ in range(DEPTH):
+        below: list[Process] = []
+        for process in level[:left]:
+            children = world.children(process)
+            yield process, children
+            below.extend(children)
+        left -= len(level)
+        if left <= 0:
+            return
+        level = below
+
+
 INTERPRETERS = re.compile(r"(python|pypy|ruby|perl)[\d.]*$")
 
 
@@ -202,6 +222,10 @@ class Family:
     def lacks(self, program: Program) -> str:
         """Return what a program of this family has not got while it boots."""
         return "workers yet"
+
+    def down(self, program: Program) -> str:
+        """Return why a program of this family cannot be RUNNING, as its command tells; else ''."""
+        return ""
 
     def pidfile(self, program: Program) -> Optional[str]:
         """Return where a program writes its pid, as its configuration tells."""
@@ -365,24 +389,18 @@ def crew(
     :param at_work: returns those of some processes that accept, or raises Unreadable.
     """
     hidden: Optional[Crew] = None
-    level = [tracked]
-    for _ in range(DEPTH):
-        below: list[Process] = []
-        for process in level:
-            children = world.children(process)
-            below.extend(children)
-            if not children or not fits(process):
-                continue
-            image = world.image(process)
-            try:
-                ready = frozenset(at_work(world, children))
-            except Unreadable:
-                everyone = frozenset(children)
-                hidden = hidden or Crew(tracked, process, image, False, everyone, everyone)
-                continue
-            if ready:
-                return Crew(tracked, process, image, True, frozenset(children), ready)
-        level = below
+    for process, children in walk(world, tracked):
+        if not children or not fits(process):
+            continue
+        image = world.image(process)
+        try:
+            ready = frozenset(at_work(world, children))
+        except Unreadable:
+            everyone = frozenset(children)
+            hidden = hidden or Crew(tracked, process, image, False, everyone, everyone)
+            continue
+        if ready:
+            return Crew(tracked, process, image, True, frozenset(children), ready)
     return hidden
 
 

@@ -8,14 +8,13 @@ QUIT only one that has none (gunicorn arbiter.handle_winch, handle_quit).
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Callable, Optional
 
 from supervisor_hotreload.endpoints import Endpoint
 from supervisor_hotreload.identity import Process, Unreadable
-from supervisor_hotreload.model import Failure, Fault, Policy, Progress, Readiness, Ready
+from supervisor_hotreload.model import Failure, Fault, Policy, Progress, Ready
 from supervisor_hotreload.probes import (
     STEADY,
     Accepting,
@@ -24,12 +23,11 @@ from supervisor_hotreload.probes import (
     Settle,
     Then,
     Verdict,
-    Watch,
     shares,
 )
 from supervisor_hotreload.servers import family
+from supervisor_hotreload.servers.failed_fork import Forks
 from supervisor_hotreload.servers.family import (
-    DEPTH,
     GUESS,
     REEXEC,
     Family,
@@ -40,15 +38,24 @@ from supervisor_hotreload.servers.family import (
     run_as,
     rung,
     stopped,
+    walk,
 )
-from supervisor_hotreload.servers.lineage import held_together, same_command, workers_under
-from supervisor_hotreload.servers.upgrade import Upgrade
+from supervisor_hotreload.servers.gunicorn_command import (
+    BINARIES,
+    bound,
+    configured,
+    daemonizes,
+    options,
+    options_of,
+)
+from supervisor_hotreload.servers.gunicorn_workers import Crew
+from supervisor_hotreload.servers.lineage import same_command
+from supervisor_hotreload.servers.outliving import Leaving, must_outlive
+from supervisor_hotreload.servers.promotion import Promotion
+from supervisor_hotreload.servers.start_context import must_hand_over, must_start_again
+from supervisor_hotreload.servers.upgrade import DRAIN_CEILING, QUICK, Upgrade
 from supervisor_hotreload.system.command import RunAs
 from supervisor_hotreload.world import World
-
-DRAIN_CEILING = 3600.0
-"""Seconds after which an old generation is hung: gunicorn ends its workers itself
-after graceful_timeout, whatever that is, and is never cut short by us."""
 
 DRAIN_MARGIN = 10.0
 """Seconds granted on top of a graceful_timeout that the command line tells."""
@@ -56,20 +63,8 @@ DRAIN_MARGIN = 10.0
 BOOT_GRACE = 2.0
 """Seconds a dismissed successor has to end its workers that never became ready."""
 
-QUICK = 5.0
-"""Seconds between a quick stop and SIGKILL, and after that."""
-
 GRACEFUL_TIMEOUT = 30.0
 """gunicorn's default for --graceful-timeout."""
-
-TIMEOUT = 30.0
-"""gunicorn's default for --timeout; a worker touches its heartbeat twice in it."""
-
-SWITCHES = 3
-"""Turns of the master's loop after its parent is gone, until it is surely promoted."""
-
-BLIND = 2.0
-"""Seconds after which it is promoted for sure: its loop looks every second."""
 
 
 @dataclass
@@ -93,21 +88,15 @@ def survey(world: World, tracked: Process, looks_right: bool) -> Optional[Genera
         where the heartbeats cannot be read.
     :return: None when there is no gunicorn.
     """
-    level = [tracked]
     hidden: Optional[Process] = None
-    for _ in range(DEPTH):
-        below: list[Process] = []
-        for process in level:
-            children = world.children(process)
-            try:
-                beats = world.heartbeats(process)
-                if beats and any(shares(world, beats, child) for child in children):
-                    return _generation(world, tracked, process, frozenset(beats), children)
-            except Unreadable:
-                if hidden is None and children:
-                    hidden = process
-            below.extend(children)
-        level = below
+    for process, children in walk(world, tracked):
+        try:
+            beats = world.heartbeats(process)
+            if beats and any(shares(world, beats, child) for child in children):
+                return _generation(world, tracked, process, frozenset(beats), children)
+        except Unreadable:
+            if hidden is None and children:
+                hidden = process
     if hidden is not None and looks_right:
         return _generation(world, tracked, hidden, None, world.children(hidden))
     return None
@@ -130,65 +119,65 @@ def _generation(
     )
 
 
-class Crew:
-    """The workers of one master, also after it has died and left them orphaned.
-
-    :param grace: seconds that orphaned workers have to finish their requests.
-    """
-
-    def __init__(self, world: World, master: Process, grace: float) -> None:
-        self.outsider: Optional[Process] = None
-        self._world = world
-        self._master = master
-        self._grace = grace
-        self._image = world.image(master)
-        self._sockets, _ = held_together(world, master)
-        self._seen: set[Process] = set()
-        self._orphaned_at: Optional[float] = None
-
-    def look(self) -> list[Process]:
-        """Return those that live, oldest first."""
-        self._seen.update(workers_under(self._world, self._master, self._image, self._sockets))
-        self._seen = {w for w in self._seen if w != self.outsider and self._world.alive(w)}
-        return sorted(self._seen, key=lambda worker: worker.start)
-
-    def urge(self) -> None:
-        """See to it that it ends: what is stopped by a signal hears no other.
-
-        Without a master nobody tells workers to stop: TERM at once, KILL after the grace.
-        """
-        if self._world.alive(self._master):
-            if stopped(self._world, self._master):
-                self._world.signal(self._master, "CONT")
-            return
-        now = self._world.now()
-        if self._orphaned_at is None:
-            self._orphaned_at = now
-            for worker in self._seen:
-                self._world.signal(worker, "TERM")
-        elif now - self._orphaned_at > self._grace:
-            for worker in self._seen:
-                self._world.signal(worker, "KILL")
-
-
 class Gunicorn(Upgrade):
-    """One reload of one gunicorn program, bound to its old generation."""
+    """One reload of one gunicorn program, bound to its old generation.
+
+    :param must_start: refuses, as a Failure, what could not start a successor.
+    """
 
     name = "gunicorn"
 
-    def __init__(self, world: World, old: Generation, policy: Policy, command: str) -> None:
+    def __init__(
+        self,
+        world: World,
+        old: Generation,
+        policy: Policy,
+        command: str,
+        must_start: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(world, old, policy, probe(world, old, policy.ready))
         self._generation = old
+        self._must_start = must_start
+        self._forks = Forks(world, old.master, old.image)
         self._options = options(command)
         self._crews: dict[Process, Crew] = {}
         self._crew(old.master).look()
-        self._watch: Optional[Watch] = None
-        self._baked_since: Optional[float] = None
-        self._ended_at: Optional[float] = None
-        self._asleep: Optional[int] = None
-        self._orphaned_at: Optional[float] = None
+        self._wrapper = Leaving(world, old)
+        self._promotion = Promotion(world, old.master, policy.pidfile)
+        self._given_up = self._listened = self._was_ready = False
 
     # -- before adoption
+
+    def reexec(self) -> None:
+        self._must_start()
+        super().reexec()
+
+    def successor(self) -> Optional[Process]:
+        """Return the successor; a fork that has failed to become it is ended, for the old
+        master ignores every other USR2 as long as that lives.
+
+        :raises Failure: NO_SUCCESSOR when it has failed.
+        """
+        new = super().successor()
+        if new is not None or self.before is None:
+            return new
+        born = self._born_since()
+        if self._given_up:
+            self._crew(self._old.master).kill(self._forks.waiting(born))
+        elif (fork := self._forks.failed(born)) is not None:
+            self._world.signal(fork, "KILL")
+            raise Failure(
+                Fault.NO_SUCCESSOR,
+                f"the fork of {self._old.master} that was to execute the successor ({fork}) "
+                f"has failed before that (the hook pre_exec, a directory or a file: the "
+                f"program's log tells); such a fork tells the old workers to quit, so it was "
+                f"killed, and the old master starts others",
+            )
+        return None
+
+    def recall(self) -> bool:
+        self._given_up = True
+        return super().recall()
 
     def is_successor(self, child: Process) -> bool:
         before = self._world.arguments(self._old.master)
@@ -201,7 +190,9 @@ class Gunicorn(Upgrade):
             self._crew(master).look()
         if stopped(self._world, new):
             return Progress("the successor is stopped by a signal")
-        return self._told(new)
+        verdict = self._told(new)
+        self._was_ready = self._was_ready or bool(verdict)
+        return verdict
 
     def baked(self, new: Process, seconds: float) -> object:
         self._must_live(new)
@@ -209,22 +200,19 @@ class Gunicorn(Upgrade):
             self._crew(master).look()
         if stopped(self._world, new):
             raise Failure(Fault.BAKE_FAILED, f"the successor ({new}) is stopped by a signal")
-        now = self._world.now()
-        if self._baked_since is None:
-            self._baked_since = now
-        complaint = self._complaint(new)
-        if complaint is not None:
-            raise Failure(Fault.BAKE_FAILED, f"the successor ({new}): {complaint}")
-        done = now - self._baked_since >= seconds
-        return Readiness(self._old.workers) if done else False
+        over = super().baked(new, seconds)
+        asleep = next((w for w in self._workers(new) if stopped(self._world, w)), None)
+        if asleep is not None:
+            raise Failure(Fault.BAKE_FAILED, f"{asleep}, a worker of {new}, is stopped by a signal")
+        return over
 
-    def _complaint(self, new: Process) -> Optional[str]:
-        """Return what is wrong with a successor that was ready, None when nothing is."""
-        if not self._old.readable:
-            return None if self._told(new) else "it lost workers"
-        if self._watch is None:
-            self._watch = Watch(self._world, new, self._number("timeout", TIMEOUT))
-        return self._watch.complaint()
+    def _workers(self, master: Process) -> list[Process]:
+        children = self._world.children(master)
+        try:
+            beats = self._world.heartbeats(master)
+        except Unreadable:
+            return children
+        return [child for child in children if shares(self._world, beats, child)]
 
     def _crew(self, master: Process) -> Crew:
         """Return the workers of *master*; its successor is a child of it too."""
@@ -242,38 +230,32 @@ class Gunicorn(Upgrade):
     def retirement(self) -> Iterator[Rung]:
         """TERM, or QUIT where no worker is left; gunicorn's own limit comes first."""
         old = self._old.master
+        self._listened = self._listens(self._new) if self._new is not None else False
         first = "TERM" if self._crew(old).look() else "QUIT"
-        patience = self._policy.drain_timeout
-        if patience is None:
-            told = "graceful-timeout" in self._options
-            patience = self._grace() + DRAIN_MARGIN if told else DRAIN_CEILING
-        yield rung(self._world, old, first, patience)
+        yield rung(self._world, old, first, self._patience())
         yield rung(self._world, old, "QUIT", QUICK)
         yield Rung(lambda: self._kill(old), QUICK)
 
     def dismissal(self, new: Process) -> Iterator[Rung]:
         """TERM: workers that are ready have requests; those that are not have none."""
         yield rung(self._world, new, "TERM", BOOT_GRACE)
-        yield Rung(
-            lambda: self._kill_unready(new),
-            self._policy.drain_timeout or self._grace() + DRAIN_MARGIN,
-        )
+        crew = self._crew(new)
+        unready = crew.unready()
+        serves = self._was_ready or len(unready) < len(crew.look())
+        yield Rung(lambda: crew.kill(unready), self._patience() if serves else QUICK)
+        yield rung(self._world, new, "QUIT", QUICK)
         yield Rung(lambda: self._kill(new), QUICK)
 
-    def _kill_unready(self, master: Process) -> None:
-        for worker in self._crew(master).look():
-            try:
-                beats = self._world.heartbeats(worker)
-            except Unreadable:
-                continue
-            if not any(beat.flipped for beat in beats.values()):
-                self._world.signal(worker, "KILL")
+    def _patience(self) -> float:
+        """Return the seconds that a generation with requests in flight has to finish them."""
+        if self._policy.drain_timeout is not None:
+            return self._policy.drain_timeout
+        told = "graceful-timeout" in self._options  # else gunicorn's own limit, whatever it is
+        return self._grace() + DRAIN_MARGIN if told else DRAIN_CEILING
 
     def _kill(self, master: Process) -> None:
-        workers = self._crew(master).look()
-        self._world.signal(master, "KILL")
-        for worker in workers:
-            self._world.signal(worker, "KILL")
+        crew = self._crew(master)
+        crew.kill([master, *crew.look()])
 
     # -- after adoption
 
@@ -281,25 +263,12 @@ class Gunicorn(Upgrade):
         """Return truthy when the old master, and a shell before it, are gone."""
         if self._new is not None:
             self._must_live(self._new)
-        left = self._crew(self._old.master).look()
-        if self._world.alive(self._old.master) or left:
-            self._crew(self._old.master).urge()
-            return Progress(
-                f"{len(left)} old worker{'' if len(left) == 1 else 's'} left", 0, len(left)
-            )
-        return self._wrapper_ended()
-
-    def _wrapper_ended(self) -> bool:
-        """Tell whether a shell before the old master is gone, which ends by itself or is ended."""
-        wrapper = self._old.tracked
-        if not self._world.alive(wrapper):
-            return True
-        now = self._world.now()
-        if self._ended_at is None:
-            self._ended_at = now
-        elif now - self._ended_at > QUICK:
-            self._world.signal(wrapper, "TERM" if now - self._ended_at < 2 * QUICK else "KILL")
-        return False
+        crew = self._crew(self._old.master)
+        if crew.look() or self._world.alive(self._old.master):
+            crew.urge()
+            left = len(crew.workers())
+            return Progress(f"{left} old worker{'' if left == 1 else 's'} left", 0, left)
+        return self._wrapper.ended()
 
     def dismissed(self, new: Process) -> bool:
         """Return True when the successor and its workers are gone."""
@@ -308,37 +277,26 @@ class Gunicorn(Upgrade):
         return not self._world.alive(new) and not left
 
     def promoted(self, new: Process) -> bool:
-        """Tell whether *new* has seen that its parent is gone (gunicorn maybe_promote_master).
-
-        Its loop looks once a second; a SIGCHLD wakes it. Then the pidfile
-        names it, or, where there is none, the loop has gone to sleep again.
-        """
+        """Tell whether *new* is a master like any other, and serves."""
         self._must_live(new)
-        status = self._world.status(new.pid)
-        if status is None or status.parent == self._old.master.pid:
-            return False
-        if self._names(new):
-            return True
-        now = self._world.now()
-        asleep = self._world.sleeps(new)
-        if self._orphaned_at is None:
-            self._orphaned_at, self._asleep = now, asleep
-        if self._policy.pidfile is None and asleep is not None and self._asleep is not None:
-            turned = asleep >= self._asleep + SWITCHES
-        else:
-            turned = now - self._orphaned_at > BLIND
-        if not turned:
-            self._world.signal(new, "CHLD")
-        return turned
+        self._must_listen(new)
+        return self._wrapper.forgotten() and self._promotion.over(new)
 
-    def _names(self, new: Process) -> bool:
-        """Tell whether the pidfile names *new*; before the promotion there is none."""
-        if self._policy.pidfile is None:
-            return False
+    def _must_listen(self, new: Process) -> None:
+        """Fail when the new master has closed its sockets: it has been told to end as well."""
+        if self._listened and not self._listens(new) and self._world.alive(new):
+            raise Failure(
+                Fault.SUCCESSOR_EXITED,
+                f"the successor ({new}) ends already and accepts nothing: it was told to end "
+                f"when the old master ended, by what stands before that or by somebody",
+            )
+
+    def _listens(self, master: Process) -> bool:
+        """Tell whether *master* holds a listening socket; True where that is hidden."""
         try:
-            return self._world.read_pid(self._policy.pidfile) == new.pid
-        except ValueError:
-            return False
+            return bool(self._world.sockets(master, self._world.listening(master)).held)
+        except Unreadable:
+            return True
 
     # -- what the command line tells
 
@@ -372,31 +330,11 @@ def resembles(arguments: list[str], before: list[str]) -> bool:
     )
 
 
-SHORT = {"-p": "pid", "-t": "timeout", "-u": "user", "-g": "group"}
-"""gunicorn's short options that matter here (gunicorn config)."""
-
-
-def options(command: str) -> dict[str, str]:
-    """Return the long options with a value that a configured command has."""
-    try:
-        words = shlex.split(command)
-    except ValueError:
-        return {}
-    found: dict[str, str] = {}
-    for word, value in zip(words, [*words[1:], ""]):
-        if word.startswith("--"):
-            name, equals, rest = word[2:].partition("=")
-            found[name] = rest if equals else value
-        elif word[:2] in SHORT:
-            found[SHORT[word[:2]]] = word[2:].lstrip("=") or value
-    return found
-
-
 class GunicornFamily(Family):
     """Recognised by the heartbeat files that a master shares with its workers."""
 
     name = "gunicorn"
-    binaries = frozenset({"gunicorn", "gunicorn3", "gunicorn_paster"})
+    binaries = BINARIES
     farewell = ""
     strategies = {"reexec": REEXEC}  # noqa: RUF012 - a table, never changed
 
@@ -428,21 +366,20 @@ class GunicornFamily(Family):
         )
 
     def addresses(self, program: Program) -> list[str]:
-        words = program.words
-        found = []
-        for word, value in zip(words, [*words[1:], ""]):
-            if word in ("-b", "--bind"):
-                found.append(value)
-            elif word.startswith("--bind="):
-                found.append(word[7:])
-            elif word.startswith("-b"):
-                found.append(word[2:])
-        if not found:
-            port = program.environment.get("PORT")
-            return [f":{port}" if port else "127.0.0.1:8000"]
-        paths = [one[5:] for one in found if one.startswith("unix:")]
-        others = [one for one in found if not one.startswith("unix:")]
-        return [*others, *(os.path.join(program.directory, path) for path in paths)]
+        return bound(program)
+
+    def admit(self, world: World, old: Generation, policy: Policy, program: Program) -> None:
+        must_hand_over(world, program.name, old)
+        must_outlive(world, program.name, old)
+        must_start_again(world, old.master, program)
+
+    def down(self, program: Program) -> str:
+        if not daemonizes(program):
+            return ""
+        return (
+            "its command lets gunicorn leave supervisord (--daemon): what supervisord has started "
+            "ends at once; take --daemon away"
+        )
 
     def trial(self, world: World, old: Generation, program: Program) -> Optional[Trial]:
         """Load what gunicorn loads, as its workers do; None where the command is not its own:
@@ -456,7 +393,13 @@ class GunicornFamily(Family):
         return Trial((*words, "--check-config"), "gunicorn --check-config", user)
 
     def server(self, world: World, old: Generation, policy: Policy, program: Program) -> Gunicorn:
-        return Gunicorn(world, old, policy, configured(program))
+        return Gunicorn(
+            world,
+            old,
+            policy,
+            configured(program),
+            lambda: must_start_again(world, old.master, program),
+        )
 
     def leads(self, world: World, process: Process) -> bool:
         """It shares a heartbeat file with a child of its own."""
@@ -488,15 +431,8 @@ def _named_user(program: Program) -> RunAs:
     while words and own_name(words[:1]) not in FAMILY.binaries:
         words = words[1:]  # an interpreter has options of its own
     given = options(program.environment.get("GUNICORN_CMD_ARGS", ""))
-    named = {**given, **options(shlex.join(words[1:]))}
+    named = {**given, **options_of(words[1:])}
     return RunAs(named.get("user"), named.get("group"))
-
-
-def configured(program: Program) -> str:
-    """Return a program's command, after the arguments that gunicorn takes from the
-    environment (GUNICORN_CMD_ARGS), which give way to it."""
-    more = program.environment.get("GUNICORN_CMD_ARGS", "")
-    return f"{more} {program.command}".strip()
 
 
 FAMILY = GunicornFamily()

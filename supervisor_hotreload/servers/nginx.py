@@ -30,6 +30,7 @@ from supervisor_hotreload.servers.family import (
     crew,
     probe,
 )
+from supervisor_hotreload.servers.outliving import must_outlive
 from supervisor_hotreload.servers.upgrade import Upgrade
 from supervisor_hotreload.system.command import RunAs
 from supervisor_hotreload.world import World
@@ -103,7 +104,10 @@ class NginxFamily(Family):
 
     def admit(self, world: World, old: Crew, policy: Policy, program: Program) -> None:
         """Refuse an upgrade that nginx would ignore, with the cure."""
-        if policy.strategy != "upgrade" or stub_of(world, old, program) is not None:
+        if policy.strategy != "upgrade":
+            return
+        must_outlive(world, program.name, old)
+        if stub_of(world, old, program) is not None:
             return
         status = world.status(old.master.pid)
         starters = {old.tracked.pid} if old.tracked != old.master else set()

@@ -32,6 +32,7 @@ from supervisor_hotreload.servers.family import (
     probe,
     rung,
 )
+from supervisor_hotreload.servers.outliving import must_outlive
 from supervisor_hotreload.servers.upgrade import Upgrade
 from supervisor_hotreload.world import World
 
@@ -151,6 +152,9 @@ class UnicornFamily(Family):
             f"a worker counts from the moment when it handles USR1, which it does once the "
             f"application is loaded; there are {old.workers}"
         )
+
+    def admit(self, world: World, old: Crew, policy: Policy, program: Program) -> None:
+        must_outlive(world, program.name, old)
 
     def server(self, world: World, old: Crew, policy: Policy, program: Program) -> Reexec:
         told = probe(world, policy.ready, old, STEADY, Looping(world, old.workers))

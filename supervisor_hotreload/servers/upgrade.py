@@ -41,8 +41,9 @@ class Upgrade:
         self._policy = policy
         self._told = told
         self._sockets, _ = held_together(world, old.master)
-        self._asked_at: Optional[int] = None
         self._new: Optional[Process] = None
+        self.before: Optional[frozenset[Process]] = None
+        """The children of the old master when it was asked for a successor; None until then."""
         self._born: set[Process] = set()
         self._bake: Optional[Bake] = None
 
@@ -74,24 +75,37 @@ class Upgrade:
 
     # -- before adoption
 
-    @property
-    def asked_at(self) -> Optional[int]:
-        """When a successor was asked for first (Process.start), None before."""
-        return self._asked_at
-
     def reexec(self) -> None:
-        if self._asked_at is None:
-            self._asked_at = self._world.ticks()
-        self._world.signal(self._old.master, "USR2")
+        """Send USR2; what the old master has forked by then is nobody's successor.
+
+        :raises Failure: FOREIGN_SUCCESSOR when it has been asked by somebody else meanwhile.
+        """
+        master = self._old.master
+        if self.before is None:
+            children = self._world.children(master)
+            other = self._successor_of([c for c in children if c not in self._old.children])
+            if other is not None:
+                raise Failure(
+                    Fault.FOREIGN_SUCCESSOR,
+                    f"{master} has a successor already ({other}), somebody sent USR2 to it: end "
+                    f"one of them first",
+                )
+            self.before = frozenset(children)
+        self._world.signal(master, "USR2")
 
     def successor(self) -> Optional[Process]:
         """Return the child of the old master that has exec'd what is to serve next."""
         if not self.serving():
             raise Failure(Fault.OLD_EXITED, f"the old master ({self._old.master}) exited")
-        since = self._asked_at or 0
-        born = [c for c in self._world.children(self._old.master) if c not in self._old.children]
-        self._new = next((c for c in born if c.start >= since and self.is_successor(c)), None)
+        self._new = self._successor_of(self._born_since())
         return self._new
+
+    def _successor_of(self, born: list[Process]) -> Optional[Process]:
+        return next((child for child in born if self.is_successor(child)), None)
+
+    def _born_since(self) -> list[Process]:
+        before = self._old.children if self.before is None else self.before
+        return [c for c in self._world.children(self._old.master) if c not in before]
 
     def expect(self, new: Process) -> None:
         """Know *new* for the successor, which was there before this reload."""
@@ -119,10 +133,11 @@ class Upgrade:
     def serving(self) -> bool:
         return self._world.alive(self._old.master)
 
-    def recall(self) -> None:
+    def recall(self) -> bool:
         """A stopped master has the USR2 still before it: let it come, then end what comes."""
         if stopped(self._world, self._old.master):
             self._world.signal(self._old.master, "CONT")
+        return self.before is not None
 
     def _under(self, master: Process) -> list[Process]:
         """Return the workers of *master*, and nothing else that it has started."""

@@ -11,7 +11,7 @@ from typing import Any, Optional
 
 from supervisor_hotreload.config import read
 from supervisor_hotreload.model import Policy
-from supervisor_hotreload.servers import gunicorn
+from supervisor_hotreload.servers import gunicorn, gunicorn_command
 
 USAGE = """\
 usage: hotreload-run [options] [--] COMMAND [ARGUMENT...]
@@ -189,7 +189,7 @@ def _complete(command: tuple[str, ...], found: dict[str, Any], given: dict[str, 
             raise Usage("hotreload-run: gunicorn has to stay in the foreground: drop --daemon")
         if "warmup" in found and "bake" not in given:
             policy = replace(policy, bake=options.warmup)
-        told = gunicorn.options(options.line)
+        told = gunicorn_command.options(options.line)
         if told.get("pid") and policy.pidfile is None:
             folders = (options.chdir or "", told.get("chdir", ""))
             policy = replace(policy, pidfile=os.path.abspath(os.path.join(*folders, told["pid"])))

@@ -11,7 +11,7 @@ from supervisor_hotreload import protocol
 from supervisor_hotreload.driver import Reload
 from supervisor_hotreload.identity import Process
 from supervisor_hotreload.model import Failure, Fault
-from supervisor_hotreload.servers import gunicorn
+from supervisor_hotreload.servers import gunicorn_command
 from supervisor_hotreload.servers.family import GUESS, foreign, must_hear
 from supervisor_hotreload.servers.gunicorn import Generation, Gunicorn
 from supervisor_hotreload.world import World
@@ -202,7 +202,7 @@ class Runner:
         return bool(self._listening.descriptors) or "fd://" in self._options.line
 
     def _overlap(self, old: Optional[Generation]) -> Overlap:
-        told = gunicorn.options(self._options.line)
+        told = gunicorn_command.options(self._options.line)
         return Overlap(
             self._world,
             listeners.survey(self._world, self._served.process),

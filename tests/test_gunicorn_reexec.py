@@ -1,0 +1,231 @@
+"""What gunicorn cannot re-exec is refused before USR2, and what fails after it is cleaned up."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+import time
+
+import pytest
+
+from supervisor_hotreload.model import Fault
+from tests.house import House, wait_until
+from tests.load import Load, get
+from tests.test_refusals import assert_unchanged, fault_of
+
+
+class Installed:
+    """A gunicorn in a place of its own, of which parts can be taken away."""
+
+    def __init__(self, house: House) -> None:
+        self.interpreter = house.root / "bin" / "python3"
+        self.interpreter.parent.mkdir()
+        self.interpreter.symlink_to(os.path.realpath(house.python))
+        (house.root / "pyvenv.cfg").write_text(
+            pathlib.Path(house.python).parent.parent.joinpath("pyvenv.cfg").read_text()
+        )
+        lib = pathlib.Path(house.python).parent.parent / "lib"
+        (house.root / "lib").symlink_to(lib)
+        self.script = house.root / "bin" / "gunicorn"
+        self.script.write_text(
+            f"#!{self.interpreter}\nfrom gunicorn.app.wsgiapp import run\nrun()\n"
+        )
+        self.script.chmod(0o755)
+
+
+@pytest.mark.parametrize("what", ["interpreter", "script", "mode"])
+@pytest.mark.parametrize("title", [False, True], ids=["", "title"])
+def test_what_is_missing_is_refused(house: House, what: str, title: bool) -> None:
+    installed = Installed(house)
+    overwrite = "--config conf.py" if title else ""
+    house.configure(
+        command=f"{installed.script} --bind 127.0.0.1:{house.port} --workers 2 {overwrite} app:app"
+    )
+    if title:
+        (house.root / "current" / "conf.py").write_text(TITLE)
+    house.start()
+    before = house.info()
+    path = installed.script if what == "script" else installed.interpreter
+    aside = house.root / "aside"
+    with Load(house.port) as load:
+        load.wait_in_flight()
+        path.rename(aside)
+        if what == "mode":
+            path.write_text("")
+            path.chmod(0o644)
+        fault = fault_of(house)
+        assert fault.faultCode == Fault.NOT_RELOADABLE
+        assert str(path) in fault.faultString
+        assert ("cannot be executed" if what == "mode" else "is missing") in fault.faultString
+        assert_unchanged(house, before)
+        aside.replace(path)
+        if title:
+            (house.root / "current" / "conf.py").write_text(TITLE)
+        house.reload()
+    assert load.dropped == []
+
+
+TITLE = """\
+import ctypes, ctypes.util
+def when_ready(server):  # as setproctitle does: what the kernel shows is overwritten
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    start, end = int(fields[45]), int(fields[48])
+    title = b"gunicorn: master [app:app]"
+    ctypes.memset(start, 0, end - start)
+    ctypes.memmove(start, title, len(title))
+"""
+
+
+@pytest.mark.parametrize("how", ["directory", "chdir"])
+def test_a_start_directory_that_is_gone_is_refused(house: House, how: str) -> None:
+    """A deploy that keeps one release: gunicorn goes back to what ``current`` was."""
+    folder = house.root / "releases" / "v1"
+    if how == "chdir":
+        house.configure("--workers 2", f"--chdir {house.root}/current", program="directory = /")
+    else:
+        house.configure("--workers 2")
+        config = house.root / "supervisord.conf"
+        config.write_text(config.read_text().replace("%(here)s/current\n", f"{folder}\n"))
+    house.start()
+    before = house.info()
+    with Load(house.port) as load:
+        load.wait_in_flight()
+        house.release("v2")
+        shutil.rmtree(folder)
+        fault = fault_of(house)
+        assert fault.faultCode == Fault.NOT_RELOADABLE
+        assert f"({folder}) is missing" in fault.faultString
+        assert_unchanged(house, before)
+        house.release("v1")
+        house.release("v2")
+        house.reload()
+    assert load.dropped == []
+
+
+def test_a_current_symlink_whose_old_target_is_gone_is_reloaded(house: House) -> None:
+    house.configure("--workers 2")
+    house.start()
+    with Load(house.port) as load:
+        load.wait_in_flight()
+        house.release("v2")
+        shutil.rmtree(house.root / "releases" / "v1")
+        house.reload()
+        load.wait_for("v2")
+    assert load.dropped == []
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_hook_that_raises_leaves_one_master(house: House, workers: int) -> None:
+    mark = house.root / "broken"
+    (house.root / "conf.py").write_text(
+        "import os\n"
+        "def pre_exec(server):\n"
+        f"    if os.path.exists({str(mark)!r}):\n"
+        "        raise RuntimeError('no licence left')\n"
+    )
+    house.configure(f"--workers {workers} --config {house.root}/conf.py")
+    house.start()
+    before = house.info()
+    mark.touch()
+    began = time.monotonic()
+    fault = fault_of(house)
+    assert fault.faultCode == Fault.NO_SUCCESSOR
+    reason, found, _ = fault.faultString.partition(f"; generation 1 (pid {before['pid']}")
+    assert found, fault.faultString
+    assert "RuntimeError: no licence left" in reason
+    assert time.monotonic() - began < 8, "the fork has ended by itself"
+    wait_until(lambda: len(house.family()) == workers + 1, 3, what="the fork is gone")
+    assert_unchanged(house, before)
+    mark.unlink()
+    house.release("v2")
+    with Load(house.port) as load:
+        load.wait_in_flight()
+        house.reload()
+        load.wait_for("v2")
+    assert load.dropped == []
+
+
+def test_a_hook_that_hangs_is_ended_with_the_reload(house: House) -> None:
+    mark = house.root / "hangs"
+    (house.root / "conf.py").write_text(
+        "import os, time\n"
+        "def pre_exec(server):\n"
+        f"    while os.path.exists({str(mark)!r}):\n"
+        "        time.sleep(0.1)\n"
+    )
+    house.configure(f"--workers 2 --config {house.root}/conf.py", settings="spawn_timeout = 1.5")
+    house.start()
+    before = house.info()
+    mark.touch()
+    with Load(house.port) as load:
+        load.wait_in_flight()
+        assert fault_of(house).faultCode == Fault.NO_SUCCESSOR
+        wait_until(lambda: len(house.family()) == 3, what="the fork is gone")
+        assert_unchanged(house, before)
+        mark.unlink()
+        house.reload()
+    assert load.dropped == []
+
+
+@pytest.mark.parametrize("where", ["command", "file"])
+def test_reuse_port_is_refused_by_name(house: House, where: str) -> None:
+    (house.root / "conf.py").write_text("reuse_port = True\n" if where == "file" else "")
+    option = "--reuse-port" if where == "command" else ""
+    house.configure(f"--workers 2 {option} --config {house.root}/conf.py")
+    house.start()
+    before = house.info()
+    fault = fault_of(house)
+    assert fault.faultCode == Fault.NOT_RELOADABLE
+    assert "reuse_port" in fault.faultString
+    assert_unchanged(house, before)
+
+
+def test_a_program_that_daemonizes_is_told_why_it_is_down(house: House) -> None:
+    house.configure("--workers 1 --daemon", program="startretries = 0\nautorestart = false")
+    house.start(running="")
+    house.wait_for("FATAL")
+    for process in house.application():
+        process.kill()
+    fault = fault_of(house)
+    assert fault.faultCode == Fault.NOT_RUNNING
+    assert "FATAL" in fault.faultString
+    assert "--daemon" in fault.faultString
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("config", "Error: 'conf.py' doesn't exist"),
+        ("worker", "Error: class uri 'no.such.Worker' invalid or not found"),
+    ],
+)
+def test_gunicorns_own_errors_are_the_reason(house: House, option: str, message: str) -> None:
+    conf = house.root / "releases" / "v1" / "conf.py"
+    conf.write_text("")
+    house.configure("--workers 2 --config conf.py")
+    house.start()
+    before = house.info()
+    house.release("v2")
+    if option == "worker":
+        (house.root / "current" / "conf.py").write_text("worker_class = 'no.such.Worker'\n")
+    fault = fault_of(house)
+    assert message in fault.faultString.split("; generation 1")[0]
+    assert_unchanged(house, before)
+
+
+def test_a_master_deep_below_its_launchers(house: House) -> None:
+    launcher = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"
+    command = house.gunicorn("--workers 2")
+    for _ in range(5):
+        command = f"{house.python} -c '{launcher}' {command}"
+    house.configure(command=command)
+    house.start()
+    with Load(house.port) as load:
+        load.wait_in_flight()
+        house.release("v2")
+        house.reload()
+        load.wait_for("v2")
+    assert load.dropped == []
+    assert get(house.port).startswith(b"v2 ")
