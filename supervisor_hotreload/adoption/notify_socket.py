@@ -187,10 +187,14 @@ class NotifySocket:
     def finish(self, pid: int, sts: int) -> None:
         """Take note of the end of the child; supervisord.reap calls this."""
         self._receiver = 0
+        self._lose()
+
+    def _lose(self) -> None:
+        """Know that the child has ended."""
         if self.is_open:
             self._options.logger.warn(
-                f"hotreload: {self._name}: the child that received what it says (pid {pid}) has "
-                f"ended; there is another one when the program is started again"
+                f"hotreload: {self._name}: the child that received what it says has ended; "
+                f"ready = notify can be used again once the program is restarted"
             )
             self.close()
 
@@ -217,8 +221,8 @@ class NotifySocket:
         finally:
             sock.detach()
         if len(about) < SENDER.size:
-            if self._by_child:  # it has ended
-                self.close()
+            if self._by_child:
+                self._lose()
             return
         second = int(time.monotonic())
         self._heard = self._heard + 1 if second == self._second else 1
@@ -276,7 +280,7 @@ def _receive(parent: int) -> None:
     """
     libc = ctypes.CDLL(None)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    libc.prctl(PR_SET_NAME, b"hotreload-notify", 0, 0, 0)
+    libc.prctl(PR_SET_NAME, b"notify-receiver", 0, 0, 0)
     source, target = socket.socket(fileno=0), socket.socket(fileno=1)
     while os.getppid() == parent:
         datagram, about = received(source)
