@@ -24,6 +24,7 @@ from supervisor_hotreload.adoption.notify_place import NoPlace, place
 from supervisor_hotreload.identity import Process
 from supervisor_hotreload.notices import Notices
 from supervisor_hotreload.system.child import forked
+from supervisor_hotreload.system.passrights import refuse_descriptors
 
 DATAGRAM = 4096
 """Bytes of one datagram that are read."""
@@ -36,9 +37,6 @@ DEPTH = 64
 
 SENDER = struct.Struct("3i")
 """pid, user and group of a sender, as the kernel tells them (unix(7), struct ucred)."""
-
-SO_PASSRIGHTS = 83
-"""Whether descriptors may be sent here; Python does not name it."""
 
 SWITCH = "HOTRELOAD_NOTIFY_CHILD"
 """A variable of supervisord's environment: a child receives, whatever the kernel can do."""
@@ -125,7 +123,7 @@ class NotifySocket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-            self._by_child = not _refuses_descriptors(sock)
+            self._by_child = SWITCH in os.environ or not refuse_descriptors(sock)
             self._bind(sock)
             if self._by_child:
                 sock = self._received_by_child(sock)
@@ -250,17 +248,6 @@ class NotifySocket:
                 return tuple(line)
             pid = status.parent
         return ()
-
-
-def _refuses_descriptors(sock: socket.socket) -> bool:
-    """Let the kernel refuse every datagram that carries descriptors; False where it cannot."""
-    if SWITCH in os.environ:
-        return False
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)
-    except OSError:
-        return False
-    return True
 
 
 def received(sock: socket.socket) -> tuple[bytes, bytes]:
