@@ -169,7 +169,7 @@ def become_root(house: House) -> None:
 
 
 def trial_of(house: House, seen: pathlib.Path) -> tuple[str, str]:
-    """Reload; return what is printed and as whom the new release was imported, and by whom."""
+    """Reload; return what is printed, and as whom the new release was imported."""
     seen.write_text("")
     printed = house.ctl("hotreload", "myapp").stdout
     return printed, seen.read_text()
