@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from supervisor_hotreload.answers import Redirect, judged
 from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.model import Progress, Readiness, Ready
+from supervisor_hotreload.system.passrights import refuse_descriptors
 from supervisor_hotreload.system.sockets import server_side
 from supervisor_hotreload.world import World
 
@@ -63,6 +64,8 @@ class Exchange:
         unix = isinstance(address, str)
         kind = socket.AF_UNIX if unix else socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._socket = socket.socket(kind, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        if unix:
+            refuse_descriptors(self._socket)
         self._socket.setblocking(False)
         self._unsent = request
         self._read: list[bytes] = []

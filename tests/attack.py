@@ -143,8 +143,8 @@ def _reloads(house: House, times: pathlib.Path, count: int) -> str:
     steps = sorted(float(line) for line in times.read_text().split())
     half, most, longest = (steps[int(len(steps) * part)] * 1000 for part in (0.5, 0.99, 0.999999))
     return (
-        f"{count} reloads, {load.answered} requests, {len(load.dropped)} dropped; {len(steps)} steps: "
-        f"median {half:.1f} ms, p99 {most:.1f} ms, longest {longest:.1f} ms; "
+        f"{count} reloads, {load.answered} requests, {len(load.dropped)} dropped; "
+        f"{len(steps)} steps: median {half:.1f} ms, p99 {most:.1f} ms, longest {longest:.1f} ms; "
         f"getState in {slowest * 1000:.0f} ms at most"
     )
 

@@ -13,6 +13,10 @@ from collections.abc import Iterator
 import pytest
 
 from supervisor_hotreload.model import Fault
+from supervisor_hotreload.servers import gunicorn, uwsgi, uwsgi_options
+from supervisor_hotreload.servers.family import Program
+from supervisor_hotreload.system.command import Command, RunAs
+from supervisor_hotreload.system.credentials import Ids
 from tests.house import APP, House, wait_until
 from tests.load import get
 from tests.test_refusals import assert_unchanged, fault_of
@@ -165,7 +169,7 @@ def become_root(house: House) -> None:
 
 
 def trial_of(house: House, seen: pathlib.Path) -> tuple[str, str]:
-    """Reload; return what is printed and as whom the new release was imported, and by whom."""
+    """Reload; return what is printed, and as whom the new release was imported."""
     seen.write_text("")
     printed = house.ctl("hotreload", "myapp").stdout
     return printed, seen.read_text()
@@ -214,3 +218,72 @@ def test_what_is_observed_only_lowers_rights(house: House, how: str) -> None:
     else:
         assert {line.split()[:3] == [str(NOBODY)] * 3 for line in who.splitlines()} == {True}
         assert "0" not in who.splitlines()[0].split(), who  # the trial comes first
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "named"),
+    [
+        ("gunicorn -u nobody app:app", "", RunAs("nobody")),
+        ("gunicorn --user=nobody --group adm app:app", "", RunAs("nobody", "adm")),
+        ("gunicorn app:app", "--user 1234", RunAs("1234")),
+        ("gunicorn -unobody app:app", "--user root", RunAs("nobody")),
+        ("python3 -u /usr/bin/gunicorn app:app", "", RunAs()),
+        ("gunicorn -c nobody.conf.py app:app", "", RunAs()),
+    ],
+)
+def test_whom_a_command_of_gunicorn_names(command: str, arguments: str, named: RunAs) -> None:
+    program = Program("myapp", command, "/", {"GUNICORN_CMD_ARGS": arguments})
+    assert gunicorn._named_user(program) == named
+
+
+@pytest.mark.parametrize(
+    ("command", "given", "named"),
+    [
+        ("uwsgi --uid nobody --gid=adm app.ini", {}, RunAs("nobody", "adm")),
+        ("uwsgi app.ini", {"UWSGI_UID": "1234"}, RunAs("1234")),
+        ("uwsgi app.ini", {}, RunAs()),
+        ("uwsgi --uid %(who) app.ini", {}, RunAs()),
+    ],
+)
+def test_whom_a_command_of_uwsgi_names(
+    tmp_path: pathlib.Path, command: str, given: dict[str, str], named: RunAs
+) -> None:
+    """Never an ini file."""
+    (tmp_path / "app.ini").write_text("[uwsgi]\nuid = root\ngid = root\nwho = root\n")
+    rights = Ids.of_user(os.getuid())
+    program = Program("myapp", command, str(tmp_path), given, rights=rights)
+    assert uwsgi._named_user(uwsgi_options.options(program)) == named
+
+
+@pytest.mark.parametrize(
+    ("run_as", "words"),
+    [
+        (RunAs("no-such-user"), "user no-such-user: there is no user no-such-user"),
+        (RunAs("nobody", "no-such-group"), "there is no group no-such-group"),
+        (RunAs(-1), "user -1: "),
+        (RunAs(1 << 40), f"user {1 << 40}: "),
+    ],
+)
+@ROOT_ONLY
+def test_nothing_runs_as_nobody_knows_whom(
+    tmp_path: pathlib.Path, run_as: RunAs, words: str
+) -> None:
+    with open(tmp_path / "output", "w+b") as output:
+        command = Command(["/bin/id"], output.fileno(), {}, run_as=run_as)
+        status = os.waitpid(command.pid, 0)[1]
+        assert words in command.trouble()
+        assert os.waitstatus_to_exitcode(status) == 126
+        output.seek(0)  # the command moves it
+        assert output.read() == b""
+        command.close()
+
+
+@ROOT_ONLY
+def test_an_id_that_no_name_service_knows(tmp_path: pathlib.Path) -> None:
+    """It has no right by any group."""
+    with open(tmp_path / "output", "w+b") as output:
+        command = Command(["id"], output.fileno(), {"PATH": "/usr/bin"}, run_as=RunAs(12345678))
+        assert os.waitpid(command.pid, 0)[1] == 0
+        output.seek(0)
+        assert b"uid=12345678 gid=65534(nogroup) groups=65534(nogroup)" in output.read()
+        command.close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.server
 import os
+import pathlib
+import socket
 import socketserver
 import threading
 import time
@@ -17,6 +19,7 @@ from supervisor_hotreload.config import BadSetting, Settings
 from supervisor_hotreload.endpoints import Endpoint
 from supervisor_hotreload.identity import lookup
 from supervisor_hotreload.model import Ready
+from supervisor_hotreload.system.passrights import refuse_descriptors
 from supervisor_hotreload.world import World
 from tests.house import House
 
@@ -284,3 +287,21 @@ def test_strategies_and_signals_are_read(line: str) -> None:
     key, _, value = line.partition(" = ")
     with pytest.raises(BadSetting, match=key):
         Settings({}, {"a": {key: value}}).policy("a", "a")
+
+
+def passes_rights() -> bool:
+    with socket.socket(socket.AF_UNIX) as sock:
+        return not refuse_descriptors(sock)
+
+
+@pytest.mark.skipif(passes_rights(), reason="Linux 6.16 is the first that can refuse them")
+def test_an_answer_may_not_carry_descriptors(tmp_path: pathlib.Path) -> None:
+    """Whoever receives them has to close them, and may have to wait for that."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        exchange = endpoints.Exchange(str(tmp_path / "s"))
+        accepted, _ = listener.accept()
+        with accepted, pytest.raises(PermissionError):
+            accepted.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, bytes(4))])
+        exchange.close()

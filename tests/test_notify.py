@@ -281,6 +281,22 @@ def test_a_descriptor_that_is_slow_to_close_holds_nobody_up(house: House, receiv
     assert ("not permitted" in printed) == (received == "by the kernel"), printed
 
 
+def test_a_child_that_receives_may_be_killed(house: House) -> None:
+    house.environment["HOTRELOAD_NOTIFY_CHILD"] = "1"
+    release(house, "v1")
+    house.configure(settings="ready = notify")
+    house.start()
+    (child,) = (p for p in house.family() if p.name() == "notify-receiver")
+    child.kill()
+    wait_until(lambda: house.nudge() and "the child that received" in house.log())
+    done = house.ctl("hotreload", "myapp")
+    assert "start it once more: supervisorctl restart myapp" in done.stdout
+    house.ctl("restart", "myapp")
+    house.wait_until_complete()
+    house.reload()
+    assert "Traceback" not in house.log()
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root has other users' programs")
 def test_only_the_programs_user_reaches_its_socket(house: House, received: str) -> None:
     house.open_to_all()

@@ -1043,3 +1043,42 @@ def test_signals_of_the_table_reach_it(house: House) -> None:
         assert house.ctl("signal", name, "myapp").returncode == 0
     wait_until(lambda: "PAUSE" in house.app_log() and "resuming" in house.app_log())
     assert house.info()["statename"] == "RUNNING"
+
+
+LEAK = """
+with open("/proc/self/environ") as given, open({leak!r}, "a") as leak:
+    leak.write(given.read())
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root has secrets from other users")
+@pytest.mark.parametrize("where", ["in root's file", "in its own", "in a hook"])
+def test_nothing_secret_is_read_or_told(house: House, where: str) -> None:
+    """Its ini file may name any other file, and its code has to know only what is imported."""
+    secret, leak = house.root / "root.cnf", house.root / "leak"
+    secret.write_text("[client]\npassword = hunter2\ntouch-chain-reload = /hunter2\n")
+    secret.chmod(0o600)
+    leak.touch()
+    leak.chmod(0o666)
+    code = APP.format(release="v1", boot=0)
+    house.release("v1", code=code)
+    house.configure(
+        command=write_ini(house),
+        program=f"{STOP}\nuser = nobody",
+        settings="check_before = default",
+    )
+    start(house, house.port, 2)
+    ini = house.root / "app.ini"
+    more = {
+        "in root's file": f"ini = {secret}:client\n",
+        "in a hook": "hook-master-start = unix_signal:1 hunter2\n",
+        "in its own": "set-placeholder = password=hunter2\n",
+    }[where]
+    ini.write_text(ini.read_text() + more)
+    house.release("v2", code=LEAK.format(leak=str(leak)) + code)
+    done = house.ctl("hotreload", "myapp")
+    given = leak.read_text()
+    assert ("HOTRELOAD_TRIAL" in given) == (where == "in its own"), done.stdout
+    assert ("what to try cannot be told" in done.stdout) == (where == "in root's file")
+    known = (done.stdout, done.stderr, house.log(), str(house.reload_info()), given)
+    assert not [text for text in known if "hunter2" in text]

@@ -252,3 +252,24 @@ def test_stop_waits_for_a_worker_that_shuts_down(house: House) -> None:
     assert "Connection in use" not in house.app_log()
     assert wait_for_answer(house.port)
     assert sys.platform != "linux" or house.info()["statename"] == "RUNNING"
+
+
+@pytest.mark.parametrize("end", ["worker", "shell"])
+def test_a_shell_that_ends_by_itself_was_not_there_for_the_agent(house: House, end: str) -> None:
+    """One that is killed leaves its server behind, which is adopted."""
+    port = free_port()
+    worker = f'{house.python} -c "import time; time.sleep(1000)" worker'
+    house.configure(command=script(house, f"{side(house, port)} &\n{worker}"))
+    house.start(running="")
+    house.wait_for("RUNNING")
+    assert wait_for_answer(port) == b"side"
+    agent, shell = master_of(house, "side:app"), house.info()["pid"]
+    wait_until(lambda: house.rpc().hotreload.getReloadInfo("myapp")["pid"] == shell)
+    if end == "worker":
+        master_of(house, "time.sleep").kill()
+        wait_until(lambda: house.log().count("spawned: 'myapp'") >= 2, what="spawned again")
+        assert "is adopted" not in house.log()
+        return
+    os.kill(shell, signal.SIGKILL)
+    wait_until(lambda: house.info()["pid"] == agent.pid, what="it is adopted")
+    assert house.log().count("spawned: 'myapp'") == 1

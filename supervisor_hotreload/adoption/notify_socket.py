@@ -25,6 +25,7 @@ from supervisor_hotreload.adoption.notify_place import NoPlace, place
 from supervisor_hotreload.identity import Process
 from supervisor_hotreload.notices import Notices
 from supervisor_hotreload.system.child import forked
+from supervisor_hotreload.system.passrights import refuse_descriptors
 
 DATAGRAM = 4096
 """Bytes of one datagram that are read."""
@@ -37,9 +38,6 @@ DEPTH = 64
 
 SENDER = struct.Struct("3i")
 """pid, user and group of a sender, as the kernel tells them (unix(7), struct ucred)."""
-
-SO_PASSRIGHTS = 83
-"""Whether descriptors may be sent here; Python does not name it."""
 
 SWITCH = "HOTRELOAD_NOTIFY_CHILD"
 """A variable of supervisord's environment: a child receives, whatever the kernel can do."""
@@ -126,7 +124,7 @@ class NotifySocket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-            self._by_child = not _refuses_descriptors(sock)
+            self._by_child = SWITCH in os.environ or not refuse_descriptors(sock)
             self._bind(sock)
             if self._by_child:
                 sock = self._received_by_child(sock)
@@ -188,10 +186,14 @@ class NotifySocket:
     def finish(self, pid: int, sts: int) -> None:
         """Take note of the end of the child; supervisord.reap calls this."""
         self._receiver = 0
+        self._lose()
+
+    def _lose(self) -> None:
+        """Know that the child has ended."""
         if self.is_open:
             Log(self._options.logger).warn(
-                f"hotreload: {self._name}: the child that received what it says (pid {pid}) has "
-                f"ended; there is another one when the program is started again"
+                f"hotreload: {self._name}: the child that received what it says has ended; "
+                f"ready = notify can be used again once the program is restarted"
             )
             self.close()
 
@@ -218,8 +220,8 @@ class NotifySocket:
         finally:
             sock.detach()
         if len(about) < SENDER.size:
-            if self._by_child:  # it has ended
-                self.close()
+            if self._by_child:
+                self._lose()
             return
         second = int(time.monotonic())
         self._heard = self._heard + 1 if second == self._second else 1
@@ -249,17 +251,6 @@ class NotifySocket:
         return ()
 
 
-def _refuses_descriptors(sock: socket.socket) -> bool:
-    """Let the kernel refuse every datagram that carries descriptors; False where it cannot."""
-    if SWITCH in os.environ:
-        return False
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)
-    except OSError:
-        return False
-    return True
-
-
 def received(sock: socket.socket) -> tuple[bytes, bytes]:
     """Receive one datagram; return it, and who has sent it (b'' where that is hidden)."""
     datagram, about, _, _ = sock.recvmsg(DATAGRAM, socket.CMSG_SPACE(SENDER.size))
@@ -277,7 +268,7 @@ def _receive(parent: int) -> None:
     """
     libc = ctypes.CDLL(None)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    libc.prctl(PR_SET_NAME, b"hotreload-notify", 0, 0, 0)
+    libc.prctl(PR_SET_NAME, b"notify-receiver", 0, 0, 0)
     source, target = socket.socket(fileno=0), socket.socket(fileno=1)
     while os.getppid() == parent:
         datagram, about = received(source)

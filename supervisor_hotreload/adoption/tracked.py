@@ -39,8 +39,11 @@ ENDING = ((0.0, signal.SIGTERM), (30.0, signal.SIGQUIT), (35.0, signal.SIGKILL))
 """What such a successor is sent, after how many seconds: it may have requests."""
 
 FIRST_LOOK, LAST_LOOK = 1.0, 600.0
-"""Seconds between looks at a program that has no listening socket yet; they double, and end
-with the last: most programs never have one."""
+"""Seconds between looks at a program that has no listening socket yet, the shortest and the
+longest: most programs never have one."""
+
+LOOK_LATER = 1.3
+"""How much longer it is to each next look; the first ten or so are FIRST_LOOK apart."""
 
 
 @dataclass
@@ -134,7 +137,7 @@ class Tracked:
         self._unwanted: Optional[Unwanted] = None
         self._ending: dict[Process, Kept] = {}
         self._look_at: Optional[float] = None
-        self._look_again = FIRST_LOOK
+        self._look_again = 0.0
         self._hook()
 
     @property
@@ -261,7 +264,7 @@ class Tracked:
 
     def _look_soon(self) -> None:
         """Look at what the program listens on, now and then until it does."""
-        self._look_at, self._look_again = self._world.now() + FIRST_LOOK, FIRST_LOOK
+        self._look_at, self._look_again = self._world.now() + FIRST_LOOK, LOOK_LATER / 10
 
     def look(self) -> None:
         """Record what will prove whose the program's processes are, while they live."""
@@ -401,7 +404,7 @@ class Tracked:
         send, transition, spawn = process.signal, process.transition, process.spawn
 
         def hooked_finish(pid: int, sts: int) -> None:
-            if self._guarded(lambda: self._inherit(pid), False):
+            if self._guarded(lambda: self._inherit(pid, sts), False):
                 return
             if not self._guarded(lambda: self._outlived(pid, sts), False):
                 finish(pid, sts if self._kept is None else self._kept.status)
@@ -453,7 +456,7 @@ class Tracked:
         except Failure as failure:
             return True, failure.reason
 
-    def _inherit(self, pid: int) -> bool:
+    def _inherit(self, pid: int, status: int) -> bool:
         """The tracked process *pid* was reaped: adopt its heir if there is one."""
         if self._lineage is None or self._lineage.tracked.pid != pid:
             return False
@@ -461,7 +464,8 @@ class Tracked:
         seen = [self.successor] if self.successor is not None else []
         if ending:  # STOPPED has to wait for them all
             seen += self.living_elders()
-        found = lineage.find_inheritor(self._world, self._lineage, seen, self._taken)
+        exited = os.WIFEXITED(status)
+        found = lineage.find_inheritor(self._world, self._lineage, seen, self._taken, exited)
         if found is None:
             return False
         dead, inheritor = self._lineage, found.process
@@ -538,9 +542,9 @@ class Tracked:
         """Look after what needs time; called at every turn of supervisord's loop."""
         now = self._world.now()
         if self._look_at is not None and now >= self._look_at:
-            self._look_again *= 2
+            self._look_again *= LOOK_LATER
             again = self._look_again <= LAST_LOOK
-            self._look_at = now + self._look_again if again else None
+            self._look_at = now + max(FIRST_LOOK, self._look_again) if again else None
             self.look()
         if self._kept is not None:
             self._hurry(self._kept)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import Callable, NamedTuple, Optional, Protocol
 
 from supervisor_hotreload.identity import Process, Unreadable
+from supervisor_hotreload.servers.commands import SHELLS
 from supervisor_hotreload.servers.family import own_name
 from supervisor_hotreload.world import World
 
@@ -75,6 +76,12 @@ class Lineage:
     @property
     def images(self) -> set[int]:
         return {master.image for master in self.masters.values()} - {0}
+
+    @property
+    def is_shell(self) -> bool:
+        """Tell whether the supervised process is a shell, which waits for what it runs."""
+        known = self.masters.get(self.tracked)
+        return known is not None and os.path.basename("".join(known.words[:1])) in SHELLS
 
     def acts(self, world: World, process: Process) -> bool:
         """Tell whether *process* acts as one of the masters does, in all four user ids."""
@@ -183,13 +190,16 @@ def find_inheritor(
     dead: Lineage,
     seen: Iterable[Process],
     taken: Callable[[int], bool],
+    by_itself: bool = False,
 ) -> Optional[Inheritor]:
     """Return who follows a generation whose supervised process has ended.
 
     :param seen: other generations seen while it lived.
     :param taken: tells whether supervisord tracks a pid already, for whatever program.
+    :param by_itself: it has exited, nobody has killed it.
     """
-    for master in dead.masters:
+    shell = by_itself and dead.is_shell
+    for master in dead.masters if not shell else ():  # else it has not waited for that one
         if master != dead.tracked and world.alive(master) and not taken(master.pid):
             return Inheritor(master, "the master that it stood before")
     for process in seen:

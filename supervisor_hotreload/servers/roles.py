@@ -67,8 +67,8 @@ def own(
     beside = _beside(world, tracked, one.old.master)
     if beside:
         raise Ambiguous(
-            f"{one.old.master} ({one.family.name}) runs beside {beside} of the program, it cannot "
-            f"be told which of them is the program: {_CURE.format(program=program.name)}"
+            f"{one.old.master} ({one.family.name}) runs beside {beside}, it cannot be told which "
+            f"of them is the program: {_CURE.format(program=program.name)}"
         )
     return one
 
@@ -97,23 +97,19 @@ def _under(
 
 
 def _beside(world: World, tracked: Process, master: Process) -> str:
-    """Return what of the program runs beside *master*, '' when all that stands before it waits
-    for it alone."""
+    """Return what of the program runs beside *master*, '' when all that stands before it does
+    nothing but wait: what has executed something else runs that."""
     status = world.status(master.pid)
-    below = master
     for _ in range(DEPTH):
-        if below == tracked or status is None:
-            return ""
-        above = world.lookup(status.parent)
+        above = world.lookup(status.parent) if status is not None else None
         if above is None:
             return ""
-        others = [child for child in world.children(above) if child != below]
-        if others:
-            return " and ".join(map(str, others))
         name = world.program(above)
         if not (name in SHELLS or name in INITS or world.waits(above)):
             return f"{above} ({name or 'hidden'})"
-        below, status = above, world.status(above.pid)
+        if above == tracked:
+            return ""
+        status = world.status(above.pid)
     return ""
 
 

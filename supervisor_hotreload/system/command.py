@@ -130,7 +130,9 @@ class Command:
         return printable(told.decode("utf-8", "replace"))
 
     def close(self) -> None:
-        os.close(self._trouble)
+        if self._trouble >= 0:
+            os.close(self._trouble)
+            self._trouble = -1
 
 
 def _execute(
