@@ -161,6 +161,7 @@ class TriggerTable:
             tracked.process.state,
             self.reloads.announcer.serial(name),
             latest.outcome if latest is not None else None,
+            self._drains_on(name),
             exits,
         )
 
@@ -189,6 +190,7 @@ class TriggerTable:
         latest = self.reloads.announcer.latest(tracked.name)
         row: dict[str, Any] = {
             "active": self.reloads.driver.active(tracked.name) is not None,
+            "drains_on": self._drains_on(tracked.name),
             "reload": self.reloads.announcer.serial(tracked.name),
         }
         if latest is not None:
@@ -202,6 +204,10 @@ class TriggerTable:
                 new_pid=latest.new_pid,
             )
         return row
+
+    def _drains_on(self, name: str) -> bool:
+        active = self.reloads.driver.active(name)
+        return active is not None and active.drains_on
 
     def _state_file(self) -> str:
         """Return where a listener may keep what it has to know after a restart."""

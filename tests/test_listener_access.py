@@ -7,8 +7,12 @@ import pathlib
 import xmlrpc.client
 from typing import Any
 
+import pytest
 from supervisor.xmlrpc import SupervisorTransport
 
+from supervisor_hotreload.listener.program import Program
+from supervisor_hotreload.listener.roster import Roster
+from supervisor_hotreload.rpcclient import Server
 from tests.house import House, wait_until
 from tests.listening import Listening, answers
 from tests.test_robustness import saboteur
@@ -89,3 +93,13 @@ def test_the_shipped_section_starts_from_a_virtual_environment(house: House) -> 
     path = house.info("hotreload:hotreload")["pid"]
     environment = pathlib.Path(f"/proc/{path}/environ").read_bytes().split(b"\0")
     assert b"PATH=/usr/bin:/bin" in environment, "nothing else has changed for it"
+
+
+@pytest.mark.parametrize("drains_on", [False, True])
+def test_a_mate_that_drains_for_long_holds_up_nobody(drains_on: bool) -> None:
+    roster = Roster(Server("unix:///nowhere"), lambda _: None)
+    for name in ("one", "two"):
+        row = {"group": "web", "active": name == "two", "drains_on": drains_on}
+        roster.programs[name] = Program(name, row)
+    assert roster.busy_mate(roster.programs["one"]) is not drains_on
+    assert not roster.busy_mate(roster.programs["two"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from typing import Any, Callable
 
-from supervisor import dispatchers, events, process, supervisord
+from supervisor import dispatchers, events, options, process, supervisord
 
 Test = Callable[[Any], bool]
 
@@ -55,6 +55,7 @@ SEAMS: dict[str, Test] = {
     "Subprocess.pid, laststart, killing, dispatchers": lambda s: all(
         hasattr(process.Subprocess, name) for name in ("pid", "laststart", "killing", "dispatchers")
     ),
+    "ProcessConfig.get_path()": lambda s: _takes(options.ProcessConfig.get_path, "self"),
     "POutputDispatcher._log(data)": lambda s: _takes(
         dispatchers.POutputDispatcher._log, "self", "data"
     ),

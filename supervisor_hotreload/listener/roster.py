@@ -100,8 +100,14 @@ class Roster:
         return sender is target or any(_means(name, sender) for name in allowed)
 
     def busy_mate(self, program: Program) -> bool:
-        """Tell whether another program of its group is being reloaded."""
-        return any(mate.row["active"] or mate.attempt is not None for mate in self.mates(program))
+        """Tell whether another program of its group is being reloaded.
+
+        One whose old generation drains for long holds up no other.
+        """
+        return any(
+            (mate.row["active"] or mate.attempt is not None) and not mate.row["drains_on"]
+            for mate in self.mates(program)
+        )
 
     def mates(self, program: Program) -> Iterable[Program]:
         others = self.programs.values()
