@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from typing import Callable, Optional
 
-from supervisor_hotreload.identity import Process
+from supervisor_hotreload.identity import Process, Status
 from supervisor_hotreload.kinship import Heir, Lineage, find_heir, orphans
 from supervisor_hotreload.probes import Heartbeat
 from supervisor_hotreload.servers import gunicorn
@@ -49,8 +49,14 @@ class Served:
     def track(self, process: Process) -> None:
         self.process = process
         self.know(process)
-        status = self._world.status(process.pid)
+        status = self._status(process)
         self._group = os.getpgrp() if status is None else status.group
+
+    def _status(self, process: Process) -> Optional[Status]:
+        try:
+            return self._world.status(process.pid)
+        except OSError:  # no descriptor is left, say
+            return None
 
     def succeed(self, process: Process) -> None:
         """Track the master of the next generation."""
@@ -59,7 +65,7 @@ class Served:
 
     def know(self, master: Process) -> None:
         """Remember the exec of a master: its workers are forks of it, an heir is not."""
-        status = self._world.status(master.pid)
+        status = self._status(master)
         if status is not None and status.process == master:
             self._images[master] = status.image
 
