@@ -57,6 +57,7 @@ servers: $(READY) packages
 faults: $(READY)
 	$(BIN)/python -m tests.faults --write docs/faults.rst
 	HOTRELOAD_SCHEDULES=10000 $(BIN)/python -m pytest -q tests/test_invariant.py
+	HOTRELOAD_EXAMPLES=100000 $(BIN)/python -m pytest -q tests/test_parsers.py
 
 clean:
 	rm -rf $(VENV) .venvs build dist *.egg-info
