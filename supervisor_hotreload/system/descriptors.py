@@ -244,6 +244,8 @@ def _names(pid: int, budget: Budget, names: int) -> list[str]:
         size = os.stat(folder).st_size
         if size > DESCRIPTORS:
             raise Unreadable(f"{folder}: more than {DESCRIPTORS} descriptors")
+        if names == 1 and 2 * size > budget.left:  # each is to be read as well
+            raise Unreadable(f"{folder}: {size} descriptors, more than can be looked at at once")
         limit = min(DESCRIPTORS, budget.left * names)
         budget.spend(-(-(size or BATCH) // names), folder)
         with os.scandir(folder) as entries:
