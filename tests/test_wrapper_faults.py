@@ -67,7 +67,7 @@ RELOADING = (
 STOPPING = (
     "Runner._hear Runner._stop Served.master Runner._others World.send World.alive World.status "
     "Runner._bury Runner._died Served.heir Runner._strays Served.forks Reports.stopping "
-    "Reports.write Runner._report Served.end_forks Signals.wait Runner._patience"
+    "Reports.write Runner._report Served.end_forks"
 )
 
 
