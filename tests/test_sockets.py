@@ -22,6 +22,7 @@ from supervisor_hotreload.system import sock_diag, sockets
 from supervisor_hotreload.system.budget import Budgets
 from supervisor_hotreload.system.descriptors import Descriptors
 from supervisor_hotreload.system.sockets import Memory, Sockets
+from supervisor_hotreload.system.statx import State, state_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 
@@ -61,6 +62,12 @@ def test_a_name_with_a_line_feed_in_it_tears_nothing(rest: str) -> None:
         found = sockets.listening(os.getpid())
         assert found[inode(good)] == f"@good{os.getpid()}"
         assert 9 not in found
+
+
+def test_a_torn_name_is_not_believed(source: str) -> None:
+    with bound(f"\0torn{os.getpid()}\nb", True) as torn:
+        true = f"@torn{os.getpid()}\nb" if source == "sock_diag" else ""
+        assert sockets.listening(os.getpid())[inode(torn)] == true
 
 
 @pytest.mark.usefixtures("source")
@@ -364,3 +371,18 @@ def other_side(listener: socket.socket, host: str) -> None:
         assert sockets.server_side(client) == 0
         with listener.accept()[0] as server:
             assert sockets.server_side(client) == inode(server)
+
+
+def test_the_state_of_a_file(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("x")
+    os.utime(path, ns=(1, 1_234_567_891_234))
+    path.chmod(0o641)
+    seen = path.stat()
+    for link in (str(path), f"/proc/self/fd/{os.open(path, os.O_RDONLY)}"):
+        assert state_of(link) == State(
+            seen.st_mode, seen.st_dev, seen.st_ino, seen.st_mtime_ns, seen.st_ctime_ns
+        )
+    os.close(int(link.rpartition("/")[2]))
+    with pytest.raises(FileNotFoundError):
+        state_of(str(tmp_path / "other"))

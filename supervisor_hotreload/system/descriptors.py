@@ -13,6 +13,7 @@ from typing import Callable, Optional, TypeVar
 from supervisor_hotreload.identity import LINUX, Beat, Process, lookup
 from supervisor_hotreload.system.budget import Budget, Budgets, Unreadable
 from supervisor_hotreload.system.credentials import Ids, ids_of, rights_of
+from supervisor_hotreload.system.statx import State, state_of
 
 EPOLL = "anon_inode:[eventpoll]"
 
@@ -158,7 +159,7 @@ class Descriptors:
             found = looking(lambda: seen.ids, lambda: [_file(path) for path in paths])
         except PermissionError:
             raise Unreadable(f"/proc/{process.pid}/fd: permission denied") from None
-        return {(s.st_dev, s.st_ino): beat_of(s) for s in found if s is not None}
+        return {(s.device, s.inode): beat_of(s) for s in found if s is not None}
 
     # -- one look
 
@@ -227,9 +228,9 @@ def targets(info: bytes) -> set[str]:
     return {w[1].decode() for w in words if len(w) > 1 and w[0] == b"tfd:" and w[1].isdigit()}
 
 
-def beat_of(seen: os.stat_result) -> Beat:
-    flipped = stat.S_IMODE(seen.st_mode) in (0, 1) or seen.st_mtime < seen.st_ctime - 1
-    return Beat(flipped, (seen.st_mode, seen.st_mtime_ns, seen.st_ctime_ns))
+def beat_of(seen: State) -> Beat:
+    flipped = stat.S_IMODE(seen.mode) in (0, 1) or seen.modified < seen.changed - 1_000_000_000
+    return Beat(flipped, (seen.mode, seen.modified, seen.changed))
 
 
 def _names(pid: int, budget: Budget, names: int) -> list[str]:
@@ -243,6 +244,8 @@ def _names(pid: int, budget: Budget, names: int) -> list[str]:
         size = os.stat(folder).st_size
         if size > DESCRIPTORS:
             raise Unreadable(f"{folder}: more than {DESCRIPTORS} descriptors")
+        if names == 1 and 2 * size > budget.left:  # each is to be read as well
+            raise Unreadable(f"{folder}: {size} descriptors, more than can be looked at at once")
         limit = min(DESCRIPTORS, budget.left * names)
         budget.spend(-(-(size or BATCH) // names), folder)
         with os.scandir(folder) as entries:
@@ -270,15 +273,15 @@ def _link(pid: int, name: str) -> Optional[str]:
         return None
 
 
-def _file(path: str) -> Optional[os.stat_result]:
+def _file(path: str) -> Optional[State]:
     """Return what the heartbeat file behind *path* is now, None when it is none any more."""
     try:
-        seen = os.stat(path) if is_heartbeat(os.readlink(path)) else None
+        seen = state_of(path) if is_heartbeat(os.readlink(path)) else None
     except PermissionError:
         raise
     except OSError:
         return None  # closed between two looks
-    return seen if seen is not None and stat.S_ISREG(seen.st_mode) else None
+    return seen if seen is not None and stat.S_ISREG(seen.mode) else None
 
 
 def _read(path: str, limit: int) -> bytes:

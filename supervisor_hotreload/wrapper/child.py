@@ -59,21 +59,27 @@ class Command:
 
         :raises CannotStart: when it has not.
         """
-        reader, writer = os.pipe()
+        try:
+            reader, writer = os.pipe()
+        except OSError as error:
+            raise CannotStart(f"{self._words[0]}: {error.strerror}", 126) from None
         self._signals.block()
         try:
             pid = os.fork()
             if pid == 0:
                 self._execute(writer)
+        except OSError as error:
+            os.close(reader)
+            raise CannotStart(f"{self._words[0]}: {error.strerror}", 126) from None
         finally:
             self._signals.unblock()
-        os.close(writer)
+            os.close(writer)
         with open(reader, "rb") as errors:
-            error = errors.read().decode()  # ends at the exec, which closes the other end
+            told = errors.read().decode("utf-8", "replace")  # ends at the exec
         status = identity.status(pid)
-        if error or status is None:
+        if told or status is None:
             os.waitpid(pid, 0)
-            code, _, reason = error.partition(" ")
+            code, _, reason = told.partition(" ")
             raise CannotStart(reason, int(code or 126))
         return status.process
 

@@ -38,7 +38,10 @@ def main() -> NoReturn:
     except (BadAddress, OSError) as error:
         _tell(f"hotreload-run: {error}", 2)
     become_subreaper()
-    status = _run(options, signals, listening, state)
+    try:
+        status = _run(options, signals, listening, state)
+    except OSError as error:  # nothing has been started yet
+        _tell(f"hotreload-run: {error}", 2)
     if options.pid is not None:
         files.remove_if(options.pid, f"{os.getpid()}\n")
     if not options.leave:

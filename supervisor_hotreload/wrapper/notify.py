@@ -33,5 +33,5 @@ class Notifier:
 
     def _send(self, *lines: str) -> None:
         text = "\n".join(line.replace("\n", " ") for line in lines)
-        with suppress(OSError):  # a manager that does not listen must not end the service
-            self._socket.sendto(text.encode(), self._address)
+        with suppress(OSError, ValueError):  # a manager that does not listen ends no service
+            self._socket.sendto(text.encode("utf-8", "replace"), self._address)

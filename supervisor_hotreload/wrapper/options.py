@@ -143,8 +143,12 @@ def parse(program: str, arguments: list[str]) -> Options:
     for option, value in pairs:
         try:
             _take(option, value, found, policy)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             raise Usage(f"hotreload-run: {option} {value}: {error}") from None
+    if found.pop("version", False):  # said last: an upgrade asks whether all options are known
+        from supervisor_hotreload import __version__
+
+        raise Usage(f"hotreload-run {__version__}", 0)
     if not command:
         raise Usage("hotreload-run: no command (see hotreload-run --help)")
     return _complete(tuple(command), found, policy)
@@ -160,9 +164,7 @@ def _take(option: str, value: str, found: dict[str, Any], policy: dict[str, Any]
     elif option in ("-h", "--help"):
         raise Usage(USAGE, 0)
     elif key == "version":
-        from supervisor_hotreload import __version__
-
-        raise Usage(f"hotreload-run {__version__}", 0)
+        found[key] = True
     elif option in ("-w", "--warmup-time"):
         found["warmup"] = read("bake", value)
     elif key == "stop_signal":

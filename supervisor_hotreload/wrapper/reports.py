@@ -39,7 +39,10 @@ class Reports:
         if notify:
             from supervisor_hotreload.wrapper.notify import Notifier  # not before it is needed
 
-            self._notifier = Notifier(notify)
+            try:
+                self._notifier = Notifier(notify)
+            except OSError as error:
+                self.say(f"systemd cannot be told: {error.strerror}")
 
     def say(self, text: str) -> None:
         """Write *text* to stderr as one line."""

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from dataclasses import replace
-from typing import Callable, Optional
+from functools import partial
+from typing import Callable, Optional, TypeVar
 
 from supervisor_hotreload import protocol
 from supervisor_hotreload.driver import Reload
 from supervisor_hotreload.identity import Process
-from supervisor_hotreload.model import Failure, Fault
+from supervisor_hotreload.model import Failure, Fault, Phase
 from supervisor_hotreload.servers import gunicorn_command
 from supervisor_hotreload.servers.family import GUESS, foreign, must_hear
 from supervisor_hotreload.servers.gunicorn import Generation, Gunicorn
+from supervisor_hotreload.servers.lineage import Inheritor
+from supervisor_hotreload.servers.roles import Ambiguous
 from supervisor_hotreload.world import World
 from supervisor_hotreload.wrapper import listeners, upgrade
 from supervisor_hotreload.wrapper.child import Command
 from supervisor_hotreload.wrapper.handover import Handover
 from supervisor_hotreload.wrapper.keeper import Keeper
 from supervisor_hotreload.wrapper.options import Options
-from supervisor_hotreload.wrapper.overlap import Overlap
+from supervisor_hotreload.wrapper.overlap import DRAIN, Overlap
 from supervisor_hotreload.wrapper.reports import Reports
 from supervisor_hotreload.wrapper.served import Served
-from supervisor_hotreload.wrapper.signals import Signals
+from supervisor_hotreload.wrapper.signals import Signals, name_of
 from supervisor_hotreload.wrapper.sockets import Listening
 from supervisor_hotreload.wrapper.upgrade import Refused, Upgrade
+
+Found = TypeVar("Found")
 
 TICK = 0.02
 """Seconds between two steps of an active reload."""
@@ -42,6 +48,9 @@ child of ours (no subreaper), at a first generation that takes its time."""
 
 STOPS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 """What ends the server, and with it the wrapper."""
+
+BLIND = 5.0
+"""Seconds that the wrapper waits for what it cannot look at, once the server has ended."""
 
 UNKNOWN = 1 << 8
 """The wait status of a server whose own is not known: exit status 1."""
@@ -83,26 +92,66 @@ class Runner:
         self._reapers: dict[int, Callable[[int, int], None]] = {}
         self._upgrade = Upgrade(world.now)
         self._wants_reload = self._wants_upgrade = self._wants_to_leave = False
-        self._stopping: Optional[signal.Signals] = None
+        self._stopping: Optional[int] = None
         self._final: Optional[int] = None
-        self._told = ""
+        self._told = self._complaint = ""
+        self._leftovers: dict[Process, float] = {}
+        self._upset = False
+        self._blind_since: Optional[float] = None
 
     # -- the loop
 
     def run(self) -> int:
-        """Serve until the server has ended; return its wait status."""
+        """Serve until the server has ended; return its wait status. Never raises."""
         while True:
-            self._bury()
-            self._step()
-            if self._final is not None and not self._strays():
+            self._guarded(self._bury)
+            self._guarded(self._step)
+            if self._final is not None and not self._waits_for_strays():
                 break
-            self._report("")
-            for number in self._signals.wait(self._patience()):
-                self._hear(number)
+            self._guarded(lambda: self._report(""))
+            for number in self._guarded(self._heard) or ():
+                self._guarded(partial(self._hear, number), again=True)
         if not self._wants_to_leave:
-            self._served.end_forks()
-        self._report("left" if self._wants_to_leave else "stopped")
+            self._guarded(self._served.end_forks)
+        self._guarded(lambda: self._report("left" if self._wants_to_leave else "stopped"))
         return self._final
+
+    def _guarded(self, step: Callable[[], Found], again: bool = False) -> Optional[Found]:
+        """Take a step of the loop; one that raises is told of, and the server serves on.
+
+        :param again: try once more, for what nobody would ask for a second time.
+        """
+        try:
+            return step()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the server
+            self._upset = True
+            text = f"an error inside hotreload-run: {type(error).__name__}: {error}"
+            if text != self._complaint:
+                self._complaint = text
+                self._reports.say(f"{text}; {self._served}")
+        return self._guarded(step) if again else None
+
+    def _heard(self) -> list[int]:
+        try:
+            patience = self._patience()
+            if self._upset:  # what was not done has to be tried again, though nothing happens
+                patience = GLANCE if patience is None else min(patience, GLANCE)
+            self._upset = False
+            return self._signals.wait(patience)
+        except Exception:
+            time.sleep(LAZY_TICK)  # the loop must not turn without a pause
+            raise
+
+    def _waits_for_strays(self) -> bool:
+        """Tell whether anything has to end before the wrapper may; what cannot be told is
+        waited for a while."""
+        strays = self._guarded(self._strays)
+        if strays is not None:
+            self._blind_since = None
+            return strays
+        now = time.monotonic()
+        self._blind_since = self._blind_since or now
+        return now - self._blind_since < BLIND
 
     def _patience(self) -> Optional[float]:
         """Return how long to sleep at most, None for as long as nothing happens."""
@@ -110,11 +159,13 @@ class Runner:
             return TICK if self._reload.seconds < BRISK else LAZY_TICK
         if self._final is not None or self._stopping is not None or self._upgrade.pid is not None:
             return LAZY_TICK
+        if self._leftovers:
+            return LAZY_TICK
         if not self._served.ready:
             return LAZY_TICK if self._served.age < BRISK else GLANCE
         return None if self._served.is_child else GLANCE
 
-    def _hear(self, number: signal.Signals) -> None:
+    def _hear(self, number: int) -> None:
         if number == signal.SIGHUP:
             self._wants_reload = True
         elif number == signal.SIGUSR2:
@@ -124,7 +175,7 @@ class Runner:
         elif number in STOPS:
             self._stop(number)
         elif number != signal.SIGCHLD:
-            self._world.signal(self._served.master(), number.name[3:])
+            self._world.send(self._served.master(), number)
 
     def _step(self) -> None:
         """Go on with what is under way, then begin what is wanted."""
@@ -139,6 +190,8 @@ class Runner:
             self._died(UNKNOWN if self._stopping is None else 0)
         if self._reload is None and self._stopping is None and self._final is None:
             self._begin_what_is_wanted()
+        if self._reload is None:
+            self._end_leftovers()
 
     def _begin_what_is_wanted(self) -> None:
         if not self._served.ready and self._served.is_up():
@@ -162,18 +215,27 @@ class Runner:
         reload = Reload(self._options.name, self._world.now, self._reports.log)
         reload.when_ended(self._reports.ended)
         self._reload = reload
-        self._reports.reloading(reload)
         try:
+            self._reports.reloading(reload)
             reload.begin(self._steps(reload))
         except Failure as failure:
             reload.abandon(failure)
+        except Exception as error:
+            if reload.phase is Phase.QUEUED:  # else it goes on at the next step
+                why = f"an error inside hotreload-run: {type(error).__name__}: {error}"
+                reload.abandon(Failure(Fault.INTERNAL, why))
+            raise
 
     def _steps(self, reload: Reload) -> protocol.Steps:
         """Return the protocol for what the server is.
 
         :raises Failure: when it cannot be reloaded now.
         """
-        policy, old = self._options.policy, self._served.survey()
+        policy = self._options.policy
+        try:
+            old = self._served.told_apart()
+        except Ambiguous as error:
+            raise Failure(Fault.NOT_RELOADABLE, f"{error}; nothing was sent") from None
         server: protocol.Server
         if old is not None and not self._inherits:
             must_hear(self._world, self._options.name, old.master)
@@ -234,6 +296,21 @@ class Runner:
         self._successor = None
         self._served.succeed(new)
 
+    def _end_leftovers(self) -> None:
+        """End what a reload that failed by an error has left beside the server."""
+        others = self._others()
+        self._leftovers = {p: since for p, since in self._leftovers.items() if p in others}
+        for process in others:
+            if process not in self._leftovers:
+                self._leftovers[process] = self._world.now()
+                self._reports.say(f"{process} is left of a reload and ended; {self._served}")
+                self._send(process, signal.Signals[f"SIG{self._options.stop_signal}"])
+            elif self._world.now() - self._leftovers[process] > (
+                self._options.policy.drain_timeout or DRAIN
+            ):
+                self._world.signal(process, "KILL")
+        self._beside.intersection_update(others)
+
     def _tell_progress(self, reload: Reload) -> None:
         text = "" if reload.progress is None else f"{reload.phase.value}: {reload.progress.text}"
         if self._options.verbose and text not in ("", self._told) and not reload.done:
@@ -254,14 +331,12 @@ class Runner:
             if pid == self._served.process.pid:
                 self._died(status)
             elif pid in self._reapers:
-                self._reapers.pop(pid)(pid, status)
+                self._guarded(partial(self._reapers.pop(pid), pid, status))
 
     def _died(self, status: int) -> None:
         """The tracked process has ended: follow its successor if there is one, else end too."""
-        elders = {process.pid for process in self._beside if process != self._successor}
-        seen = [] if self._successor is None else [self._successor]
-        heir = self._served.inheritor(seen, lambda pid: pid in self._reapers or pid in elders)
-        if heir is None or self._stopping is not None:
+        found = None if self._stopping is not None else self._guarded(self._inheritor, again=True)
+        if found is None:
             self._final = status
             if self._reload is not None:
                 ended = Failure(Fault.OLD_EXITED, f"the server ({self._served.process}) ended")
@@ -269,8 +344,13 @@ class Runner:
                 self._reload = None
             return
         before = self._served.process
-        self._served.succeed(heir.process)
-        self._reports.say(f"{heir.process} takes over from {before}, which ended: {heir.why}")
+        self._served.succeed(found.process)
+        self._reports.say(f"{found.process} takes over from {before}, which ended: {found.why}")
+
+    def _inheritor(self) -> Optional[Inheritor]:
+        elders = {process.pid for process in self._beside if process != self._successor}
+        seen = [] if self._successor is None else [self._successor]
+        return self._served.inheritor(seen, lambda pid: pid in self._reapers or pid in elders)
 
     def _strays(self) -> bool:
         """Tell whether anything has to end before the wrapper may.
@@ -280,34 +360,43 @@ class Runner:
         """
         if self._stopping is not None:
             known = {process.pid for process in self._beside}
-            heir = self._served.inheritor([], lambda pid: pid in self._reapers or pid in known)
-            if heir is not None:
-                self._beside.add(heir.process)
-                self._send(heir.process, self._stopping)
+            found = self._served.inheritor([], lambda pid: pid in self._reapers or pid in known)
+            if found is not None:
+                self._beside.add(found.process)
+                self._send(found.process, self._stopping)
             elif self._served.forks():
                 return True
         return bool(self._others())
 
-    def _stop(self, number: signal.Signals) -> None:
+    def _stop(self, number: int) -> None:
         """Pass on a signal that ends the server to every generation of it."""
-        if self._stopping is None:
-            self._reports.stopping()
-        self._stopping = number
-        masters = [self._served.master(), *self._others()]
+        before, self._stopping = self._stopping, number
+        if before is None:
+            self._guarded(self._reports.stopping)
+        master = self._guarded(self._served.master) or self._served.process
+        masters = [master, *(self._guarded(self._others) or self._beside)]
         if self._reload is not None:
-            self._reload.abandon(Failure(Fault.STOPPED, f"{number.name} ends the server"))
+            why = Failure(Fault.STOPPED, f"{name_of(number)} ends the server")
+            self._guarded(partial(self._reload.abandon, why))
             self._reload = None
-        for master in dict.fromkeys(masters):
-            self._send(master, number)
+        for process in dict.fromkeys(masters):
+            self._guarded(partial(self._send, process, number))
 
     def _others(self) -> list[Process]:
         """Return the generations that live beside the tracked one."""
         living = (process for process in self._beside if self._world.alive(process))
         return [process for process in living if process != self._served.process]
 
-    def _send(self, process: Process, number: signal.Signals) -> None:
-        self._world.signal(process, number.name[3:])
-        self._world.signal(process, "CONT")  # a stopped process hears nothing else
+    def _send(self, process: Process, number: int) -> None:
+        try:
+            self._world.send(process, number)
+            self._world.signal(process, "CONT")  # a stopped process hears nothing else
+        except OSError:
+            # it cannot be looked at (no descriptor is left): a child's pid is nobody else's
+            if not self._world.is_child(process.pid):
+                raise
+            os.kill(process.pid, number)
+            os.kill(process.pid, signal.SIGCONT)
 
     # -- its own upgrade
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Callable, Optional
 
 from supervisor_hotreload.identity import Process
 from supervisor_hotreload.probes import Heartbeat
 from supervisor_hotreload.servers import gunicorn
-from supervisor_hotreload.servers.family import GUESS
+from supervisor_hotreload.servers.family import GUESS, Program
 from supervisor_hotreload.servers.gunicorn import Generation
 from supervisor_hotreload.servers.lineage import (
     Inheritor,
@@ -19,6 +20,8 @@ from supervisor_hotreload.servers.lineage import (
     successors,
     workers_left,
 )
+from supervisor_hotreload.servers.roles import Ambiguous, own
+from supervisor_hotreload.system.credentials import ids_of
 from supervisor_hotreload.world import World
 from supervisor_hotreload.wrapper import listeners
 from supervisor_hotreload.wrapper.options import Options
@@ -39,6 +42,7 @@ class Served:
         self._options = options
         self._heartbeat: Optional[Heartbeat] = None
         self._began = world.now()
+        self._since = process.start
         self.generation = generation
         self.ready = ready
         self.track(process)
@@ -52,10 +56,8 @@ class Served:
         return self._world.now() - self._began
 
     def track(self, process: Process) -> None:
-        before = getattr(self, "_lineage", None)
         self.process = process
-        since = process.start if before is None else before.since
-        self._lineage = Lineage(process, since, family=gunicorn.FAMILY)
+        self._lineage = Lineage(process, self._since, family=gunicorn.FAMILY)
         self.know(process)
 
     def succeed(self, process: Process) -> None:
@@ -65,17 +67,37 @@ class Served:
 
     def know(self, master: Process) -> None:
         """Remember a master that was proven to be one, and what it holds."""
-        self._lineage.know(self._world, master)
-        self._lineage.record(self._world)
+        with suppress(OSError):  # no descriptor is left, say
+            self._lineage.know(self._world, master)
+            self._lineage.record(self._world)
 
     # -- what it is
 
     def survey(self) -> Optional[Generation]:
         """Return the gunicorn generation that it is, None when it is none."""
-        found = gunicorn.survey(self._world, self.process, self._options.looks_like_gunicorn)
-        if found is not None:
-            self.know(found.master)
-        return found
+        with suppress(Ambiguous):
+            return self.told_apart()
+        return None
+
+    def told_apart(self) -> Optional[Generation]:
+        """Return the same.
+
+        :raises Ambiguous: when the command has started several of them.
+        """
+        options = self._options
+        program = Program(
+            options.name,
+            options.line,
+            options.chdir or os.getcwd(),
+            rights=ids_of(os.getpid()),
+            pidfile=options.policy.pidfile,
+        )
+        found = own(self._world, self.process, program, [gunicorn.FAMILY])
+        if found is None:
+            return None
+        self.know(found.old.master)
+        generation: Generation = found.old
+        return generation
 
     def master(self) -> Process:
         """Return the process that hears signals: a shell may stand before it."""

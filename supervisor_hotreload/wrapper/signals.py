@@ -6,6 +6,7 @@ import os
 import select
 import signal
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Optional
 
 UNCAUGHT = {
@@ -24,6 +25,13 @@ UNCAUGHT = {
 }
 
 
+def name_of(number: int) -> str:
+    """Return the name of a signal; a real-time signal has none (signal(7))."""
+    with suppress(ValueError):
+        return signal.Signals(number).name
+    return f"signal {number}"
+
+
 class Signals:
     """Every signal that can be caught.
 
@@ -38,7 +46,7 @@ class Signals:
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        self._caught = [number for number in signal.Signals if number not in UNCAUGHT]
+        self._caught = sorted(signal.valid_signals() - UNCAUGHT)
         for number in self._caught:
             signal.signal(number, lambda *_: None)
         self.unblock()
@@ -59,9 +67,10 @@ class Signals:
 
     def put(self, number: int) -> None:
         """Let *number* be the next that wait() returns, as if it had just come."""
-        os.write(self._writer, bytes([number]))
+        with suppress(OSError):  # full: as with any signal, there are plenty already
+            os.write(self._writer, bytes([number]))
 
-    def wait(self, timeout: Optional[float]) -> list[signal.Signals]:
+    def wait(self, timeout: Optional[float]) -> list[int]:
         """Return each signal that has come, once; wait for one up to *timeout* seconds.
 
         :param timeout: None to wait for ever.
@@ -71,4 +80,4 @@ class Signals:
             numbers = os.read(self._reader, 65536)
         except BlockingIOError:
             return []
-        return [signal.Signals(number) for number in dict.fromkeys(numbers)]
+        return list(dict.fromkeys(numbers))
