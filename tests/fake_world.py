@@ -121,6 +121,9 @@ class FakeWorld(World):
     def directory(self, process: Process) -> Optional[str]:
         return None
 
+    def same_files(self, process: Process) -> bool:
+        return False
+
     def strays(self) -> list[Process]:
         return []
 
