@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import random
 import signal
-from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Callable, Optional
 
 from supervisor_hotreload.identity import Beat, Process, Status
-from supervisor_hotreload.listeners import Sockets
 from supervisor_hotreload.world import World
 
 STEP = 0.025
@@ -143,14 +141,11 @@ class FakeWorld(World):
         crew = [self.procs[child.pid] for child in self._below(fake.pid)]
         return {(1, w.inode): self._beat(w) for w in crew if isinstance(w, Worker)}
 
-    def listening(self, process: Process) -> dict[int, str]:
-        return {1: "0100007F:1F40"}
-
-    def sockets(self, process: Process, known: Container[int]) -> Sockets:
+    def descriptors(self, process: Process) -> dict[str, str]:
         """A master that stops closes its sockets first (gunicorn arbiter.stop)."""
         fake = self.procs.get(process.pid)
         stops = isinstance(fake, Master) and fake.stop_limit is not None
-        return Sockets(frozenset() if fake is None or stops else frozenset({1}))
+        return {} if fake is None or stops else {"3": "socket:[1]"}
 
     def sleeps(self, process: Process) -> Optional[int]:
         return int(self.time / STEP)

@@ -46,7 +46,7 @@ from supervisor_hotreload.servers.gunicorn_command import (
     daemonizes,
     options,
 )
-from supervisor_hotreload.servers.gunicorn_workers import Crew
+from supervisor_hotreload.servers.gunicorn_workers import Crew, handed_over, sockets_of
 from supervisor_hotreload.servers.outliving import Leaving, must_outlive
 from supervisor_hotreload.servers.promotion import Promotion
 from supervisor_hotreload.servers.start_context import (
@@ -157,13 +157,15 @@ class Gunicorn(Upgrade):
         self._wrapper = Leaving(world, old)
         self._promotion = Promotion(world, old.master, policy.pidfile)
         self._idle_since: Optional[float] = None
-        self._given_up = self._listened = self._was_ready = False
+        self._sockets: frozenset[str] = frozenset()
+        self._given_up = self._was_ready = False
 
     # -- before adoption
 
     def reexec(self) -> None:
         if self._program is not None:
             must_start_again(self._world, self._old.master, self._program)
+        self._forks.look()
         super().reexec()
 
     def successor(self) -> Optional[Process]:
@@ -261,7 +263,8 @@ class Gunicorn(Upgrade):
     def retirement(self) -> Iterator[Rung]:
         """TERM, or QUIT where no worker is left; gunicorn's own limit comes first."""
         old = self._old.master
-        self._listened = self._listens(self._new) if self._new is not None else False
+        if self._new is not None:
+            self._sockets = self._handed_over(self._new)
         first = "TERM" if self._crew(old).look() else "QUIT"
         yield rung(self._world, old, first, self._patience())
         yield rung(self._world, old, "QUIT", QUICK)
@@ -333,19 +336,21 @@ class Gunicorn(Upgrade):
 
     def _must_listen(self, new: Process) -> None:
         """Fail when the new master has closed its sockets: it has been told to end as well."""
-        if self._listened and not self._listens(new) and self._world.alive(new):
+        if self._sockets and not self._handed_over(new) and self._world.alive(new):
             raise Failure(
                 Fault.SUCCESSOR_EXITED,
                 f"the successor ({new}) ends already and accepts nothing: it was told to end "
                 f"when the old master ended, by what stands before that or by somebody",
             )
 
-    def _listens(self, master: Process) -> bool:
-        """Tell whether *master* holds a listening socket; True where that is hidden."""
+    def _handed_over(self, master: Process) -> frozenset[str]:
+        """Return the sockets that *master* listens on, as links; none where they are hidden."""
         try:
-            return bool(self._world.sockets(master, self._world.listening(master)).held)
+            if self._sockets:
+                return self._sockets & sockets_of(self._world, master)
+            return handed_over(self._world, master, self._workers(master))
         except Unreadable:
-            return True
+            return self._sockets
 
     # -- what the command line tells
 

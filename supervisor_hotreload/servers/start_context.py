@@ -20,6 +20,7 @@ from supervisor_hotreload.model import Failure, Fault
 from supervisor_hotreload.printable import printable
 from supervisor_hotreload.servers.family import Generation, Program
 from supervisor_hotreload.servers.gunicorn_command import BINARIES, configured, options_of
+from supervisor_hotreload.servers.gunicorn_workers import handed_over
 from supervisor_hotreload.system.credentials import rights_of
 from supervisor_hotreload.world import World, read_regular
 
@@ -36,9 +37,6 @@ DELETED = " (deleted)"
 
 UNKNOWN = "\ufffd"
 """What stands for a byte that is no UTF-8: the path is another then."""
-
-CONTROL = "gunicorn.ctl"
-"""The master's own socket (gunicorn config, control_socket): it takes no requests."""
 
 SHEBANG = 256
 """Bytes of a script's first line that the kernel reads (BINPRM_BUF_SIZE)."""
@@ -84,12 +82,13 @@ def must_hand_over(world: World, name: str, old: Generation) -> None:
     :raises Failure: NOT_RELOADABLE with the cure.
     """
     try:
+        if handed_over(world, old.master, old.children):
+            return
         known = world.listening(old.master)
         own = world.sockets(old.master, known).held
         held = [world.sockets(child, known).held for child in old.children]
     except Unreadable:
         return
-    own = frozenset(inode for inode in own if os.path.basename(known[inode]) != CONTROL)
     if held and all(sockets and sockets.isdisjoint(own) for sockets in held):
         raise Failure(
             Fault.NOT_RELOADABLE,
