@@ -35,6 +35,8 @@ setup(
             "pytest-xdist>=3.3",
             "pytest-rerunfailures>=12",
             "hypothesis>=6.100",
+            "dumb-init>=1.2.5; sys_platform == 'linux'",
+            "honcho>=1.1",
             "hypercorn>=0.14",
             "granian>=1.0",
             "ruff>=0.9",

@@ -115,6 +115,15 @@ class World:
         except OSError:
             return None
 
+    def same_files(self, process: Process) -> bool:
+        """Tell whether a path is the same file for *process* as for us; False when hidden."""
+        place = f"/proc/{process.pid}"
+        try:
+            mounts = os.readlink(f"{place}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
+            return mounts and os.path.samefile(f"{place}/root", "/")
+        except OSError:
+            return False
+
     def owner(self, process: Process) -> Optional[int]:
         return identity.owner(process.pid)
 

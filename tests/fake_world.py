@@ -130,6 +130,9 @@ class FakeWorld(World):
     def directory(self, process: Process) -> Optional[str]:
         return None
 
+    def same_files(self, process: Process) -> bool:
+        return False
+
     def strays(self) -> list[Process]:
         return []
 
@@ -158,6 +161,10 @@ class FakeWorld(World):
         stops = isinstance(fake, Master) and fake.stop_limit is not None
         serves = isinstance(fake, (Master, Worker)) and fake.lives and not stops
         return Sockets(frozenset([SOCKET] if serves else []))
+
+    def descriptors(self, process: Process) -> dict[str, str]:
+        held = self.held(process) if self.alive(process) else ()
+        return {str(number): f"socket:[{inode}]" for number, inode in enumerate(held, 3)}
 
     def sleeps(self, process: Process) -> Optional[int]:
         return int(self.time / STEP)

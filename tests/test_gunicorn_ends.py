@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from supervisor_hotreload.model import Fault
-from tests.house import House, lives, wait_until
+from tests.house import APP, House, lives, wait_until
 from tests.load import Load, get, wait_for_answer
 from tests.test_refusals import assert_unchanged, fault_of
 
@@ -245,6 +245,25 @@ def test_a_generation_that_ends_already_has_not_succeeded(house: House) -> None:
     assert "nothing serves" in done.stdout, done.stdout
     house.wait_for("RUNNING")
     assert wait_for_answer(house.port).startswith(b"v2 ")
+
+
+def test_a_generation_without_a_ready_worker_has_not_succeeded(house: House) -> None:
+    gate = house.root / "gate"
+    house.configure("--workers 1")
+    house.start()
+    wait = f"import os, time\nwhile os.path.exists({str(gate)!r}): time.sleep(0.1)\n"
+    house.release("v2", code=wait + APP.format(boot=0, release="v2"))
+    with Load(house.port, fast=0, slow=1, slow_path="/slow3") as load:
+        load.wait_in_flight()
+        house.rpc().hotreload.reloadProcess("myapp", False)
+        new = house.wait_for_phase("draining")["new_pid"]
+        gate.touch()
+        for worker in psutil.Process(new).children():
+            worker.kill()
+        info = house.wait_for_outcome()
+        gate.unlink()
+    assert info["outcome"] == "failed"
+    assert "no worker of the successor" in info["reason"]
 
 
 def test_a_pipeline_after_the_server_costs_no_time(house: House) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import pathlib
 import shutil
+import sys
 import time
 
 import pytest
+from gunicorn import __version__
 
 from supervisor_hotreload.model import Fault
-from tests.house import House, wait_until
+from tests.house import APP, House, wait_until
 from tests.load import Load, get
 from tests.test_refusals import assert_unchanged, fault_of
 
@@ -147,6 +149,18 @@ def test_a_hook_that_raises_leaves_one_master(house: House, workers: int) -> Non
     assert load.dropped == []
 
 
+def test_a_unix_socket_that_such_a_fork_has_removed_is_named(house: House) -> None:
+    path = house.root / "app.sock"
+    (house.root / "conf.py").write_text("def pre_exec(server):\n    1 / 0\n")
+    house.configure(
+        command=house.gunicorn(f"--workers 2 --config {house.root}/conf.py", bind=f"unix:{path}")
+    )
+    house.start()
+    fault = fault_of(house)
+    assert "ZeroDivisionError" in fault.faultString
+    assert f"it has removed {path}, nobody gets in: restart the program" in fault.faultString
+
+
 def test_a_hook_that_hangs_is_ended_with_the_reload(house: House) -> None:
     mark = house.root / "hangs"
     (house.root / "conf.py").write_text(
@@ -169,6 +183,7 @@ def test_a_hook_that_hangs_is_ended_with_the_reload(house: House) -> None:
     assert load.dropped == []
 
 
+@pytest.mark.skipif(__version__ < "25", reason="the master of an older one listens, too")
 @pytest.mark.parametrize("where", ["command", "file"])
 def test_reuse_port_is_refused_by_name(house: House, where: str) -> None:
     (house.root / "conf.py").write_text("reuse_port = True\n" if where == "file" else "")
@@ -182,15 +197,44 @@ def test_reuse_port_is_refused_by_name(house: House, where: str) -> None:
     assert_unchanged(house, before)
 
 
+def test_a_socket_of_each_worker_is_no_reuse_port(house: House) -> None:
+    """An application may listen by itself, for its metrics say."""
+    code = "import socket\nown = socket.create_server(('127.0.0.1', 0))\n"
+    house.release("v1", code=code + APP.format(boot=0, release="v1"))
+    house.configure("--workers 2")
+    house.start()
+    house.reload()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root makes namespaces")
+def test_files_that_only_the_program_sees_are_not_missed(house: House) -> None:
+    """Its interpreter lies on a file system that is mounted for it alone."""
+    place = house.root / "private"
+    place.mkdir()
+    script = (
+        f"mount -t tmpfs none {place} && ln -s {os.path.realpath(house.python)} {place}/python3 "
+        f"&& exec {place}/python3 -m gunicorn -b 127.0.0.1:{house.port} --workers 2 app:app"
+    )
+    path = ":".join(entry for entry in sys.path if entry.endswith("site-packages"))
+    house.configure(
+        command=f'unshare -m sh -c "{script}"',
+        program=f'environment = PYTHONPATH="{path}",PYTHONSAFEPATH="1"',
+    )
+    house.start()
+    house.release("v2")
+    house.reload()
+    assert get(house.port).startswith(b"v2 ")
+
+
 def test_a_program_that_daemonizes_is_told_why_it_is_down(house: House) -> None:
     house.configure("--workers 1 --daemon", program="startretries = 0\nautorestart = false")
     house.start(running="")
-    house.wait_for("FATAL")
+    down = ("FATAL", "EXITED")  # as soon as it has left, or later than startsecs
+    wait_until(lambda: house.info()["statename"] in down, what=house.log)
     for process in house.application():
         process.kill()
     fault = fault_of(house)
     assert fault.faultCode == Fault.NOT_RUNNING
-    assert "FATAL" in fault.faultString
     assert "--daemon" in fault.faultString
 
 

@@ -9,13 +9,15 @@ lives the master ignores every other USR2 ('Child exists').
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Optional
 
 from supervisor_hotreload.identity import Process, Unreadable
+from supervisor_hotreload.servers.gunicorn_workers import handed_over, sockets_of
 from supervisor_hotreload.world import World
 
 SURE = 0.3
-"""Seconds for which a fork has to look failed: it execs within milliseconds, or never."""
+"""Seconds that a fork has to exec: it does so within milliseconds, unless its hook is slow."""
 
 
 class Forks:
@@ -29,13 +31,20 @@ class Forks:
         self._master = master
         self._image = image
         self._since: dict[Process, float] = {}
+        self._sockets: frozenset[str] = frozenset()
+
+    def look(self) -> None:
+        """Know what the master listens on, before it is asked to re-exec."""
+        with suppress(Unreadable):
+            children = self._world.children(self._master)
+            self._sockets = handed_over(self._world, self._master, children)
 
     def failed(self, born: Iterable[Process]) -> Optional[Process]:
         """Return the one of *born* that has given up: it has closed sockets that it inherited."""
         now = self._world.now()
-        closed = [child for child in self.waiting(born) if self._has_closed(child)]
-        self._since = {child: self._since.get(child, now) for child in closed}
-        return next((c for c, since in self._since.items() if now - since >= SURE), None)
+        self._since = {child: self._since.get(child, now) for child in born}
+        old = (child for child, since in self._since.items() if now - since >= SURE)
+        return next((child for child in self.waiting(old) if self._has_closed(child)), None)
 
     def waiting(self, born: Iterable[Process]) -> list[Process]:
         """Return those of *born* that are no workers and have executed nothing."""
@@ -58,8 +67,6 @@ class Forks:
 
     def _has_closed(self, child: Process) -> bool:
         try:
-            known = self._world.listening(self._master)
-            held = self._world.sockets(self._master, known).held
-            return bool(held - self._world.sockets(child, known).held)
+            return bool(self._sockets - sockets_of(self._world, child))
         except Unreadable:
             return False

@@ -48,11 +48,15 @@ from supervisor_hotreload.servers.gunicorn_command import (
     options,
     options_of,
 )
-from supervisor_hotreload.servers.gunicorn_workers import Crew
+from supervisor_hotreload.servers.gunicorn_workers import Crew, handed_over, sockets_of
 from supervisor_hotreload.servers.lineage import same_command
 from supervisor_hotreload.servers.outliving import Leaving, must_outlive
 from supervisor_hotreload.servers.promotion import Promotion
-from supervisor_hotreload.servers.start_context import must_hand_over, must_start_again
+from supervisor_hotreload.servers.start_context import (
+    lost_path,
+    must_hand_over,
+    must_start_again,
+)
 from supervisor_hotreload.servers.upgrade import DRAIN_CEILING, QUICK, Upgrade
 from supervisor_hotreload.system.command import RunAs
 from supervisor_hotreload.world import World
@@ -122,7 +126,7 @@ def _generation(
 class Gunicorn(Upgrade):
     """One reload of one gunicorn program, bound to its old generation.
 
-    :param must_start: refuses, as a Failure, what could not start a successor.
+    :param program: where it is known, what a re-exec needs is looked at with its rights.
     """
 
     name = "gunicorn"
@@ -133,23 +137,27 @@ class Gunicorn(Upgrade):
         old: Generation,
         policy: Policy,
         command: str,
-        must_start: Callable[[], None] = lambda: None,
+        program: Optional[Program] = None,
     ) -> None:
         super().__init__(world, old, policy, probe(world, old, policy.ready))
         self._generation = old
-        self._must_start = must_start
+        self._program = program
         self._forks = Forks(world, old.master, old.image)
         self._options = options(command)
         self._crews: dict[Process, Crew] = {}
         self._crew(old.master).look()
         self._wrapper = Leaving(world, old)
         self._promotion = Promotion(world, old.master, policy.pidfile)
-        self._given_up = self._listened = self._was_ready = False
+        self._idle_since: Optional[float] = None
+        self._links: frozenset[str] = frozenset()
+        self._given_up = self._was_ready = False
 
     # -- before adoption
 
     def reexec(self) -> None:
-        self._must_start()
+        if self._program is not None:
+            must_start_again(self._world, self._old.master, self._program)
+        self._forks.look()
         super().reexec()
 
     def successor(self) -> Optional[Process]:
@@ -171,9 +179,16 @@ class Gunicorn(Upgrade):
                 f"the fork of {self._old.master} that was to execute the successor ({fork}) "
                 f"has failed before that (the hook pre_exec, a directory or a file: the "
                 f"program's log tells); such a fork tells the old workers to quit, so it was "
-                f"killed, and the old master starts others",
+                f"killed, and the old master starts others{self._lost_path()}",
             )
         return None
+
+    def _lost_path(self) -> str:
+        """Return what to do where a failed fork has removed a unix socket (arbiter.stop)."""
+        lost = None
+        if self._program is not None:
+            lost = lost_path(self._world, self._old.master, self._program)
+        return f"; it has removed {lost}, nobody gets in: restart the program" if lost else ""
 
     def recall(self) -> bool:
         self._given_up = True
@@ -230,7 +245,8 @@ class Gunicorn(Upgrade):
     def retirement(self) -> Iterator[Rung]:
         """TERM, or QUIT where no worker is left; gunicorn's own limit comes first."""
         old = self._old.master
-        self._listened = self._listens(self._new) if self._new is not None else False
+        if self._new is not None:
+            self._links = self._handed_over(self._new)
         first = "TERM" if self._crew(old).look() else "QUIT"
         yield rung(self._world, old, first, self._patience())
         yield rung(self._world, old, "QUIT", QUICK)
@@ -280,23 +296,43 @@ class Gunicorn(Upgrade):
         """Tell whether *new* is a master like any other, and serves."""
         self._must_live(new)
         self._must_listen(new)
-        return self._wrapper.forgotten() and self._promotion.over(new)
+        over = self._wrapper.forgotten() and self._promotion.over(new)
+        return over and self._serves(new)
+
+    def _serves(self, new: Process) -> bool:
+        """Tell whether a worker of *new* is ready still, or again soon; True where it is hidden.
+
+        :raises Failure: NOT_READY when that takes too long.
+        """
+        try:
+            if any(beat.flipped for beat in self._world.heartbeats(new).values()):
+                return True
+        except Unreadable:
+            return True
+        now = self._world.now()
+        if self._idle_since is None:
+            self._idle_since = now
+        elif now - self._idle_since > QUICK:
+            raise Failure(Fault.NOT_READY, f"no worker of the successor ({new}) is ready any more")
+        return False
 
     def _must_listen(self, new: Process) -> None:
         """Fail when the new master has closed its sockets: it has been told to end as well."""
-        if self._listened and not self._listens(new) and self._world.alive(new):
+        if self._links and not self._handed_over(new) and self._world.alive(new):
             raise Failure(
                 Fault.SUCCESSOR_EXITED,
                 f"the successor ({new}) ends already and accepts nothing: it was told to end "
                 f"when the old master ended, by what stands before that or by somebody",
             )
 
-    def _listens(self, master: Process) -> bool:
-        """Tell whether *master* holds a listening socket; True where that is hidden."""
+    def _handed_over(self, master: Process) -> frozenset[str]:
+        """Return the sockets that *master* listens on, as links; none where they are hidden."""
         try:
-            return bool(self._world.sockets(master, self._world.listening(master)).held)
+            if self._links:
+                return self._links & sockets_of(self._world, master)
+            return handed_over(self._world, master, self._workers(master))
         except Unreadable:
-            return True
+            return self._links
 
     # -- what the command line tells
 
@@ -393,13 +429,7 @@ class GunicornFamily(Family):
         return Trial((*words, "--check-config"), "gunicorn --check-config", user)
 
     def server(self, world: World, old: Generation, policy: Policy, program: Program) -> Gunicorn:
-        return Gunicorn(
-            world,
-            old,
-            policy,
-            configured(program),
-            lambda: must_start_again(world, old.master, program),
-        )
+        return Gunicorn(world, old, policy, configured(program), program)
 
     def leads(self, world: World, process: Process) -> bool:
         """It shares a heartbeat file with a child of its own."""

@@ -12,6 +12,26 @@ from supervisor_hotreload.servers.upgrade import QUICK
 from supervisor_hotreload.world import World
 
 
+def handed_over(world: World, master: Process, workers: Iterable[Process]) -> frozenset[str]:
+    """Return the sockets, as links, that *master* shares with the first of *workers* that has
+    any of it: those on which it listens. The kernel's tables are not read, they may be long.
+
+    :raises Unreadable: when the kernel hides them.
+    """
+    own = sockets_of(world, master)
+    shared = (own & sockets_of(world, worker) for worker in workers)
+    return next(filter(None, shared), frozenset())
+
+
+def sockets_of(world: World, process: Process) -> frozenset[str]:
+    """Return the sockets that *process* holds, as links.
+
+    :raises Unreadable: when the kernel hides them.
+    """
+    links = world.descriptors(process).values()
+    return frozenset(link for link in links if link.startswith("socket:"))
+
+
 class Crew:
     """The workers of one master, also after it has died and left them orphaned.
 

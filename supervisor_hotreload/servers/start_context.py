@@ -17,8 +17,10 @@ from typing import Callable, Optional
 
 from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.model import Failure, Fault
+from supervisor_hotreload.printable import printable
 from supervisor_hotreload.servers.family import Generation, Program
 from supervisor_hotreload.servers.gunicorn_command import BINARIES, configured, options_of
+from supervisor_hotreload.servers.gunicorn_workers import handed_over
 from supervisor_hotreload.system.credentials import rights_of
 from supervisor_hotreload.world import World, read_regular
 
@@ -32,6 +34,9 @@ NO_SCRIPT = ("-m", "-c")
 
 DELETED = " (deleted)"
 """What the kernel appends to the name of a directory that is gone."""
+
+UNKNOWN = "\ufffd"
+"""What stands for a byte that is no UTF-8: the path is another then."""
 
 SHEBANG = 256
 """Bytes of a script's first line that the kernel reads (BINPRM_BUF_SIZE)."""
@@ -51,11 +56,12 @@ def must_start_again(world: World, master: Process, program: Program) -> None:
 
     :raises Failure: NOT_RELOADABLE with the path and the cure.
     """
-    arguments, given = world.arguments(master), _environment(world, master, program)
-    directory = world.directory(master)
     try:
         with rights_of(program.rights):
-            context = _context(arguments, given, directory, program)
+            if not world.same_files(master):
+                return  # a path is another file there
+            given = _environment(world, master, program)
+            context = _context(world.arguments(master), given, world.directory(master), program)
             complaint = _complaint(context)
     except OSError:
         return  # these rights cannot be taken: it cannot be told
@@ -76,17 +82,31 @@ def must_hand_over(world: World, name: str, old: Generation) -> None:
     :raises Failure: NOT_RELOADABLE with the cure.
     """
     try:
+        if handed_over(world, old.master, old.children):
+            return
         known = world.listening(old.master)
         own = world.sockets(old.master, known).held
         held = [world.sockets(child, known).held for child in old.children]
     except Unreadable:
         return
-    if held and all(sockets - own for sockets in held):
+    if held and all(sockets and sockets.isdisjoint(own) for sockets in held):
         raise Failure(
             Fault.NOT_RELOADABLE,
             f"{name} runs with reuse_port: each worker listens by itself, and {old.master} has no "
             f"socket to hand to a successor; nothing was sent. Take reuse_port away",
         )
+
+
+def lost_path(world: World, master: Process, program: Program) -> Optional[str]:
+    """Return the path of a unix socket on which *master* listens, and which is gone."""
+    try:
+        known = world.listening(master)
+        paths = [known[inode] for inode in world.sockets(master, known).held]
+        with rights_of(program.rights):
+            lost = [path for path in paths if os.path.isabs(path) and not os.path.lexists(path)]
+            return printable(lost[0]) if lost else None
+    except (Unreadable, OSError):
+        return None
 
 
 def _complaint(context: StartContext) -> Optional[str]:
@@ -97,10 +117,16 @@ def _complaint(context: StartContext) -> Optional[str]:
         (context.script, "its script", _can_read, "read"),
     )
     for path, what, usable, verb in checks:
-        if path is None or usable(path):
+        if path is None or UNKNOWN in path:
             continue
-        there = os.path.exists(path)
-        return f"{what} ({path}) {f'cannot be {verb}' if there else 'is missing'}"
+        try:
+            os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return f"{what} ({printable(path)}) is missing"
+        except OSError:
+            continue  # hidden from all but its user (FUSE): it cannot be told
+        if not usable(path):
+            return f"{what} ({printable(path)}) cannot be {verb}"
     return None
 
 
