@@ -641,6 +641,8 @@ class Reloads:
             if reload.fault in (Fault.SUCCESSOR_EXITED, Fault.NOT_READY, Fault.NO_SUCCESSOR):
                 reload.reason += last_words(reload.output)
             ends = reload.adopted and reload.fault is Fault.SUCCESSOR_EXITED
+            if reload.adopted and reload.fault in (Fault.INTERNAL, Fault.NOT_RELOADABLE):
+                tracked.end_previous()  # an error has kept it from being retired
             if ends and not tracked.outlived and tracked.current() is not None:
                 reload.serving = (
                     f"nothing serves: generation {tracked.generation} (pid {tracked.pid}) ends, "

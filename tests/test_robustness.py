@@ -54,7 +54,8 @@ def test_an_exception_at_every_phase(house: House, target: str) -> None:
     assert house.reload_info()["fault"] == Fault.INTERNAL
     if target in AFTER_ADOPTION:
         assert info["pid"] != before["pid"]
-        assert get(house.port).startswith(b"v2 ") or target == "retirement"
+        wait_until(lambda: len(house.masters()) == 1, what="the old generation is ended")
+        assert get(house.port).startswith(b"v2 ")
     else:
         assert info["pid"] == before["pid"]
         wait_until(lambda: len(house.masters()) == 1, what="a successor that came is ended")

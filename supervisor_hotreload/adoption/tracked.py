@@ -553,6 +553,13 @@ class Tracked:
         if self._unwanted is not None:
             self._end_late(self._unwanted, now)
 
+    def end_previous(self) -> None:
+        """End what is left of earlier generations, which nobody retires any more."""
+        now = self._world.now()
+        for process in self.living_elders():
+            self._ending.setdefault(process, Kept(0, now))
+        self._go_on_ending(now)
+
     def _end_late(self, unwanted: Unwanted, now: float) -> None:
         """End the successor that was not waited for."""
         late = [child for child in self.successors() if child not in unwanted.before]

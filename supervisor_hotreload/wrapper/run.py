@@ -13,9 +13,9 @@ from supervisor_hotreload import protocol
 from supervisor_hotreload.driver import Reload
 from supervisor_hotreload.identity import Process
 from supervisor_hotreload.model import Failure, Fault, Phase
-from supervisor_hotreload.servers import gunicorn_command
+from supervisor_hotreload.servers import gunicorn, gunicorn_command
 from supervisor_hotreload.servers.family import GUESS, foreign, must_hear
-from supervisor_hotreload.servers.gunicorn import Generation, Gunicorn
+from supervisor_hotreload.servers.gunicorn import Generation
 from supervisor_hotreload.servers.lineage import Inheritor
 from supervisor_hotreload.servers.roles import Ambiguous
 from supervisor_hotreload.world import World
@@ -243,8 +243,9 @@ class Runner:
                 raise foreign(self._options.name, successor, old.master)
             if not old.readable and policy.ready.kind == "heartbeat":
                 policy = replace(policy, ready=GUESS)
-            master = old.master
-            server = Gunicorn(self._world, old, policy, self._options.line)
+            master, program = old.master, self._served.program
+            gunicorn.FAMILY.admit(self._world, old, policy, program)
+            server = gunicorn.FAMILY.server(self._world, old, policy, program)
         elif old is None and self._options.looks_like_gunicorn:
             raise Failure(
                 Fault.STILL_STARTING, f"the gunicorn ({self._served.process}) has no workers yet"

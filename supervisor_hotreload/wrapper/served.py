@@ -79,20 +79,25 @@ class Served:
             return self.told_apart()
         return None
 
+    @property
+    def program(self) -> Program:
+        """Return the command as the families of servers know it."""
+        options = self._options
+        return Program(
+            options.name,
+            options.line,
+            options.chdir or os.getcwd(),
+            environment=os.environ,
+            rights=ids_of(os.getpid()),
+            pidfile=options.policy.pidfile,
+        )
+
     def told_apart(self) -> Optional[Generation]:
         """Return the same.
 
         :raises Ambiguous: when the command has started several of them.
         """
-        options = self._options
-        program = Program(
-            options.name,
-            options.line,
-            options.chdir or os.getcwd(),
-            rights=ids_of(os.getpid()),
-            pidfile=options.policy.pidfile,
-        )
-        found = own(self._world, self.process, program, [gunicorn.FAMILY])
+        found = own(self._world, self.process, self.program, [gunicorn.FAMILY])
         if found is None:
             return None
         self.know(found.old.master)
