@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from supervisor_hotreload.answers import Redirect, judged
 from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.model import Progress, Readiness, Ready
+from supervisor_hotreload.system.credentials import Ids, rights_of
 from supervisor_hotreload.system.passrights import refuse_descriptors
 from supervisor_hotreload.system.sockets import server_side
 from supervisor_hotreload.world import World
@@ -154,6 +155,7 @@ class Endpoint:
     :param before: the children that there were before the reload.
     :param apart: ports, as the kernel writes them, from which others than workers accept.
     :param alone: the server has no workers, whoever answers is it.
+    :param rights: with whose rights a path is looked at, None for our own.
     """
 
     def __init__(
@@ -163,7 +165,10 @@ class Endpoint:
         before: Container[Process] = (),
         apart: Container[str] = (),
         alone: bool = False,
+        rights: Optional[Ids] = None,
     ) -> None:
+        own = Ids.of_user(os.geteuid(), os.getegid())
+        self._rights = own if rights is None else rights
         self._world = world
         self._ready = ready
         self._old = before
@@ -218,7 +223,8 @@ class Endpoint:
     def _stamp(self) -> Optional[tuple[int, int]]:
         """Return what tells a new file from an old one; a link is not followed."""
         try:
-            seen = os.lstat(self._ready.target.partition(":")[2])
+            with rights_of(self._rights):
+                seen = os.lstat(self._ready.target.partition(":")[2])
         except OSError:
             return None
         return seen.st_ino, seen.st_mtime_ns
@@ -262,7 +268,8 @@ class Endpoint:
         self._end()
         self._url, self._opened_at, self._side = url, self._world.now(), Side.NOBODY
         self._missed = self._ended = False
-        return Exchange(*self._request())
+        with rights_of(self._rights):  # a path may lead to somebody else's socket
+            return Exchange(*self._request())
 
     def _follow(self, redirect: Redirect) -> Optional[str]:
         """Ask where *redirect* leads, which is never another server; return what is wrong."""

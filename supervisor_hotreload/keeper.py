@@ -8,6 +8,7 @@ from supervisor_hotreload.adoption import Tracked
 from supervisor_hotreload.driver import Reload
 from supervisor_hotreload.identity import Process
 from supervisor_hotreload.model import Failure, Fault
+from supervisor_hotreload.system.credentials import rights_of
 from supervisor_hotreload.world import World
 
 
@@ -18,7 +19,7 @@ class Keeper:
         self._reload = reload
         self._tracked = tracked
         self._world = world
-        self._release = os.path.realpath(tracked.directory)
+        self._release = self._resolved()
 
     def expect(self, new: Process) -> None:
         self._reload.new_pid = new.pid
@@ -37,6 +38,11 @@ class Keeper:
         """Know that nothing leads back from now on; the tracked process stays."""
         self._reload.adopted = True
 
+    def _resolved(self) -> str:
+        """Return what ``directory`` points to now; its links may be the program's user's."""
+        with rights_of(self._tracked.rights):
+            return os.path.realpath(self._tracked.directory)
+
     def _must_not_have_moved(self, new: Process) -> None:
         """Refuse a successor that has booted in what ``directory`` pointed to before.
 
@@ -44,7 +50,7 @@ class Keeper:
         PWD and its directory are not the same any more (gunicorn util.getcwd).
         """
         directory = self._tracked.directory
-        now = os.path.realpath(directory)
+        now = self._resolved()
         if now != self._release and self._world.directory(new) == self._release:
             raise Failure(
                 Fault.RELEASE_MOVED,

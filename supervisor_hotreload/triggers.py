@@ -171,6 +171,7 @@ class TriggerTable:
             **self._fixed[tracked.name].struct,
             "statename": tracked.state,
             "pid": tracked.pid,
+            "rights": [" ".join(map(str, ids)) for ids in tracked.rights],
             "age": identity.age(current) if current is not None else 0.0,
             "after": self._exits(tracked.name),
             **self._latest(tracked),

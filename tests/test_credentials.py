@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from supervisor_hotreload.listener.program import Program
+from supervisor_hotreload.listener.watcher import Watcher
 from supervisor_hotreload.system.credentials import Ids, ids_of, rights_of
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root has rights to lend")
@@ -106,3 +108,22 @@ def test_the_four_ids_of_a_process() -> None:
         child.kill()
         child.wait()
     assert ids_of(child.pid) is None
+
+
+def test_the_listener_looks_at_paths_as_the_program_may(files: pathlib.Path) -> None:
+    """A link of the program's user does not lead it where only root may look."""
+    said: list[str] = []
+    hidden = files / "hidden"
+    hidden.mkdir(0o700)
+    (hidden / "flag").touch()
+    (files / "link").symlink_to(hidden / "flag")
+    rights = [" ".join(map(str, ids)) for ids in NOBODY]
+    row = {"triggers": {"touch": [str(files / "link")]}, "rights": rights}
+    watcher = Watcher(said.append)
+    program = Program("myapp", row)
+    watcher.look(program, 0.0)
+    assert said == [f"myapp: touch {files / 'link'}: permission denied"]
+    assert program.stamps == {}
+    row["rights"] = ["0 0 0 0", "0 0 0 0", ""]
+    watcher.look(program, 1.0, closely=True)
+    assert said[1:] == [f"myapp: touch {files / 'link'}: is all right now"]

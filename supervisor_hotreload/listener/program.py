@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Optional
 
 from supervisor_hotreload.listener.paths import Stamp
+from supervisor_hotreload.system.credentials import Ids
 
 CEILING = 3600.0
 """Seconds between two attempts at most."""
@@ -91,6 +92,12 @@ class Program:
 
     def setting(self, key: str, default: Any) -> Any:
         return self.row.get("triggers", {}).get(key, default)
+
+    @property
+    def rights(self) -> Ids:
+        """With whose rights its paths are looked at."""
+        users, groups, more = (tuple(map(int, ids.split())) for ids in self.row["rights"])
+        return Ids(users, groups, more)
 
     @property
     def group(self) -> str:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Callable
+from typing import Callable, Optional, TypeVar
 
-from supervisor_hotreload.listener.paths import GLANCES, LOOKS, changed
+from supervisor_hotreload.listener.paths import GLANCES, LOOKS, Look, changed
 from supervisor_hotreload.listener.program import Program, backoff
+from supervisor_hotreload.system.credentials import rights_of
+
+Seen = TypeVar("Seen")
 
 CHECKS = 2
 """Looks in a row that have to find too much memory."""
@@ -41,7 +44,7 @@ class Watcher:
         news = False
         for kind, glance in GLANCES.items():
             for path in program.setting(kind, ()):
-                key, seen = (program.name, kind, path), glance(path)
+                key, seen = (program.name, kind, path), _seen(program, glance, path)
                 if closely or self._glances.get(key, self) != seen:
                     self._glances[key] = seen
                     news |= self._look_at(program, kind, path, now, unseen)
@@ -52,7 +55,7 @@ class Watcher:
 
     def _look_at(self, program: Program, kind: str, path: str, now: float, unseen: float) -> bool:
         key = f"{kind} {path}"
-        look = LOOKS[kind](path)
+        look: Look = _seen(program, LOOKS[kind], path) or Look(None)
         self._report(program, key, look.trouble)
         first = (program.name, key) not in self._known
         self._known.add((program.name, key))
@@ -100,3 +103,12 @@ class Watcher:
         how = "shared pages counted once" if shared else "shared pages counted in every process"
         held, allowed = size / MEGABYTE, limit / MEGABYTE
         return program.keep(f"max_memory = {allowed:.0f} MB: {held:.0f} MB are held ({how})", now)
+
+
+def _seen(program: Program, look: Callable[[str], Seen], path: str) -> Optional[Seen]:
+    """Return what *look* finds at *path* with the rights of the program, whose it may be."""
+    try:
+        with rights_of(program.rights):
+            return look(path)
+    except PermissionError:
+        return None  # its process is about to change its user

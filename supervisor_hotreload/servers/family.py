@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any, Callable, Optional, TypeVar
 
 from supervisor_hotreload import identity
@@ -448,9 +449,10 @@ def probe(
     """
     expected = max(expected, old.workers)
     has_workers = bool(old.children) or expected > 0
+    endpoint = partial(Endpoint, world, ready, rights=world.ids(old.master))
     if not has_workers and ready.kind != "notify":  # it reloads in its own process
         alone = ready.kind == "settle"
-        return Lasting(world, ready.seconds) if alone else Endpoint(world, ready, alone=True)
+        return Lasting(world, ready.seconds) if alone else endpoint(alone=True)
     if ready.kind == "settle":
         return Renewed(world, expected, old.children, ready.seconds)
     told: Callable[[Process], Verdict] = Accepting(
@@ -464,7 +466,7 @@ def probe(
         return told
     if ready.kind == "notify":
         return Notified(world, told if has_workers else None, old.children, world.now())
-    return Then(told, Endpoint(world, ready, old.children, old.apart))
+    return Then(told, endpoint(before=old.children, apart=old.apart))
 
 
 @dataclass(frozen=True)

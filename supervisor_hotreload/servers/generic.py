@@ -14,6 +14,7 @@ from typing import Optional
 from supervisor_hotreload.identity import Process
 from supervisor_hotreload.model import Failure, Fault, Policy
 from supervisor_hotreload.servers.family import Crew, Family, Program, Renewal, Strategy, crew
+from supervisor_hotreload.system.credentials import rights_of
 from supervisor_hotreload.world import World
 
 ENDING = ("INT", "QUIT", "TERM")
@@ -73,7 +74,12 @@ class GenericFamily(Family):
 def _moved(world: World, old: Crew, program: Program) -> str:
     """Return where a server runs whose ``directory`` is elsewhere by now, '' where it is not."""
     cwd = world.directory(old.master)
-    if not cwd or cwd == os.path.realpath(program.directory):
+    try:
+        with rights_of(program.rights):
+            now = os.path.realpath(program.directory)
+    except PermissionError:
+        return ""
+    if not cwd or cwd == now:
         return ""
     return f"{old.master} runs in {cwd}, not in what {program.directory} is now"
 

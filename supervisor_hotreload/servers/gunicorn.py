@@ -356,7 +356,7 @@ def probe(world: World, old: Generation, ready: Ready) -> Callable[[Process], Ve
         return beats
     if ready.kind == "notify":
         return Notified(world, beats, old.children)
-    return Then(beats, Endpoint(world, ready))
+    return Then(beats, Endpoint(world, ready, rights=world.ids(old.master)))
 
 
 def resembles(arguments: list[str], before: list[str]) -> bool:

@@ -56,6 +56,6 @@ class Promotion:
         if self._pidfile is None:
             return False
         try:
-            return self._world.read_pid(self._pidfile) == new.pid
+            return self._world.read_pid(self._pidfile, self._world.ids(new)) == new.pid
         except ValueError:
             return False

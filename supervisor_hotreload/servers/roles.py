@@ -146,7 +146,7 @@ def _same(address: str, name: str) -> bool:
     """Tell whether a configured *address* is the socket that the kernel calls *name*: by the
     path of a unix socket, or by the port."""
     if address.startswith("/"):
-        return name in (address, os.path.realpath(address))
+        return name == address
     port = address.rpartition(":")[2]
     return port.isdecimal() and ":" in name and name.rpartition(":")[2] == f"{int(port):04X}"
 

@@ -9,6 +9,7 @@ from typing import Any, Optional
 
 from supervisor_hotreload.endpoints import Address, Exchange
 from supervisor_hotreload.identity import Process, Unreadable
+from supervisor_hotreload.system.credentials import rights_of
 from supervisor_hotreload.world import World
 
 STATS = 1 << 22
@@ -42,7 +43,12 @@ def stats_address(
         number = loopback(host)
         return (number, int(port)) if mine and number is not None else None
     path = os.path.join(directory, told)  # the kernel knows it as the master has named it
-    return path if {told, path, os.path.realpath(path)} & held and told[:1] != "@" else None
+    try:
+        with rights_of(world.ids(master)):
+            resolved = os.path.realpath(path)
+    except PermissionError:
+        return None
+    return path if {told, path, resolved} & held and told[:1] != "@" else None
 
 
 def loopback(host: str) -> Optional[str]:
