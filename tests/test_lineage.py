@@ -227,3 +227,14 @@ def test_commands_are_compared_whatever_they_are(one: list[str], other: list[str
 )
 def test_one_command(one: Iterable[str], other: Iterable[str], same: Optional[bool]) -> None:
     assert same_command(list(one), list(other)) is same
+
+
+def test_a_family_that_renews_itself_in_place_has_no_successors() -> None:
+    """Its workers may be execs of the master's command (HAProxy), and outlive that."""
+    generic = FAMILIES[-1]
+    assert all(strategy.in_place for strategy in generic.strategies.values())
+    known = replace(lineage(), family=generic)
+    assert successors(Few(MASTER, WORKER, NEXT), known) == []
+    orphan = replace(NEXT, parent=1)
+    assert find_inheritor(Few(orphan), known, [], free) is None
+    assert workers_left(Few(orphan), known, free) == [orphan.process]

@@ -20,7 +20,7 @@ from supervisor_hotreload import servers
 from supervisor_hotreload.adoption.record import Proofs
 from supervisor_hotreload.adoption.tracked import Tracked
 from supervisor_hotreload.identity import Process, Unreadable
-from supervisor_hotreload.servers.lineage import acts_alike, same_command
+from supervisor_hotreload.servers.lineage import acts_alike
 from supervisor_hotreload.world import World
 
 GIVEN = ("SUPERVISOR_ENABLED", "SUPERVISOR_PROCESS_NAME", "SUPERVISOR_GROUP_NAME")
@@ -109,14 +109,13 @@ def _is_recorded(world: World, user: int, known: Process, sockets: frozenset[int
     return not sockets or not sockets.isdisjoint(_held(world, known))
 
 
-def forerunner(world: World, process: Process) -> Optional[Process]:
-    """Return the old master that *process* has followed, None when that has ended."""
-    status = world.status(process.pid)
-    parent = world.lookup(status.parent) if status is not None else None
-    if parent is None or parent.pid == 1 or not acts_alike(world, parent, process):
-        return None
-    same = same_command(world.arguments(parent), world.arguments(process))
-    return parent if same is not False else None
+def before(world: World, recorded: Proofs, process: Process) -> list[Process]:
+    """Return what lives of the generations before *process* that supervisord had tracked."""
+    return [
+        known
+        for known, _ in recorded
+        if known.start < process.start and acts_alike(world, known, process)
+    ]
 
 
 def _inherits(world: World, recorded: Proofs, process: Process) -> bool:

@@ -219,9 +219,7 @@ class Supervised:
                 return
             pipes = orphans.reopen_pipes(process, tracked.process.config.redirect_stderr)
             tracked.take_orphan(process, orphans.started_at(process), pipes)
-            before = orphans.forerunner(self._world, process)
-            if before is not None:
-                tracked.elders.append(before)  # it drains
+            tracked.elders += orphans.before(self._world, recorded, process)
             self.logger.warn(
                 f"hotreload: {tracked.name}: {process} was left by an earlier supervisord and is "
                 f"adopted by watching; its exit status will not be known"

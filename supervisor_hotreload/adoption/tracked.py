@@ -287,12 +287,14 @@ class Tracked:
                 self._desk.proven(self)
 
     def proofs(self) -> list[tuple[Process, frozenset[int]]]:
-        """Return the processes that the next supervisord may take, and their sockets."""
+        """Return the processes that the next supervisord may take, and their sockets: the
+        tracked one, its successor, those before it that drain."""
         sockets = self._lineage.sockets if self._lineage is not None else frozenset()
         current = self.current()
         found = [current] if current is not None and not self.outlived else []
         if self.successor is not None:
             found.append(self.successor)
+        found += [elder for elder in self.living_elders() if elder not in found]
         return [(process, sockets) for process in found]
 
     def adopt(self, new: Process) -> None:
@@ -324,6 +326,9 @@ class Tracked:
             return
         self.elders.extend({old.tracked, *old.masters})
         self._past.update(dict.fromkeys((old.tracked, *old.masters), old))
+        if new in old.masters:
+            self._take(replace(old, tracked=new))
+            return
         self._take(
             Lineage(new, old.since, old.group, old.made, sockets=old.sockets, family=old.family)
         )

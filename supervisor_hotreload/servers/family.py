@@ -282,6 +282,11 @@ class Family:
         """Tell whether *process* is a master with workers of its own."""
         return False
 
+    def may_follow(self, world: World, process: Process) -> bool:
+        """Tell whether an exec of a master's command may be its successor: a family that
+        renews itself in place has none, and some have workers that are execs."""
+        return any(not strategy.in_place for strategy in self.strategies.values())
+
     def boots(self, world: World, process: Process) -> bool:
         """Tell whether *process* may be a master whose workers are still to come."""
         return True

@@ -49,6 +49,8 @@ class Kin(Protocol):
 
     def leads(self, world: World, process: Process) -> bool: ...
 
+    def may_follow(self, world: World, process: Process) -> bool: ...
+
 
 @dataclass
 class Lineage:
@@ -91,8 +93,15 @@ class Lineage:
     def served(self, world: World, process: Process) -> bool:
         """Tell whether *process* acts as a master or a worker of the generation did."""
         ids = world.ids(process)
-        users = {*self.workers.values(), *(master.users for master in self.masters.values())}
-        return ids is not None and ids.users in users
+        masters = {master.users for master in self.masters.values()}
+        if ids is None or ids.users in {*self.workers.values(), *masters}:
+            return ids is not None
+        # a master of root may let its forks be anybody
+        return ids.user is not None and (0,) * 4 in masters and self.forked(world, process)
+
+    def forked(self, world: World, process: Process) -> bool:
+        """Tell whether *process* is a fork of a master."""
+        return world.image(process) in self.images
 
     def know(self, world: World, master: Process) -> None:
         """Remember a master that was proven to be one."""
@@ -224,7 +233,10 @@ def successors(world: World, living: Lineage) -> list[Process]:
 def is_successor(world: World, lineage: Lineage, process: Process) -> bool:
     """Tell whether *process*, a child or an orphan of a master that acts as that does, is to
     follow it: an exec of the same command that holds all of its sockets."""
+    family = lineage.family
     if not execed(world, process, lineage):
+        return False
+    if family is not None and not family.may_follow(world, process):
         return False
     try:
         if not lineage.sockets <= world.held(process):
@@ -236,7 +248,6 @@ def is_successor(world: World, lineage: Lineage, process: Process) -> bool:
     alike = [same_command(words, master.words) for master in lineage.masters.values()]
     if True in alike:
         return True
-    family = lineage.family
     if None not in alike or family is None:
         return False
     return own_name(words) in family.binaries or family.leads(world, process)
@@ -266,7 +277,7 @@ def workers_left(
 def is_worker(world: World, lineage: Lineage, process: Process) -> bool:
     """Tell whether *process*, a child or an orphan of a master, is a worker: a fork of it,
     or a holder of its sockets. So is one that shuts down."""
-    if process in lineage.workers or world.image(process) in lineage.images:
+    if process in lineage.workers or lineage.forked(world, process):
         return True
     return _holds_some(world, process, lineage.sockets)
 

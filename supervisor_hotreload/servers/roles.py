@@ -17,12 +17,19 @@ from typing import Any, Optional
 from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.servers.commands import SHELLS
 from supervisor_hotreload.servers.family import DEPTH, Family, Program, own_name
+from supervisor_hotreload.servers.outliving import WRAPPERS
 from supervisor_hotreload.world import World
 
-INITS = frozenset(
-    ("tini", "tini-static", "dumb-init", "catatonit", "docker-init", "hotreload-orphan", "sudo")
-)
-"""Programs that stand before one other and do not wait for it in wait4(2)."""
+LAUNCHERS = SHELLS | {
+    "tini",
+    "tini-static",
+    "catatonit",
+    "docker-init",
+    "hotreload-orphan",
+    "sudo",
+    *WRAPPERS,
+}
+"""Programs that do nothing but start others; not all of them wait in wait4(2)."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,8 @@ def _beside(world: World, tracked: Process, master: Process) -> str:
         if above is None:
             return ""
         name = world.program(above)
-        if not (name in SHELLS or name in INITS or world.waits(above)):
+        known = {name, own_name(world.arguments(above))}
+        if known.isdisjoint(LAUNCHERS) and not world.waits(above):
             return f"{above} ({name or 'hidden'})"
         if above == tracked:
             return ""

@@ -160,6 +160,10 @@ class UnicornFamily(Family):
         told = probe(world, policy.ready, old, STEADY, Looping(world, old.workers))
         return Reexec(world, old, policy, told)
 
+    def may_follow(self, world: World, process: Process) -> bool:
+        """With ``worker_exec`` a worker is an exec too."""
+        return is_master(world, process)
+
     def leads(self, world: World, process: Process) -> bool:
         return is_master(world, process) and obeys(world, process) and shared(world, process)
 
