@@ -20,6 +20,9 @@ LINUX = sys.platform.startswith("linux")
 CHILDREN = 1024
 """Children of one process that are looked at, at most: supervisord waits meanwhile."""
 
+THREADS = 64
+"""Threads of one process whose children are looked for, the first ones."""
+
 ANCESTORS = 64
 """Ancestors that are looked at, at most: anybody may make a chain of any length."""
 
@@ -171,7 +174,7 @@ def children(pid: int, limit: int = CHILDREN) -> list[Process]:
     children of all threads count. The kernel's list can miss one while a
     sibling of it exits (proc(5)), so it is read until two readings agree.
 
-    :raises Unreadable: when there are more than *limit*, or as many threads.
+    :raises Unreadable: when there are more than *limit*.
     """
     if not LINUX:
         return _portable_children(pid)
@@ -191,6 +194,12 @@ def children(pid: int, limit: int = CHILDREN) -> list[Process]:
     return sorted((child for child in found if child is not None), key=lambda c: c.start)
 
 
+def pids_of_children(pid: int) -> set[int]:
+    """Return the pids of the children of *pid*, however many they are; of dead ones, too."""
+    found = _children_of_threads(pid) if LINUX else None
+    return {child.pid for child in _portable_children(pid)} if found is None else found
+
+
 def _children_of_threads(pid: int) -> Optional[set[int]]:
     """Return one reading of the children of *pid*, None where the kernel has no such list."""
     pids: set[int] = set()
@@ -198,9 +207,7 @@ def _children_of_threads(pid: int) -> Optional[set[int]]:
         tasks = os.listdir(f"/proc/{pid}/task")
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return pids
-    if len(tasks) > CHILDREN:
-        raise Unreadable(f"pid {pid} has more than {CHILDREN} threads")
-    for task in tasks:
+    for task in tasks[:THREADS]:
         try:
             pids.update(map(int, read(f"/proc/{pid}/task/{task}/children").split()))
         except (FileNotFoundError, ProcessLookupError):

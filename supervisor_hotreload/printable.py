@@ -23,7 +23,7 @@ def one_line(text: str) -> str:
     if len(text) > LONGEST:
         half = LONGEST // 2
         text = f"{text[:half]} ... {text[-half:]}"
-    return printable(text.rstrip("\n").replace("\n", " "))
+    return printable(" | ".join(filter(None, map(str.strip, text.splitlines()))))
 
 
 def log_lines(text: str) -> list[str]:

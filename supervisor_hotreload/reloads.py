@@ -581,14 +581,13 @@ class Reloads:
 
     def _must_be_heard(self, tracked: Tracked, old: Any) -> None:
         """Refuse to wait for a READY=1 that cannot come."""
-        sockets, given = self.supervised.notify_sockets, self.world.environment(old.tracked)
+        sockets = self.supervised.notify_sockets
         trouble, path = sockets.trouble(tracked.name), sockets.path(tracked.name)
         if trouble:
             raise Failure(
                 Fault.NOT_RELOADABLE, f"{tracked.name}: ready = notify cannot be used: {trouble}"
             )
-        seen = "SUPERVISOR_ENABLED" in given  # a process title may have overwritten it
-        if not path or (seen and given.get("NOTIFY_SOCKET") != path):
+        if not path or tracked.given_socket not in (path, None):
             raise Failure(
                 Fault.NOT_RELOADABLE,
                 f"{tracked.name}: ready = notify, but {old.tracked} was started without its "

@@ -5,23 +5,33 @@ A fake of it drives the unit tests.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import stat
 import time
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Container, Iterable, Mapping
 from typing import Optional
 
 from supervisor_hotreload import identity
-from supervisor_hotreload.identity import Beat, Process, Status, Unreadable
+from supervisor_hotreload.identity import Beat, Process, Status
 from supervisor_hotreload.notices import Notices
+from supervisor_hotreload.system import peek
 from supervisor_hotreload.system.credentials import Ids, ids_of, rights_of
-from supervisor_hotreload.system.descriptors import Descriptors
+from supervisor_hotreload.system.descriptors import Descriptors, inode_of
 from supervisor_hotreload.system.sockets import Memory, Sockets
 
-ORPHANS = 8192
+ORPHANS = 512
 """Children of us, or of an ancestor, that are looked at for what a program has left."""
+
+
+def _may_be_of(pid: int, users: Collection[int]) -> bool:
+    """Tell whether *pid* may act as one of *users*: its entry is its user's, or root's where it
+    hides itself (proc(5))."""
+    try:
+        owner = os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return False
+    return 0 in users or owner == 0 or owner in users
 
 
 class World:
@@ -29,6 +39,8 @@ class World:
 
     def __init__(self) -> None:
         self.notices = Notices()
+        self.subreaper = False
+        """Whether the kernel hands us the orphans below us, and not to others."""
         self._descriptors = Descriptors(lambda: self.now())
         self._memory = Memory(self._descriptors, lambda: self.now())
 
@@ -80,20 +92,28 @@ class World:
         found = identity.children(process.pid)
         return found if self.alive(process) else []
 
-    def orphanage(self) -> list[Process]:
-        """Return our children, and those of our ancestors: the kernel hands orphans to them."""
-        own = self.own_pid()
-        return self._children_of((own, *identity.ancestors(own)))
+    def orphanage(self, users: Collection[int], ours: bool = False) -> list[Process]:
+        """Return our children, and those of our ancestors: the kernel hands orphans to them.
 
-    def _children_of(self, parents: Iterable[int]) -> list[Process]:
-        """Return the children of *parents*, none of one that has too many."""
+        :param users: whose; those that hide it are among them.
+        :param ours: ours only: as a subreaper we are handed all that is below us.
+        """
+        own = self.own_pid()
+        ours = ours and self.subreaper
+        parents = (own,) if ours else (own, *identity.ancestors(own))
+        return self._children_of(parents, users)
+
+    def _children_of(self, parents: Iterable[int], users: Collection[int]) -> list[Process]:
+        """Return the children of *parents* that may be of *users*, none where there are too
+        many of these: what others have left costs next to nothing."""
         found: list[Process] = []
         for parent in parents:
-            with contextlib.suppress(Unreadable):
-                found += identity.children(parent, ORPHANS)
-        return found
+            pids = [pid for pid in identity.pids_of_children(parent) if _may_be_of(pid, users)]
+            if len(pids) <= ORPHANS:
+                found += filter(None, map(identity.lookup, pids))
+        return sorted(found, key=lambda child: child.start)
 
-    def strays(self) -> list[Process]:
+    def strays(self, users: Collection[int]) -> list[Process]:
         """Return the processes older than we that lost their parent: children of our ancestors.
 
         Not every process of the host is looked at. We and our ancestors are none of them.
@@ -103,7 +123,7 @@ class World:
         me = identity.lookup(own)
         return [
             child
-            for child in self._children_of(line)
+            for child in self._children_of(line, users)
             if child.pid not in (own, *line) and me is not None and child.start <= me.start
         ]
 
@@ -127,13 +147,12 @@ class World:
     def owner(self, process: Process) -> Optional[int]:
         return identity.owner(process.pid)
 
-    def environment(self, process: Process) -> dict[str, str]:
-        """Return what *process* was started with, read with its own rights; empty when hidden."""
-        try:
-            with rights_of(self.ids(process)):
-                return identity.environment(process.pid)
-        except PermissionError:
-            return {}
+    def environments(
+        self, processes: Mapping[Process, Ids], names: Collection[str]
+    ) -> dict[Process, dict[str, str]]:
+        """Return those of the variables *names* that each of *processes* was started with, as
+        far as that is told soon; not for the middle of a loop."""
+        return peek.environments(processes, names)
 
     def heartbeats(self, process: Process) -> dict[tuple[int, int], Beat]:
         return self._descriptors.heartbeats(process)
@@ -150,6 +169,20 @@ class World:
         :raises Unreadable: when its descriptors cannot be read.
         """
         return self.sockets(process, self.listening(process)).held
+
+    def handed_on(self, process: Process, sockets: Container[int]) -> frozenset[int]:
+        """Return those of *sockets* that an exec of *process* would hand on.
+
+        :raises Unreadable: when its descriptors cannot be read.
+        """
+        links = self._descriptors.links(process, sockets)
+        return frozenset(
+            inode
+            for name, link in links.items()
+            if (inode := inode_of(link)) is not None
+            and inode in sockets
+            and not self._descriptors.closes_on_exec(process, name)
+        )
 
     def own_sockets(self) -> frozenset[int]:
         """Return those that this process holds."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import signal
-from collections.abc import Container
+from collections.abc import Collection, Container
 from dataclasses import dataclass, field
 from typing import Callable, Optional
 
@@ -118,7 +118,7 @@ class FakeWorld(World):
             return []
         return self._below(process.pid)
 
-    def orphanage(self) -> list[Process]:
+    def orphanage(self, users: Collection[int], ours: bool = False) -> list[Process]:
         return self._below(SUPERVISORD) + self._below(INIT)
 
     def ids(self, process: Process) -> Optional[Ids]:
@@ -133,12 +133,8 @@ class FakeWorld(World):
     def same_files(self, process: Process) -> bool:
         return False
 
-    def strays(self) -> list[Process]:
+    def strays(self, users: Collection[int]) -> list[Process]:
         return []
-
-    def environment(self, process: Process) -> dict[str, str]:
-        fake = self.procs.get(process.pid)
-        return fake.environment if isinstance(fake, Master) else {}
 
     def arguments(self, process: Process) -> list[str]:
         return ["python", "gunicorn", "app:app"]

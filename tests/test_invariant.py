@@ -70,7 +70,7 @@ class Options(ServerOptions):
         self.world = world
         self.pidhistory = {}
         self.mood = SupervisorStates.RUNNING
-        self.configfile = self.serverurl = None
+        self.configfile = self.serverurl = self.pidfile = None
         self.environ_expansions = {}
         self.lines: list[str] = []
         self.logger = types.SimpleNamespace(

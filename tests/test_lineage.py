@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Container, Iterable
 from dataclasses import dataclass, replace
 from typing import Optional
 
@@ -78,7 +78,7 @@ class Few(World):
     def children(self, process: Process) -> list[Process]:
         return [one.process for one in self.all.values() if one.parent == process.pid]
 
-    def orphanage(self) -> list[Process]:
+    def orphanage(self, users: Collection[int], ours: bool = False) -> list[Process]:
         return self.children(Process(1, 0))
 
     def held(self, process: Process) -> frozenset[int]:
@@ -89,6 +89,9 @@ class Few(World):
 
     def arguments(self, process: Process) -> list[str]:
         return list(self.all[process.pid].words)
+
+    def handed_on(self, process: Process, sockets: Container[int]) -> frozenset[int]:
+        return frozenset(one for one in self.held(process) if one in sockets)
 
     def heartbeats(self, process: Process) -> dict[tuple[int, int], object]:  # type: ignore[override] # only asked for
         return {(1, 1): object()} if self.all[process.pid].beats else {}
@@ -175,7 +178,13 @@ def test_a_title_hides_the_command_and_the_sockets_do() -> None:
     known = Lineage(MASTER.process, MASTER.start, family=FAMILIES[0])
     known.know(world, MASTER.process)
     known.record(world)
-    assert find_inheritor(Few(replace(NEXT, parent=1)), known, [], free) is not None
+    booting = replace(NEXT, parent=1, sockets=frozenset({1, 2}))
+    assert find_inheritor(Few(booting), known, [], free) is not None
+    worker = replace(WORKER, parent=20, image=6)
+    ready = replace(NEXT, parent=1, words=("gunicorn: master [app]",))
+    assert find_inheritor(Few(ready, worker), known, [], free) is not None
+    sidecar = replace(worker, sockets=frozenset({1, 2, 9}))
+    assert find_inheritor(Few(ready, sidecar), known, [], free) is None
     helper = replace(NEXT, parent=1, words=("sleep", "1000"), beats=False)
     assert find_inheritor(Few(helper), known, [], free) is None
 
@@ -221,6 +230,8 @@ def test_commands_are_compared_whatever_they_are(one: list[str], other: list[str
     [
         (["python", "-m", "gunicorn", "a"], ["python", "/x/gunicorn/__main__.py", "a"], True),
         (["python", "gunicorn", "a"], ["python", "gunicorn", "b"], False),
+        (["python", "-u", "-W", "ignore", "gunicorn", "a"], ["python", "gunicorn", "a"], True),
+        (["python3", "-s", "-m", "gunicorn", "a"], ["python3", "__main__.py", "a"], True),
         (["gunicorn: master [a]"], ["python", "gunicorn", "b"], None),
         ([], ["python", "gunicorn", "b"], None),
     ],

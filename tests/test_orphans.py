@@ -6,12 +6,14 @@ import os
 import pathlib
 import signal
 import time
+from collections.abc import Collection, Mapping
 
 import psutil
 import pytest
 
 from supervisor_hotreload.adoption import orphans
 from supervisor_hotreload.identity import Process
+from supervisor_hotreload.system.credentials import Ids
 from supervisor_hotreload.world import World
 from tests.house import House, lives, wait_until, with_children
 from tests.load import Load, get, wait_for_answer
@@ -126,18 +128,21 @@ def test_another_user_s_process_is_not_even_read(house: House) -> None:
     class Recorder(World):
         read: list[int] = []  # noqa: RUF012 - of this test
 
-        def strays(self) -> list[Process]:
+        def strays(self, users: Collection[int]) -> list[Process]:
             process = self.lookup(impostor.pid)
             return [process] if process is not None else []
 
-        def environment(self, process: Process) -> dict[str, str]:
-            self.read.append(process.pid)
-            return super().environment(process)
+        def environments(
+            self, processes: Mapping[Process, Ids], names: Collection[str]
+        ) -> dict[Process, dict[str, str]]:
+            self.read += [process.pid for process in processes]
+            return super().environments(processes, names)
 
     assert orphans.strays(Recorder(), [0]) == []
     assert Recorder.read == []
     found = orphans.strays(Recorder(), [0, 65534])
     assert [stray.process.pid for stray in found] == [impostor.pid]
+    assert found[0].environment["SUPERVISOR_PROCESS_NAME"] == "myapp"
     assert set(found[0].environment) <= {*orphans.GIVEN, orphans.URL}
 
 

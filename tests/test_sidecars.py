@@ -137,7 +137,7 @@ def test_an_agent_beside_a_worker_is_not_the_program(house: House) -> None:
     agent = master_of(house, "side:app")
     done = house.ctl("hotreload", "myapp")
     assert done.returncode == 1
-    assert f"pid {agent.pid} (gunicorn) runs beside" in done.stdout
+    assert f"pid {agent.pid} (gunicorn) runs below" in done.stdout
     killed_and_respawned(house, agent)
 
 

@@ -10,7 +10,6 @@ parent. In doubt it is left alone, and why is said.
 from __future__ import annotations
 
 import os
-import shlex
 import stat
 import time
 from collections.abc import Iterable
@@ -20,7 +19,7 @@ from supervisor_hotreload import servers
 from supervisor_hotreload.adoption.record import Proofs
 from supervisor_hotreload.adoption.tracked import Tracked
 from supervisor_hotreload.identity import Process, Unreadable
-from supervisor_hotreload.servers.lineage import acts_alike
+from supervisor_hotreload.servers.lineage import acts_alike, runs
 from supervisor_hotreload.world import World
 
 GIVEN = ("SUPERVISOR_ENABLED", "SUPERVISOR_PROCESS_NAME", "SUPERVISOR_GROUP_NAME")
@@ -47,14 +46,10 @@ def strays(world: World, users: Iterable[int]) -> list[Stray]:
     Of a process of another user than *users* nothing is read.
     """
     wanted = frozenset(users)
-    found = []
-    for process in world.strays():
-        ids = world.ids(process)
-        if ids is not None and ids.user is not None and ids.user in wanted:
-            whole = world.environment(process)
-            told = {key: whole[key] for key in (*GIVEN, URL) if key in whole}
-            found.append(Stray(process, ids.user, told))
-    return found
+    seen = {process: world.ids(process) for process in world.strays(wanted)}
+    theirs = {p: ids for p, ids in seen.items() if ids is not None and ids.user in wanted}
+    given = world.environments(theirs, (*GIVEN, URL))
+    return [Stray(p, ids.users[0], given.get(p, {})) for p, ids in theirs.items()]
 
 
 def user_of(tracked: Tracked) -> int:
@@ -165,13 +160,7 @@ def _doubt(world: World, tracked: Tracked, process: Process, strategy: str) -> O
 def _runs_the_command(world: World, tracked: Tracked, process: Process) -> bool:
     """Tell whether *process* runs the very command of a program: a helper that the program
     has started has the same environment."""
-    given = shlex.split(tracked.process.config.command)
-    words = world.arguments(process)[-len(given) :]
-    return (
-        len(words) == len(given)
-        and words[1:] == given[1:]
-        and os.path.basename(words[0]) == os.path.basename(given[0])
-    )
+    return runs(world.arguments(process), tracked.program.words)
 
 
 def started_at(process: Process) -> float:

@@ -26,7 +26,7 @@ Proofs = list[tuple[Process, frozenset[int]]]
 class Record:
     """One file beside supervisord's pidfile.
 
-    :param path: where it lies.
+    :param path: where it lies; '' for nowhere: nothing is kept.
     """
 
     def __init__(self, path: str) -> None:
@@ -44,7 +44,7 @@ class Record:
             if proofs
         }
         text = json.dumps({"boot": boot(), "programs": rows})
-        if text == self._text:
+        if text == self._text or not self._path:
             return
         second = f"{self._path}.new"
         with suppress(FileNotFoundError):

@@ -32,6 +32,7 @@ SEAMS: dict[str, Test] = {
         s.options.execve, "filename", "argv", "env"
     ),
     "supervisord.options.cleanup()": lambda s: callable(s.options.cleanup),
+    "supervisord.options.waitpid()": lambda s: callable(s.options.waitpid),
     "supervisord.options.get_socket_map()": lambda s: isinstance(s.options.get_socket_map(), dict),
     "supervisord.options.mood": lambda s: isinstance(s.options.mood, int),
     "supervisord.options.configfile": lambda s: hasattr(s.options, "configfile"),

@@ -159,5 +159,5 @@ def _stamp(files: Any) -> Stamp:
         except OSError:
             stamp.append((name, 0, 0, 0))
         else:
-            stamp.append((name, seen.st_ino, seen.st_size, seen.st_mtime_ns))
+            stamp.append((name, seen.st_ino, seen.st_size, seen.st_mtime_ns + seen.st_ctime_ns))
     return tuple(stamp)

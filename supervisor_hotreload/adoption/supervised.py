@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 import traceback
@@ -29,6 +30,9 @@ from supervisor_hotreload.model import Failure
 from supervisor_hotreload.printable import printable
 from supervisor_hotreload.subreaper import become_subreaper
 from supervisor_hotreload.world import World
+
+ORPHANS_AT_ONCE = 100
+"""Orphans of others that are reaped in one turn of supervisord's loop."""
 
 LINE = 2000
 """Characters kept of one line of a program's output."""
@@ -71,12 +75,15 @@ class Supervised:
         self._desk = desk
         self._use_subreaper = use_subreaper
         self._tracked: dict[int, Tracked] = {}
-        self._record = Record(beside_pidfile(self.options, ".hotreload.record"))
+        path = beside_pidfile(self.options, ".hotreload.record") if self.options.pidfile else ""
+        self._record = Record(path)
         self._recording = False
         self._trouble = ""
+        self._orphans, self._orphans_said = 0, -math.inf
         self._listeners: dict[str, Any] = {}
         self._listeners_since = 0.0
         self._hook_signals()
+        self._hook_reaping()
         self._hook_exec()
         self._hook_cleanup()
         for group in supervisord.process_groups.values():
@@ -177,7 +184,7 @@ class Supervised:
 
     def _on_supervisor_running(self, _event: Any) -> None:
         """Daemonizing forks, and a subreaper is one process: so not before now."""
-        self.subreaper = self._use_subreaper and become_subreaper()
+        self.subreaper = self._world.subreaper = self._use_subreaper and become_subreaper()
         if not self.subreaper:
             self.logger.warn(
                 "hotreload: this system has no subreaper; new generations are adopted by watching"
@@ -249,6 +256,31 @@ class Supervised:
                 kill(pid, signal)  # as long as it is our child its pid is nobody else's
 
         options.kill = hooked_kill
+
+    def _hook_reaping(self) -> None:
+        """Reap the orphans of others without a line each (supervisord.reap): a subreaper is
+        handed all, and any program may make as many as it likes."""
+        options, waitpid = self.options, self.options.waitpid
+
+        def hooked_waitpid() -> tuple[Any, Any]:
+            for _ in range(ORPHANS_AT_ONCE):
+                pid, status = waitpid()
+                if not pid or pid in options.pidhistory or not self.subreaper:
+                    return pid, status
+                self._note_orphan()
+            return None, None  # the rest at the next turn
+
+        options.waitpid = hooked_waitpid
+
+    def _note_orphan(self) -> None:
+        """Say now and then how many were reaped."""
+        self._orphans += 1
+        now = time.monotonic()
+        if now - self._orphans_said >= 60.0:
+            self.logger.info(
+                f"hotreload: reaped {self._orphans} orphans of programs since the last such line"
+            )
+            self._orphans, self._orphans_said = 0, now
 
     def _hook_exec(self) -> None:
         """Tell a program the name of its directory, as a shell does.

@@ -127,6 +127,8 @@ class Tracked:
         self.successor: Optional[Process] = None
         self.elders: list[Process] = []
         self.notify_socket = ""
+        self.given_socket: Optional[str] = None
+        """What the running process was given; None where an earlier supervisord started it."""
         self._world = world
         self._desk = desk
         self._watch: Optional[Watch] = None
@@ -232,7 +234,7 @@ class Tracked:
         process = status.process
         if self._lineage is None or self._lineage.tracked != process:
             made = status.group == process.pid
-            self._begin(Lineage(process, process.start, status.group, made))
+            self._begin(Lineage(process, process.start, status.group, made, ours=True))
         known = self._known
         if process not in known.masters or not known.masters[process].image:
             own = self._world.lookup(self._world.own_pid())
@@ -254,7 +256,7 @@ class Tracked:
         """Remember a process that supervisord has just forked, before it has exec'd."""
         process = self._world.lookup(self.pid) if self.pid else None
         if process is not None:
-            self._begin(Lineage(process, process.start, process.pid, True))
+            self._begin(Lineage(process, process.start, process.pid, True, ours=True))
 
     def _begin(self, begun: Lineage) -> None:
         self.generation = 1
@@ -330,7 +332,15 @@ class Tracked:
             self._take(replace(old, tracked=new))
             return
         self._take(
-            Lineage(new, old.since, old.group, old.made, sockets=old.sockets, family=old.family)
+            Lineage(
+                new,
+                old.since,
+                old.group,
+                old.made,
+                sockets=old.sockets,
+                family=old.family,
+                ours=old.ours,
+            )
         )
 
     def _let_go(self, gone: bool) -> None:
@@ -439,6 +449,7 @@ class Tracked:
 
         def hooked_spawn() -> Any:
             self.listen()
+            self.given_socket = self.notify_socket
             pid = spawn()
             self._guarded(self._note_spawn, None)
             return pid
@@ -530,6 +541,7 @@ class Tracked:
                 f"hotreload: {self.name}: pid {pid} ended; its exit is reported, and nothing is "
                 f"spawned, once {names} of it is gone and holds the port no more"
             )
+        self._kept.rungs = 0  # the one that is tracked now has heard nothing yet
         self.elders = left[1:]
         self._let_go(gone=True)
         self._take(replace(self._lineage, tracked=left[0]))

@@ -50,7 +50,7 @@ may load the new release itself."""
 DEPTH = 8
 """How many processes deep the master is looked for, shells and wrappers before it included."""
 
-BUDGET = 256
+BUDGET = 64
 """How many processes are looked at in that, at most: supervisord waits meanwhile."""
 
 
@@ -72,6 +72,12 @@ class Program:
     user: Optional[int] = None
     rights: Optional[Ids] = None
     pidfile: Optional[str] = None
+
+    @property
+    def started_with(self) -> Mapping[str, str]:
+        """Return the environment that it is given. A process's own is not read: that waits for
+        an exec of it, which it can draw out (fs/exec.c, exec_update_lock)."""
+        return {**os.environ, "PWD": self.directory, **self.environment}
 
     @property
     def words(self) -> list[str]:

@@ -86,7 +86,7 @@ def _moved(world: World, old: Crew, program: Program) -> str:
 
 def _finds_anew(world: World, old: Crew, program: Program) -> bool:
     """Tell whether the directory is named where it may be imported from by its name."""
-    given = {**program.environment, **world.environment(old.master)}
+    given = program.started_with
     texts = [value for key, value in given.items() if key not in ("PWD", "OLDPWD")]
     return any(program.directory in text for text in (program.command, *texts))
 

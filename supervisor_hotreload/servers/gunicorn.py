@@ -195,9 +195,12 @@ class Gunicorn(Upgrade):
         return super().recall()
 
     def is_successor(self, child: Process) -> bool:
+        if not super().is_successor(child):
+            return False
+        if self._sockets:
+            return True  # it was born since it was asked for, and holds them all
         before = self._world.arguments(self._old.master)
-        alike = same_command(self._world.arguments(child), before)
-        return alike is not False and super().is_successor(child)
+        return same_command(self._world.arguments(child), before) is not False
 
     def ready(self, new: Process) -> Verdict:
         self._must_live(new)
@@ -406,7 +409,7 @@ class GunicornFamily(Family):
 
     def admit(self, world: World, old: Generation, policy: Policy, program: Program) -> None:
         must_hand_over(world, program.name, old)
-        must_outlive(world, program.name, old)
+        must_outlive(world, program, old)
         must_start_again(world, old.master, program)
 
     def down(self, program: Program) -> str:

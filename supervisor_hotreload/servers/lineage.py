@@ -21,7 +21,7 @@ from typing import Callable, NamedTuple, Optional, Protocol
 
 from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.servers.commands import SHELLS
-from supervisor_hotreload.servers.family import own_name
+from supervisor_hotreload.servers.family import INTERPRETERS, own_name
 from supervisor_hotreload.world import World
 
 
@@ -63,6 +63,7 @@ class Lineage:
     :param masters: the supervised process, and the master that it stands before.
     :param sockets: the listening sockets that its master shares with its workers.
     :param workers: its workers as they were last seen, with their four user ids.
+    :param ours: its orphans become our children, for we are a subreaper and have started it.
     :param family: what recognises its masters, None while that is not known.
     """
 
@@ -74,6 +75,12 @@ class Lineage:
     sockets: frozenset[int] = frozenset()
     workers: dict[Process, tuple[int, ...]] = field(default_factory=dict)
     family: Optional[Kin] = None
+    ours: bool = False
+
+    @property
+    def users(self) -> set[tuple[int, ...]]:
+        """The four user ids of each master and worker."""
+        return {*self.workers.values(), *(master.users for master in self.masters.values())}
 
     @property
     def images(self) -> set[int]:
@@ -93,11 +100,10 @@ class Lineage:
     def served(self, world: World, process: Process) -> bool:
         """Tell whether *process* acts as a master or a worker of the generation did."""
         ids = world.ids(process)
-        masters = {master.users for master in self.masters.values()}
-        if ids is None or ids.users in {*self.workers.values(), *masters}:
+        if ids is None or ids.users in self.users:
             return ids is not None
         # a master of root may let its forks be anybody
-        return ids.user is not None and (0,) * 4 in masters and self.forked(world, process)
+        return ids.user is not None and (0,) * 4 in self.users and self.forked(world, process)
 
     def forked(self, world: World, process: Process) -> bool:
         """Tell whether *process* is a fork of a master."""
@@ -168,7 +174,8 @@ def held_together(world: World, master: Process) -> tuple[frozenset[int], frozen
         if common:
             shared = common
             workers.add(child)
-    return shared, frozenset(workers)
+    handed_on = world.handed_on(master, shared) if len(shared) > 1 else shared
+    return handed_on or shared, frozenset(workers)
 
 
 def workers_under(
@@ -245,12 +252,19 @@ def is_successor(world: World, lineage: Lineage, process: Process) -> bool:
         if lineage.sockets:
             return False
     words = world.arguments(process)
-    alike = [same_command(words, master.words) for master in lineage.masters.values()]
-    if True in alike:
+    if any(same_command(words, master.words) for master in lineage.masters.values()):
         return True
-    if None not in alike or family is None:
-        return False
-    return own_name(words) in family.binaries or family.leads(world, process)
+    return family is not None and _is_alone(world, lineage.sockets, process, words, family)
+
+
+def _is_alone(
+    world: World, sockets: frozenset[int], process: Process, words: Sequence[str], family: Kin
+) -> bool:
+    """Tell whether a server whose command is hidden, or another, has just the *sockets* of the
+    program: a sidecar that has inherited them by chance has one of its own."""
+    if not world.children(process):
+        return own_name(words) in family.binaries and world.held(process) == sockets
+    return family.leads(world, process) and held_together(world, process)[0] == sockets
 
 
 def workers_of(world: World, living: Lineage) -> list[Process]:
@@ -285,7 +299,8 @@ def is_worker(world: World, lineage: Lineage, process: Process) -> bool:
 def orphans(world: World, dead: Lineage, taken: Callable[[int], bool]) -> Iterator[Process]:
     """Yield what may be left of a generation: children of us, or of our ancestors where this
     system has no subreaper, that act as its masters or workers did. This proves nothing yet."""
-    for child in world.orphanage():
+    users = {one[0] for one in dead.users if one}
+    for child in world.orphanage(users, ours=dead.ours):
         if not taken(child.pid) and child.start >= dead.since and dead.served(world, child):
             yield child
 
@@ -299,16 +314,34 @@ def execed(world: World, process: Process, lineage: Lineage) -> bool:
 def same_command(words: Sequence[str], before: Sequence[str]) -> Optional[bool]:
     """Tell whether two processes run one command, None where a title hides it.
 
-    ``python -m SERVER`` execs the file of that module instead (gunicorn arbiter.setup).
+    gunicorn leaves out the options of the interpreter, and executes the file of the module
+    that ``python -m`` has named (arbiter.setup).
     """
     if len(words) < 2 or len(before) < 2:
         return None  # a title is one word
-    return _behind_module(words) == _behind_module(before)
+    return _behind_interpreter(words) == _behind_interpreter(before)
 
 
-def _behind_module(words: Sequence[str]) -> list[str]:
-    if words[1] == "-m":
-        return list(words[3:])
-    if os.path.basename(words[1]) == "__main__.py":
-        return list(words[2:])
-    return list(words[1:])
+def runs(words: Sequence[str], command: Sequence[str]) -> bool:
+    """Tell whether a process with the arguments *words* runs *command*, by itself or by the
+    interpreter that its first line names."""
+    tail = list(words[-len(command) :])
+    return bool(command) and (
+        len(tail) == len(command)
+        and tail[1:] == list(command[1:])
+        and os.path.basename(tail[0]) == os.path.basename(command[0])
+    )
+
+
+def _behind_interpreter(words: Sequence[str]) -> list[str]:
+    """Return the arguments of what an interpreter runs."""
+    if not INTERPRETERS.match(os.path.basename(words[0])):
+        return list(words[1:])
+    rest = list(words[1:])
+    while rest and rest[0].startswith("-"):
+        option = rest.pop(0)
+        if option == "-m":
+            return rest[1:]
+        if option in ("-W", "-X"):
+            del rest[:1]
+    return rest[1:]

@@ -106,7 +106,7 @@ class NginxFamily(Family):
         """Refuse an upgrade that nginx would ignore, with the cure."""
         if policy.strategy != "upgrade":
             return
-        must_outlive(world, program.name, old)
+        must_outlive(world, program, old)
         if stub_of(world, old, program) is not None:
             return
         status = world.status(old.master.pid)

@@ -9,7 +9,7 @@ from typing import Callable, NamedTuple, Optional
 
 from supervisor_hotreload.identity import Process
 from supervisor_hotreload.model import Failure, Fault
-from supervisor_hotreload.servers.family import DEPTH, Generation, own_name
+from supervisor_hotreload.servers.family import DEPTH, Generation, Program, own_name
 from supervisor_hotreload.servers.upgrade import QUICK
 from supervisor_hotreload.world import World
 
@@ -72,22 +72,22 @@ WRAPPERS = {
 """By name; tini ends nothing (reap_zombies), with -g it only forwards what it is sent."""
 
 
-def must_outlive(world: World, name: str, old: Generation) -> None:
+def must_outlive(world: World, program: Program, old: Generation) -> None:
     """Refuse to replace a master whose successor would be ended together with it.
 
-    :param name: what the program is called.
     :raises Failure: NOT_RELOADABLE with the cure.
     """
     for process in above(world, old):
         arguments = world.arguments(process)
         names = (world.program(process), own_name(arguments), *map(os.path.basename, arguments[:1]))
         kind = next((WRAPPERS[known] for known in names if known in WRAPPERS), None)
-        if kind is not None and kind.ends(arguments, world.environment(process)):
+        if kind is not None and kind.ends(arguments, program.started_with):
             title = next(known for known in names if known in WRAPPERS)
             raise Failure(
                 Fault.NOT_RELOADABLE,
-                f"{name} is started by {title} ({process}), which {kind.why}: it would end the "
-                f"new generation together with the old master; {kind.cure}; nothing was sent",
+                f"{program.name} is started by {title} ({process}), which {kind.why}: it would "
+                f"end the new generation together with the old master; {kind.cure}; nothing was "
+                f"sent",
             )
 
 

@@ -17,6 +17,7 @@ from typing import Any, Optional
 from supervisor_hotreload.identity import Process, Unreadable
 from supervisor_hotreload.servers.commands import SHELLS
 from supervisor_hotreload.servers.family import DEPTH, Family, Program, own_name
+from supervisor_hotreload.servers.lineage import runs
 from supervisor_hotreload.servers.outliving import WRAPPERS
 from supervisor_hotreload.world import World
 
@@ -27,6 +28,7 @@ LAUNCHERS = SHELLS | {
     "docker-init",
     "hotreload-orphan",
     "sudo",
+    "timeout",
     *WRAPPERS,
 }
 """Programs that do nothing but start others; not all of them wait in wait4(2)."""
@@ -65,17 +67,17 @@ def own(
         if len({one.old.master for one in named}) != 1:
             raise Ambiguous(
                 f"{' and '.join(f'{o.old.master} ({o.family.name})' for o in found)} are both "
-                f"servers under {tracked}: {_CURE.format(program=program.name)}"
+                f"servers under {tracked}; nothing was sent: {_CURE.format(program=program.name)}"
             )
         return named[0]
     one = found[0]
     if one.family.names(replace(program, command=foreground)) or _named(world, program, [one]):
         return one
-    beside = _beside(world, tracked, one.old.master)
+    beside = _beside(world, tracked, one.old.master, program)
     if beside:
         raise Ambiguous(
-            f"{one.old.master} ({one.family.name}) runs beside {beside}, it cannot be told which "
-            f"of them is the program: {_CURE.format(program=program.name)}"
+            f"{one.old.master} ({one.family.name}) runs below {beside}, it cannot be told which "
+            f"of them is the program; nothing was sent: {_CURE.format(program=program.name)}"
         )
     return one
 
@@ -103,7 +105,7 @@ def _under(
     return [Found(family, replace(one.old, tracked=top)) for one in below] or [Found(family, old)]
 
 
-def _beside(world: World, tracked: Process, master: Process) -> str:
+def _beside(world: World, tracked: Process, master: Process, program: Program) -> str:
     """Return what of the program runs beside *master*, '' when all that stands before it does
     nothing but wait: what has executed something else runs that."""
     status = world.status(master.pid)
@@ -112,7 +114,10 @@ def _beside(world: World, tracked: Process, master: Process) -> str:
         if above is None:
             return ""
         name = world.program(above)
-        known = {name, own_name(world.arguments(above))}
+        words = world.arguments(above)
+        known = {name, own_name(words), *map(os.path.basename, words[:1])}
+        if above == tracked and runs(words, program.words):
+            return ""  # it has executed nothing else, so it has started the server itself
         if known.isdisjoint(LAUNCHERS) and not world.waits(above):
             return f"{above} ({name or 'hidden'})"
         if above == tracked:

@@ -60,7 +60,7 @@ def must_start_again(world: World, master: Process, program: Program) -> None:
         with rights_of(program.rights):
             if not world.same_files(master):
                 return  # a path is another file there
-            given = _environment(world, master, program)
+            given = program.started_with
             context = _context(world.arguments(master), given, world.directory(master), program)
             complaint = _complaint(context)
     except OSError:
@@ -140,15 +140,6 @@ def _can_execute(path: str) -> bool:
 
 def _can_read(path: str) -> bool:
     return os.access(path, os.R_OK, effective_ids=True)
-
-
-def _environment(world: World, master: Process, program: Program) -> Mapping[str, str]:
-    """Return the master's environment; what is configured where its title has overwritten it."""
-    given = world.environment(master)
-    if "SUPERVISOR_ENABLED" in given:
-        return given
-    named = {"PWD": program.directory, "PATH": os.environ.get("PATH", os.defpath)}
-    return {**named, **program.environment}
 
 
 def _context(

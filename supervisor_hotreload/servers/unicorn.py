@@ -38,6 +38,8 @@ from supervisor_hotreload.world import World
 
 NAMES = frozenset({"unicorn", "unicorn_rails"})
 
+STREAMS = ("0", "1", "2")
+
 SETTLED = ("USR2", "HUP", "TTIN", "TTOU")
 """Signals that a worker ignores from a moment after USR1 on; its application may trap some."""
 
@@ -154,7 +156,7 @@ class UnicornFamily(Family):
         )
 
     def admit(self, world: World, old: Crew, policy: Policy, program: Program) -> None:
-        must_outlive(world, program.name, old)
+        must_outlive(world, program, old)
 
     def server(self, world: World, old: Crew, policy: Policy, program: Program) -> Reexec:
         told = probe(world, policy.ready, old, STEADY, Looping(world, old.workers))
@@ -180,15 +182,31 @@ def is_master(world: World, process: Process) -> bool:
 def role(world: World, process: Process) -> str:
     """Return what *process* is to a unicorn: 'master', 'worker', or '' for nothing.
 
-    Its title tells (``proc_name``). A master that boots has none yet, nor has
-    a worker with ``worker_exec``, whose environment tells until then.
+    Its title tells (``proc_name``). A master that boots has none yet, nor has a worker
+    with ``worker_exec``; but that has a pipe to its master (worker_spawn, Worker#to_io),
+    and a successor has not (reexec closes all but the sockets).
     """
-    spawned = "UNICORN_WORKER" in world.environment(process)
     words = " ".join(world.arguments(process)).split()[:5]
     for word, following in zip(words, [*words[1:], ""]):
         if os.path.basename(word) in NAMES:
-            return "worker" if spawned or following.startswith("worker[") else "master"
+            worker = following.startswith("worker[") or _has_pipe(world, process)
+            return "worker" if worker else "master"
     return ""
+
+
+def _has_pipe(world: World, process: Process) -> bool:
+    """Tell whether *process* shares a pipe with its parent that is no standard stream of both."""
+    status = world.status(process.pid)
+    parent = world.lookup(status.parent) if status is not None else None
+    if parent is None or parent.pid == world.own_pid():
+        return False
+    try:
+        both = [world.descriptors(one) for one in (process, parent)]
+    except Unreadable:
+        return False
+    streams = {link for links in both for name, link in links.items() if name in STREAMS}
+    one, other = ({link for link in links.values() if link[:5] == "pipe:"} for links in both)
+    return bool((one & other) - streams)
 
 
 FAMILY = UnicornFamily()

@@ -125,17 +125,32 @@ class Descriptors:
 
         :raises Unreadable: when there is too much to read.
         """
+        return targets(self._info(process, name))
+
+    def closes_on_exec(self, process: Process, name: str) -> bool:
+        """Tell whether an exec of *process* closes its descriptor *name* (proc(5), fdinfo)."""
+        for line in self._info(process, name).split(b"\n"):
+            key, _, value = line.partition(b":")
+            if key == b"flags" and value.strip().isdigit():
+                return bool(int(value, 8) & os.O_CLOEXEC)
+        return False
+
+    def _info(self, process: Process, name: str) -> bytes:
+        """Return what the kernel tells of a descriptor, nothing once it is closed.
+
+        :raises Unreadable: when there is too much to read.
+        """
         path, seen = f"/proc/{process.pid}/fdinfo/{name}", self._of(process)
         budget = self._budget(seen)
         budget.spend(INFO, path)
         try:
             text = looking(lambda: seen.ids, lambda: _read(path, INFO_LIMIT + 1))
         except OSError:
-            return set()
+            return b""
         budget.charge(len(text) // INFO_BYTES)
         if len(text) > INFO_LIMIT:
             raise Unreadable(f"{path}: more than {INFO_LIMIT} bytes")
-        return targets(text)
+        return text
 
     def heartbeats(self, process: Process) -> dict[tuple[int, int], Beat]:
         """Return the gunicorn heartbeat files that *process* holds open, by device and inode.
