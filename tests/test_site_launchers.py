@@ -1,0 +1,84 @@
+"""Launchers that stay and do not sit in wait4(2): they poll, have a thread, read a pipe."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+
+import psutil
+import pytest
+
+from tests.house import House, wait_until
+from tests.load import Load, get
+from tests.test_sidecars import script
+
+TERM = "signal.signal(signal.SIGTERM, lambda *a: p.terminate())\n"
+PYTHON = {
+    "poll": TERM + "while p.poll() is None: time.sleep(0.5)\n",
+    "wait(timeout)": TERM
+    + "while p.returncode is None:\n try: p.wait(60)\n except subprocess.TimeoutExpired: pass\n",
+    "a thread": "threading.Thread(target=time.sleep, args=(1e6,), daemon=True).start()\n"
+    + TERM
+    + "p.wait()\n",
+}
+SHELL = "trap 'kill -TERM $PID' TERM\n{command} &\nPID=$!\nwait $PID\n"
+
+
+def command(house: House, kind: str) -> str:
+    server = house.gunicorn("--workers 2")
+    if kind == "busybox sh":  # every /bin/sh of Alpine
+        path = house.root / "start.sh"
+        path.write_text("#!/usr/bin/busybox sh\n" + SHELL.format(command=server))
+        path.chmod(0o755)
+        return str(path)
+    if kind == "timeout":
+        return f"timeout 10000 {script(house, server)}"
+    path = house.root / "launcher.py"
+    path.write_text(
+        "import signal, subprocess, sys, threading, time\n"
+        f"p = subprocess.Popen({server.split()!r})\n{PYTHON[kind]}sys.exit(p.returncode)\n"
+    )
+    return f"{house.python} {path}"
+
+
+KINDS = pytest.mark.parametrize("kind", [*PYTHON, "busybox sh", "timeout"])
+
+
+def start(house: House, kind: str) -> int:
+    if kind == "busybox sh" and shutil.which("busybox") is None:
+        pytest.skip("no busybox")
+    house.configure(command=command(house, kind))
+    house.start(running="")
+    house.wait_for("RUNNING")
+    wait_until(lambda: [m for m in house.masters() if "app:app" in m.cmdline()])
+    time.sleep(3)  # it has been looked at
+    return int(get(house.port).split()[2])
+
+
+@KINDS
+def test_reload(house: House, kind: str) -> None:
+    start(house, kind)
+    with Load(house.port, fast=2, slow=0) as load:
+        house.release("v2")
+        done = house.ctl("hotreload", "myapp")
+        assert done.returncode == 0, done.stdout
+        load.wait_for("v2")
+    assert load.dropped == []
+
+
+@KINDS
+def test_by_hand(house: House, kind: str) -> None:
+    """USR2, then TERM: the successor is adopted, not left without supervisord."""
+    master = start(house, kind)
+    with Load(house.port, fast=2, slow=0) as load:
+        house.release("v2")
+        os.kill(master, signal.SIGUSR2)
+        load.wait_for("v2")
+        time.sleep(1)
+        os.kill(master, signal.SIGTERM)
+        wait_until(lambda: not psutil.pid_exists(master))
+        time.sleep(3)
+    new = int(get(house.port).split()[2])
+    assert (house.info()["statename"], house.info()["pid"]) == ("RUNNING", new)
