@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from itertools import islice
 from typing import NamedTuple, Optional
 
 from supervisor_hotreload.system.budget import Unreadable as Unreadable
@@ -20,7 +21,7 @@ LINUX = sys.platform.startswith("linux")
 CHILDREN = 1024
 """Children of one process that are looked at, at most: supervisord waits meanwhile."""
 
-THREADS = 64
+THREADS = 16
 """Threads of one process whose children are looked for, the first ones."""
 
 ANCESTORS = 64
@@ -204,10 +205,11 @@ def _children_of_threads(pid: int) -> Optional[set[int]]:
     """Return one reading of the children of *pid*, None where the kernel has no such list."""
     pids: set[int] = set()
     try:
-        tasks = os.listdir(f"/proc/{pid}/task")
+        with os.scandir(f"/proc/{pid}/task") as entries:
+            tasks = [entry.name for entry in islice(entries, THREADS)]
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return pids
-    for task in tasks[:THREADS]:
+    for task in tasks:
         try:
             pids.update(map(int, read(f"/proc/{pid}/task/{task}/children").split()))
         except (FileNotFoundError, ProcessLookupError):

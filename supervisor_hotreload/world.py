@@ -5,6 +5,7 @@ A fake of it drives the unit tests.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import stat
@@ -17,7 +18,7 @@ from supervisor_hotreload.identity import Beat, Process, Status
 from supervisor_hotreload.notices import Notices
 from supervisor_hotreload.system import peek
 from supervisor_hotreload.system.credentials import Ids, ids_of, rights_of
-from supervisor_hotreload.system.descriptors import Descriptors, inode_of
+from supervisor_hotreload.system.descriptors import FRESH, Descriptors, inode_of
 from supervisor_hotreload.system.sockets import Memory, Sockets
 
 ORPHANS = 512
@@ -39,6 +40,7 @@ class World:
 
     def __init__(self) -> None:
         self.notices = Notices()
+        self._children: dict[Process, tuple[float, list[Process]]] = {}
         self.subreaper = False
         """Whether the kernel hands us the orphans below us, and not to others."""
         self._descriptors = Descriptors(lambda: self.now())
@@ -88,9 +90,21 @@ class World:
         return identity.alive(process)
 
     def children(self, process: Process) -> list[Process]:
-        """Return the living children of *process*; none once it is gone."""
-        found = identity.children(process.pid)
-        return found if self.alive(process) else []
+        """Return the living children of *process*; none once it is gone.
+
+        Several families look at the same processes in one step: what was seen a moment ago
+        is not looked at again.
+        """
+        now = self.now()
+        at, found = self._children.get(process, (-math.inf, []))
+        if now - at >= FRESH:
+            found = identity.children(process.pid)
+            self._children = {
+                p: seen for p, seen in self._children.items() if now - seen[0] < FRESH
+            }
+            self._children[process] = now, found
+            return found if self.alive(process) else []
+        return [child for child in found if self.alive(child)] if self.alive(process) else []
 
     def orphanage(self, users: Collection[int], ours: bool = False) -> list[Process]:
         """Return our children, and those of our ancestors: the kernel hands orphans to them.
