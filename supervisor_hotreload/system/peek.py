@@ -87,11 +87,11 @@ def _reader(
 
 
 def _lines(pipe: int, deadline: float) -> list[bytes]:
-    """Return the whole lines that come before the *deadline*."""
+    """Return the whole lines that are there by the *deadline*."""
     text = b""
     while len(text) < ROOM:
-        left = deadline - time.monotonic()
-        if left <= 0 or not select.select([pipe], [], [], left)[0]:
+        left = max(0.0, deadline - time.monotonic())  # others may have used it up: it is there
+        if not select.select([pipe], [], [], left)[0]:
             break
         more = os.read(pipe, 1 << 16)
         if not more:

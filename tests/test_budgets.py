@@ -1,0 +1,142 @@
+"""What others start costs supervisord next to nothing, however much it is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from supervisor_hotreload import identity, world
+from supervisor_hotreload.identity import Process, Unreadable
+from supervisor_hotreload.system import peek
+from supervisor_hotreload.system.credentials import Ids, ids_of
+from supervisor_hotreload.world import World
+from tests.house import House, wait_until
+
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="starts another user's processes")
+
+
+@contextlib.contextmanager
+def sleepers(count: int, user: int) -> Iterator[list[int]]:
+    made = [subprocess.Popen(["sleep", "1000"], user=user, group=user) for _ in range(count)]
+    try:
+        yield [child.pid for child in made]
+    finally:
+        for child in made:
+            child.kill()
+            child.wait()
+
+
+@needs_root
+def test_the_orphans_of_other_users_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    real = identity.lookup
+    monkeypatch.setattr(identity, "lookup", lambda pid: looked.append(pid) or real(pid))
+    here = World()
+    here.subreaper = True
+    with sleepers(20, 65534) as pids:
+        found = here.orphanage({1}, ours=True)
+        assert not {process.pid for process in found} & {*pids}
+        assert not {*looked} & {*pids}
+        found = here.orphanage({65534}, ours=True)
+        assert {process.pid for process in found} >= {*pids}
+        monkeypatch.setattr(world, "ORPHANS", 10)
+        assert here.orphanage({65534}, ours=True) == []
+
+
+def test_the_children_of_few_threads_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    real = identity.read
+    monkeypatch.setattr(
+        identity, "read", lambda path, *more: read.append(path) or real(path, *more)
+    )
+    end = threading.Event()
+    threads = [threading.Thread(target=end.wait) for _ in range(100)]
+    for thread in threads:
+        thread.start()
+    try:
+        with sleepers(1, os.getuid()) as pids:
+            assert pids[0] in [child.pid for child in identity.children(os.getpid())]
+    finally:
+        end.set()
+        for thread in threads:
+            thread.join()
+    tasks = {path for path in read if path.endswith("/children")}
+    assert len(tasks) == identity.THREADS
+
+
+def test_a_process_with_very_many_children_is_not_read() -> None:
+    with sleepers(5, os.getuid()), pytest.raises(Unreadable, match="more than 3 children"):
+        identity.children(os.getpid(), 3)
+
+
+@needs_root
+def test_an_environment_that_cannot_be_read_keeps_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One user's processes keep another's from nothing."""
+    environment = identity.environment
+    stuck: list[int] = []
+
+    def read(pid: int) -> dict[str, str]:
+        while pid in stuck:
+            signal_never_comes()
+        return environment(pid)
+
+    def signal_never_comes() -> None:
+        threading.Event().wait(1000)
+
+    monkeypatch.setattr(identity, "environment", read)
+    with sleepers(1, 65534) as theirs, sleepers(1, 1) as others:
+        stuck += theirs
+        asked = {process_of(pid): ids(pid) for pid in (*theirs, *others)}
+        found = peek.environments(asked, ["PATH"])
+        assert found == {process_of(others[0]): {"PATH": os.environ["PATH"]}}
+
+
+def process_of(pid: int) -> Process:
+    found = identity.lookup(pid)
+    assert found is not None
+    return found
+
+
+def ids(pid: int) -> Ids:
+    found = ids_of(pid)
+    assert found is not None
+    return found
+
+
+DAEMONS = """\
+import os, time
+for _ in range(300):
+    pid = os.fork()
+    if pid == 0:
+        if os.fork() == 0:
+            os._exit(7)
+        os._exit(0)
+    os.waitpid(pid, 0)
+open({done!r}, "w").close()
+time.sleep(1000)
+"""
+
+
+def test_orphans_do_not_fill_the_log(house: House) -> None:
+    """supervisord, a subreaper, is handed them all; it says how many, not each."""
+    done, code = house.root / "done", house.root / "daemons.py"
+    code.write_text(DAEMONS.format(done=str(done)))
+    house.configure(more=f"[program:daemons]\ncommand = {sys.executable} {code}\n")
+    house.start()
+    wait_until(done.exists)
+    wait_until(lambda: house.nudge() and not house.zombies())
+    assert house.log().count("reaped unknown pid") == 0
+    assert "orphans of programs" in house.log()
+    assert house.ctl("stop", "daemons").stdout == "daemons: stopped\n"
+    assert psutil.pid_exists(house.pid)
+    assert pathlib.Path(done).exists()
