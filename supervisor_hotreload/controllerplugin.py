@@ -34,8 +34,9 @@ hotreload --brutal <name>\tReload uWSGI without waiting for its workers
 hotreload --cancel <name>\tRoll back the active reload of a program
 hotreload --status\t\tShow the active or last reload of every program
 
-Exit status 0 when every named program serves its new generation; else the
-old generation serves on, and the reason is printed. Ctrl-C leaves the reload
+Exit status 0 when every named program serves its new generation, 2 for a
+command line that cannot be understood, 7 for a program that does not run,
+else 1: the reason, and what serves now, are printed. Ctrl-C leaves the reload
 running."""
 
 

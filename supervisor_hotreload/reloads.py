@@ -322,8 +322,11 @@ class Reloads:
             bad = self.settings().errors()
         except Failure as failure:
             return [failure.reason]
-        return [f"bad setting: {line}" for line in bad] + [
-            self._stranger(section) for section in self._strangers()
+        trouble = [self._file.trouble] if self._file.trouble else []
+        return [
+            *trouble,
+            *(f"bad setting: {line}" for line in bad),
+            *(self._stranger(section) for section in self._strangers()),
         ]
 
     def _stranger(self, section: str) -> str:

@@ -119,7 +119,6 @@ class HotReloadNamespaceRPCInterface:
     def getReloadInfo(self, name: str, number: int = 0, since: int = 0) -> dict[str, Any]:
         """Get what there is to know about the reload of a program that is active, or was last
 
-        @param string name  The name of the process (or ``group:name``)
         Whoever looks often asks for what is new only: with ``since`` there is no ``output``
         before the reload has ended, and no line of ``log`` that was there already.
 

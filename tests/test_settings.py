@@ -223,6 +223,9 @@ def test_settings_that_supervisord_can_read_no_more(house: House, path: str) -> 
             file.write("ready_timeout = 7\n")
         house.reload()
         assert house.log().count("an edit has no effect until supervisord is started again") == 2
+    assert "warning: " + str(hidden) in house.ctl("hotreload", "--status").stdout
+    hidden.chmod(0o755)
+    assert "no effect" not in house.ctl("hotreload", "--status").stdout
 
 
 @as_root

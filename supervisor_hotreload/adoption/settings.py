@@ -58,6 +58,8 @@ class SettingsFile:
         self._stamp: Optional[Stamp] = None
         self._settings = Settings(defaults, {})
         self._patterns: list[str] = []
+        self.trouble = ""
+        """Why an edit has no effect, '' when it has."""
 
     def read(self) -> Settings:
         """Return the settings as they are now.
@@ -69,6 +71,7 @@ class SettingsFile:
         """
         path = self._options.configfile
         if path and (self._stamp is None or _stamp(self._files(path)) != self._stamp):
+            self.trouble = ""
             self._settings = self._read(path)
             self._stamp = _stamp(self._files(path))
         return self._settings
@@ -93,10 +96,11 @@ class SettingsFile:
         """
         if self._stamp is None and AT_START is None:
             raise ValueError(f"{trouble}; let that user read it")
-        Log(self._options.logger).warn(
-            f"hotreload: {trouble}; the settings are those that were read when supervisord was "
-            f"started, an edit has no effect until supervisord is started again"
+        self.trouble = (
+            f"{trouble}; the settings are those that were read when supervisord was started, an "
+            f"edit has no effect until supervisord is started again"
         )
+        Log(self._options.logger).warn(f"hotreload: {self.trouble}")
         return self._extract(AT_START) if self._stamp is None else self._settings
 
     def _files(self, path: str) -> list[str]:

@@ -35,6 +35,7 @@ touch = PATH, ... -- Reload when the modification time of the file changes, or
 
 watch = PATH, ... -- Reload when the symlink points elsewhere, or another
       directory or file is behind the path; after 'settle' seconds of quiet.
+      Both are looked at with the rights of the program's user.
 
 after = PROGRAM, ... -- Reload when that program has exited as expected.  When
       it has failed nothing is reloaded.
@@ -61,7 +62,8 @@ allow_requests_from = PROGRAM, ... -- Programs that may ask for a reload of
       this one.  Every program may ask for one of itself.
 
 notify = COMMAND -- Run when a reload of the program has ended, with its
-      outcome as JSON on standard input.  It may take a minute.
+      outcome as JSON on standard input.  It may take a minute.  It runs as
+      the user of this listener.
 
 settle, min_interval and notify may stand in [rpcinterface:hotreload] as
 defaults for every program, and one key stands there only:
