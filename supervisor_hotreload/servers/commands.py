@@ -129,6 +129,17 @@ def _behind_assignments(
     return replace(command, environment=environment), words
 
 
+def shell_tokens(script: str) -> Optional[list[str]]:
+    """Return the words and operators of a shell script, None when they cannot be told."""
+    try:
+        lexer = shlex.shlex(script.replace("\n", ";"), posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        lexer.commenters = ""
+        return list(lexer)
+    except ValueError:
+        return None
+
+
 def _behind_shell(
     command: Command, words: tuple[str, ...], names: Names, depth: int
 ) -> Optional[Command]:
@@ -136,12 +147,8 @@ def _behind_shell(
     if len(words) < 2 or not re.match(r"-[a-z]*c\Z", words[0]):
         return None
     script = words[1]
-    try:
-        lexer = shlex.shlex(script.replace("\n", ";"), posix=True, punctuation_chars=True)
-        lexer.whitespace_split = True
-        lexer.commenters = ""
-        tokens = list(lexer)
-    except ValueError:
+    tokens = shell_tokens(script)
+    if tokens is None:
         return None
     plain = not SPECIAL.search(script)
     steps: list[list[str]] = [[]]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Optional
 
 from supervisor_hotreload.identity import Process, Unreadable
-from supervisor_hotreload.servers.commands import SHELLS
+from supervisor_hotreload.servers.commands import SHELLS, shell_tokens
 from supervisor_hotreload.servers.family import DEPTH, Family, Program, own_name
 from supervisor_hotreload.servers.lineage import runs
 from supervisor_hotreload.servers.outliving import WRAPPERS
@@ -177,12 +177,8 @@ def _foreground(program: Program) -> str:
 
 def _last_list(script: str) -> str:
     """Return the last list of a shell script that is not put into the background."""
-    try:
-        lexer = shlex.shlex(script.replace("\n", ";"), posix=True, punctuation_chars=True)
-        lexer.whitespace_split = True
-        lexer.commenters = ""
-        tokens = list(lexer)
-    except ValueError:
+    tokens = shell_tokens(script)
+    if tokens is None:
         return ""
     lists: list[list[str]] = [[]]
     kept: Sequence[str] = ()
