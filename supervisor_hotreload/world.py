@@ -21,8 +21,11 @@ from supervisor_hotreload.system.credentials import Ids, ids_of, rights_of
 from supervisor_hotreload.system.descriptors import FRESH, Descriptors, inode_of
 from supervisor_hotreload.system.sockets import Memory, Sockets
 
-ORPHANS = 512
+ORPHANS = 2048
 """Children of us, or of an ancestor, that are looked at for what a program has left."""
+
+STRAYS = 1 << 14
+"""The same once, when supervisord starts: a host may have many services."""
 
 
 def _may_be_of(pid: int, users: Collection[int]) -> bool:
@@ -115,15 +118,17 @@ class World:
         own = self.own_pid()
         ours = ours and self.subreaper
         parents = (own,) if ours else (own, *identity.ancestors(own))
-        return self._children_of(parents, users)
+        return self._children_of(parents, users, ORPHANS)
 
-    def _children_of(self, parents: Iterable[int], users: Collection[int]) -> list[Process]:
+    def _children_of(
+        self, parents: Iterable[int], users: Collection[int], limit: int
+    ) -> list[Process]:
         """Return the children of *parents* that may be of *users*, none where there are too
         many of these: what others have left costs next to nothing."""
         found: list[Process] = []
         for parent in parents:
             pids = [pid for pid in identity.pids_of_children(parent) if _may_be_of(pid, users)]
-            if len(pids) <= ORPHANS:
+            if len(pids) <= limit:
                 found += filter(None, map(identity.lookup, pids))
         return sorted(found, key=lambda child: child.start)
 
@@ -137,7 +142,7 @@ class World:
         me = identity.lookup(own)
         return [
             child
-            for child in self._children_of(line, users)
+            for child in self._children_of(line, users, STRAYS)
             if child.pid not in (own, *line) and me is not None and child.start <= me.start
         ]
 
