@@ -61,19 +61,8 @@ class Record:
     def read(self) -> dict[str, Proofs]:
         """Return what it says by program, nothing where it cannot be believed."""
         try:
-            found = json.loads(self._own_text())
-            if found["boot"] != boot():
-                return {}
-            return {name: _proofs(rows) for name, rows in found["programs"].items()}
-        except (
-            OSError,
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-            ArithmeticError,
-            RecursionError,
-        ):
+            return proofs_in(self._own_text())
+        except OSError:
             return {}
 
     def _own_text(self) -> str:
@@ -88,9 +77,20 @@ class Record:
             mine = seen.st_uid == os.geteuid() and stat.S_IMODE(seen.st_mode) == 0o600
             if not (mine and stat.S_ISREG(seen.st_mode) and seen.st_nlink == 1):
                 raise PermissionError(1, "not a file that only we can write")
-            return os.read(descriptor, LIMIT).decode()
+            return os.read(descriptor, LIMIT).decode("utf-8", "replace")
         finally:
             os.close(descriptor)
+
+
+def proofs_in(text: str) -> dict[str, Proofs]:
+    """Return what a record says by program, nothing where it makes no sense."""
+    try:
+        found = json.loads(text)
+        if found["boot"] != boot():
+            return {}
+        return {name: _proofs(rows) for name, rows in found["programs"].items()}
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
+        return {}
 
 
 def _proofs(rows: Any) -> Proofs:
