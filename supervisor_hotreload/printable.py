@@ -23,7 +23,13 @@ def one_line(text: str) -> str:
     if len(text) > LONGEST:
         half = LONGEST // 2
         text = f"{text[:half]} ... {text[-half:]}"
-    return printable(" | ".join(filter(None, map(str.strip, text.splitlines()))))
+    return printable(joined(text))
+
+
+def joined(text: str) -> str:
+    """Return the lines of *text* as one, with a mark where each began."""
+    first, *rest = text.rstrip("\n").split("\n")
+    return " | ".join([first, *filter(None, map(str.strip, rest))])
 
 
 def log_lines(text: str) -> list[str]:

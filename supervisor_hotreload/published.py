@@ -13,7 +13,7 @@ from supervisor.xmlrpc import Faults, RPCError
 
 from supervisor_hotreload.adoption.log import Log
 from supervisor_hotreload.model import Fault
-from supervisor_hotreload.printable import LONGEST, printable
+from supervisor_hotreload.printable import LONGEST, joined, printable
 
 Options = Optional[dict[str, Any]]
 
@@ -56,7 +56,7 @@ def published(method: Method) -> Method:
 def clean(value: Any) -> Any:
     """Return *value* with nothing in its texts that would break XML, or act on a terminal."""
     if isinstance(value, str):
-        return printable(value[:LONGEST], also="\t")
+        return printable(joined(value[:LONGEST]), also="\t")
     if isinstance(value, dict):
         return {clean(key): clean(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -58,15 +58,15 @@ main()
 
 RELOADING = (
     "Runner._bury Runner._step Runner._hear Runner._report Runner._patience Runner._may_reload "
-    "Runner._begin_reload Runner._steps Runner._overlap Signals.wait Served.survey World.status "
-    "World.alive World.children World.listening World.sockets World.signal Reports.write "
+    "Runner._begin_reload Runner._steps Runner._overlap Signals.wait Served.told_apart "
+    "World.status World.alive World.children World.listening World.sockets World.signal Reports.write "
     "Reports.reloading Reports.ended Reports.ready Reload.begin Reload.step Keeper.expect "
     "Keeper.adopt Upgrade.step Command.start Overlap.ready Overlap.retired Overlap.close"
 )
 
 STOPPING = (
-    "Runner._hear Runner._stop Served.master Runner._others World.send World.alive World.status "
-    "Runner._bury Runner._died Served.heir Runner._strays Served.forks Reports.stopping "
+    "Runner._hear Runner._stop Served.master Runner._others World.send World.alive "
+    "Runner._bury Runner._died Served.inheritor Runner._strays Served.forks Reports.stopping "
     "Reports.write Runner._report Served.end_forks"
 )
 

@@ -207,7 +207,8 @@ class Family:
     end while they boot; on ``farewell`` an orphaned worker finishes what it
     has, and ends ('': it does so by itself);
     ``strategies`` are its ways to reload, the default one first;
-    ``only_if_asked_for`` hides it from programs that do not set ``strategy``.
+    ``only_if_asked_for`` hides it from programs that do not set ``strategy``;
+    ``knows_rivals``: it says itself that there are several masters.
     """
 
     name = ""
@@ -215,6 +216,7 @@ class Family:
     ended_by_hup = True
     farewell = "TERM"
     only_if_asked_for = False
+    knows_rivals = False
     strategies: Mapping[str, Strategy] = {}
 
     def names(self, program: Program) -> bool:

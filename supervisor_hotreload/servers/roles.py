@@ -92,7 +92,7 @@ def _under(
     old = family.survey(world, top, program)
     if old is None:
         return []
-    if old.master == top or depth == 0:
+    if old.master == top or depth == 0 or family.knows_rivals:
         return [Found(family, old)]
     if own_name(world.arguments(top)) in family.binaries:
         return []  # a server without workers, which has started another, or has been followed

@@ -251,6 +251,7 @@ class UwsgiFamily(Family):
     """Recognised by its name; its workers by what they accept from."""
 
     name = "uwsgi"
+    knows_rivals = True
     binaries = frozenset({"uwsgi", "uwsgi-core", "uwsgi_python3", "pyuwsgi", "uWSGI"})
     strategies = {  # noqa: RUF012 - a table, never changed
         "graceful": Strategy(True, True, "HUP: the workers finish, the master execs itself"),

@@ -86,7 +86,7 @@ class Served:
         return Program(
             options.name,
             options.line,
-            options.chdir or os.getcwd(),
+            options.chdir or _here(),
             environment=os.environ,
             rights=ids_of(os.getpid()),
             pidfile=options.policy.pidfile,
@@ -162,3 +162,11 @@ class Served:
         """Let the workers of a master that was killed finish: they hold the port."""
         for child in self.forks():
             self._world.signal(child, "TERM")
+
+
+def _here() -> str:
+    """Return the working directory, the root where that is gone."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return "/"
