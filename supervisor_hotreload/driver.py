@@ -143,8 +143,11 @@ class Reload:
             if not result and wait.stepwise:
                 self._grant_another(wait, getattr(result, "ready", 0))
             if result:
+                before = self.adopted
                 self._note(result)
                 self._resume(result)
+                if self.adopted and not before:
+                    return  # that was much for one step
             elif self._deadline is not None and self._clock() >= self._deadline:
                 self._resume(self._overdue(wait))
             else:

@@ -117,7 +117,7 @@ def test_a_step_takes_under_five_milliseconds(house: House) -> None:
         crowd = subprocess.Popen([sys.executable, "-c", CROWD], stdout=subprocess.PIPE)
         assert crowd.stdout is not None
         assert crowd.stdout.readline() == b"ready\n"
-        for _ in range(3):
+        for _ in range(7):  # of a hundred steps the longest would be the 99th percentile
             house.reload()
     finally:
         if crowd is not None:

@@ -59,7 +59,8 @@ main()
 RELOADING = (
     "Runner._bury Runner._step Runner._hear Runner._report Runner._patience Runner._may_reload "
     "Runner._begin_reload Runner._steps Runner._overlap Signals.wait Served.told_apart "
-    "World.status World.alive World.children World.listening World.sockets World.signal Reports.write "
+    "World.status World.alive World.children World.listening World.sockets World.signal "
+    "Reports.write "
     "Reports.reloading Reports.ended Reports.ready Reload.begin Reload.step Keeper.expect "
     "Keeper.adopt Upgrade.step Command.start Overlap.ready Overlap.retired Overlap.close"
 )

@@ -248,8 +248,9 @@ class Gunicorn(Upgrade):
     def retirement(self) -> Iterator[Rung]:
         """TERM, or QUIT where no worker is left; gunicorn's own limit comes first."""
         old = self._old.master
-        if self._new is not None:
-            self._links = self._handed_over(self._new)
+        if self._new is not None:  # a successor holds them all
+            self._links = frozenset(f"socket:[{inode}]" for inode in self._sockets)
+            self._links = self._links or self._handed_over(self._new)
         first = "TERM" if self._crew(old).look() else "QUIT"
         yield rung(self._world, old, first, self._patience())
         yield rung(self._world, old, "QUIT", QUICK)
