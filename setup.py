@@ -58,8 +58,8 @@ setup(
         "console_scripts": [
             "hotreload-demo = supervisor_hotreload.demo:main",
             "hotreload-listener = supervisor_hotreload.listener.command:main",
-            "hotreload-orphan = supervisor_hotreload.orphan:main",
-            "hotreload-run = supervisor_hotreload.wrapper:main",
+            "hotreload-orphan = supervisor_hotreload.wrapper.orphan:main",
+            "hotreload-run = supervisor_hotreload.wrapper.entry:main",
         ],
     },
     classifiers=[

@@ -11,8 +11,8 @@ from typing import Any, Union
 from supervisor.options import make_namespec, split_namespec
 from supervisor.supervisorctl import ControllerPluginBase, LSBInitExitStatuses
 
-from supervisor_hotreload.model import Fault
-from supervisor_hotreload.printable import one_line
+from supervisor_hotreload.core.model import Fault
+from supervisor_hotreload.core.text import one_line
 
 POLL = 0.05
 """Seconds between two looks at a reload."""

@@ -9,13 +9,16 @@ from supervisor.http import NOT_DONE_YET
 from supervisor.options import split_namespec
 from supervisor.xmlrpc import Faults, RPCError
 
-from supervisor_hotreload.adoption import Log, SeamMissing, Tracked, ask_listener
-from supervisor_hotreload.driver import Reload
-from supervisor_hotreload.model import Failure, Fault, Outcome
-from supervisor_hotreload.published import Options, fault, published
-from supervisor_hotreload.reloads import Batch, Reloads
+from supervisor_hotreload.core.model import Failure, Fault, Outcome
+from supervisor_hotreload.core.reload import Reload
+from supervisor_hotreload.plugin.events import ask_listener
+from supervisor_hotreload.plugin.log import Log
+from supervisor_hotreload.plugin.program import Tracked
+from supervisor_hotreload.plugin.published import Options, fault, published
+from supervisor_hotreload.plugin.service import Batch, Reloads
+from supervisor_hotreload.plugin.supervisord import SeamMissing
+from supervisor_hotreload.plugin.triggers import TriggerTable
 from supervisor_hotreload.servers import STRATEGIES
-from supervisor_hotreload.triggers import TriggerTable
 
 API_VERSION = "1.0"
 

@@ -12,10 +12,10 @@ from collections.abc import Collection, Container
 from dataclasses import dataclass, field
 from typing import Callable, Optional
 
-from supervisor_hotreload.identity import Beat, Process, Status
 from supervisor_hotreload.system.credentials import Ids
+from supervisor_hotreload.system.process import Beat, Process, Status
 from supervisor_hotreload.system.sockets import Sockets
-from supervisor_hotreload.world import World
+from supervisor_hotreload.system.world import World
 
 STEP = 0.025
 SUPERVISORD = 100

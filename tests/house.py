@@ -20,8 +20,8 @@ from typing import Any, Callable, Optional, Union
 import psutil
 from supervisor.xmlrpc import SupervisorTransport
 
-from supervisor_hotreload.identity import lookup
-from supervisor_hotreload.world import World
+from supervisor_hotreload.system.process import lookup
+from supervisor_hotreload.system.world import World
 
 BIN = pathlib.Path(sys.executable).parent
 

@@ -98,7 +98,7 @@ def nginx(house: House, orphan: bool = False) -> str:
     :param orphan: started by the stub that can leave.
     """
     binary = program("nginx", "apt-get install nginx-light")
-    stub = f"{house.python} -m supervisor_hotreload.orphan " if orphan else ""
+    stub = f"{house.python} -m supervisor_hotreload.wrapper.orphan " if orphan else ""
     return f"{stub}{binary} -c {house.root}/nginx.conf -p {house.root}"
 
 

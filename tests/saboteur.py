@@ -13,9 +13,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from supervisor_hotreload import driver, reloads, triggers
-from supervisor_hotreload.driver import Driver
-from supervisor_hotreload.servers.gunicorn import Gunicorn
+from supervisor_hotreload.core import reload as driver
+from supervisor_hotreload.core.reload import Driver
+from supervisor_hotreload.plugin import service as reloads
+from supervisor_hotreload.plugin import triggers
+from supervisor_hotreload.servers.gunicorn.family import Gunicorn
 
 
 class SaboteurRPCInterface:

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from supervisor_hotreload import identity, world
-from supervisor_hotreload.identity import Process, Unreadable
-from supervisor_hotreload.system import peek
+from supervisor_hotreload.system import peek, world
+from supervisor_hotreload.system import process as identity
 from supervisor_hotreload.system.credentials import Ids, ids_of
-from supervisor_hotreload.world import World
+from supervisor_hotreload.system.process import Process, Unreadable
+from supervisor_hotreload.system.world import World
 from tests.house import House, wait_until
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="starts another user's processes")

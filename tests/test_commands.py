@@ -12,9 +12,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from supervisor_hotreload.model import Fault
-from supervisor_hotreload.servers import gunicorn, uwsgi, uwsgi_options
-from supervisor_hotreload.servers.family import Program
+from supervisor_hotreload.core.model import Fault
+from supervisor_hotreload.servers.base import Program
+from supervisor_hotreload.servers.gunicorn import family as gunicorn
+from supervisor_hotreload.servers.uwsgi import family as uwsgi
+from supervisor_hotreload.servers.uwsgi import options as uwsgi_options
 from supervisor_hotreload.system.command import Command, RunAs
 from supervisor_hotreload.system.credentials import Ids
 from tests.house import APP, House, wait_until

@@ -13,14 +13,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from supervisor_hotreload import endpoints
-from supervisor_hotreload.answers import judged
-from supervisor_hotreload.config import BadSetting, Settings
-from supervisor_hotreload.endpoints import Endpoint
-from supervisor_hotreload.identity import lookup
-from supervisor_hotreload.model import Ready
+from supervisor_hotreload.core.model import Ready
+from supervisor_hotreload.servers.settings import BadSetting, Settings
+from supervisor_hotreload.system import endpoint as endpoints
+from supervisor_hotreload.system.endpoint import Endpoint
+from supervisor_hotreload.system.http_answer import judged
 from supervisor_hotreload.system.passrights import refuse_descriptors
-from supervisor_hotreload.world import World
+from supervisor_hotreload.system.process import lookup
+from supervisor_hotreload.system.world import World
 from tests.house import House
 
 SLOW = 0.8

@@ -11,7 +11,7 @@ import time
 import psutil
 import pytest
 
-from supervisor_hotreload.model import Fault
+from supervisor_hotreload.core.model import Fault
 from tests.house import APP, House, lives, wait_until
 from tests.load import Load, get, wait_for_answer
 from tests.test_refusals import assert_unchanged, fault_of

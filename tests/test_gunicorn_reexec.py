@@ -11,7 +11,7 @@ import time
 import pytest
 from gunicorn import __version__
 
-from supervisor_hotreload.model import Fault
+from supervisor_hotreload.core.model import Fault
 from tests.house import APP, House, wait_until
 from tests.load import Load, get
 from tests.test_refusals import assert_unchanged, fault_of

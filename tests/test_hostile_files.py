@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from supervisor_hotreload.world import World
+from supervisor_hotreload.system.world import World
 from tests.house import House, wait_until
 from tests.load import get, wait_for_answer
 

@@ -15,14 +15,14 @@ from hypothesis import strategies
 from supervisor.xmlrpc import RPCError
 
 import supervisor_hotreload
-from supervisor_hotreload.adoption.events import ProcessHotReloadEvent
-from supervisor_hotreload.adoption.log import Log
 from supervisor_hotreload.controllerplugin import HotReloadControllerPlugin
+from supervisor_hotreload.core.text import LONGEST
 from supervisor_hotreload.listener.log import say
-from supervisor_hotreload.printable import LONGEST
-from supervisor_hotreload.published import clean
+from supervisor_hotreload.plugin.events import ProcessHotReloadEvent
+from supervisor_hotreload.plugin.log import Log
+from supervisor_hotreload.plugin.published import clean
+from supervisor_hotreload.plugin.triggers import TriggerTable
 from supervisor_hotreload.rpcinterface import HotReloadNamespaceRPCInterface
-from supervisor_hotreload.triggers import TriggerTable
 from tests.house import House
 from tests.test_invariant import Simulation
 

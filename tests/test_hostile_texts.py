@@ -9,9 +9,9 @@ import os
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from supervisor_hotreload.adoption.record import proofs_in
-from supervisor_hotreload.identity import boot, read_environment, read_stat
+from supervisor_hotreload.plugin.record import proofs_in
 from supervisor_hotreload.system.credentials import read_ids
+from supervisor_hotreload.system.process import boot, read_environment, read_stat
 
 EXAMPLES = int(os.environ.get("HOTRELOAD_EXAMPLES", "300"))
 """How many examples each parser is given; make faults gives 100,000."""

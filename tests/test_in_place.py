@@ -17,14 +17,15 @@ from typing import Any, Optional
 
 import pytest
 
-from supervisor_hotreload import endpoints, protocol
-from supervisor_hotreload.config import Settings
-from supervisor_hotreload.driver import Reload
-from supervisor_hotreload.identity import Process, lookup
-from supervisor_hotreload.model import Fault, Outcome, Policy, Ready
-from supervisor_hotreload.servers import generic
-from supervisor_hotreload.servers.family import Crew, Program, Renewal
-from supervisor_hotreload.world import World
+from supervisor_hotreload.core import protocol
+from supervisor_hotreload.core.model import Fault, Outcome, Policy, Ready
+from supervisor_hotreload.core.reload import Reload
+from supervisor_hotreload.servers import signal as generic
+from supervisor_hotreload.servers.base import Crew, Program, Renewal
+from supervisor_hotreload.servers.settings import Settings
+from supervisor_hotreload.system import endpoint as endpoints
+from supervisor_hotreload.system.process import Process, lookup
+from supervisor_hotreload.system.world import World
 from tests.house import wait_until
 
 PREFORK = """\

@@ -21,10 +21,11 @@ from supervisor.options import ProcessConfig, ProcessGroupConfig, ServerOptions
 from supervisor.states import ProcessStates, SupervisorStates
 from supervisor.supervisord import Supervisor
 
-from supervisor_hotreload.adoption import supervised, tracked
-from supervisor_hotreload.adoption.events import NAMES
-from supervisor_hotreload.model import Failure, Fault
-from supervisor_hotreload.reloads import Reloads
+from supervisor_hotreload.core.model import Failure, Fault
+from supervisor_hotreload.plugin import program as tracked
+from supervisor_hotreload.plugin import supervisord as supervised
+from supervisor_hotreload.plugin.events import NAMES
+from supervisor_hotreload.plugin.service import Reloads
 from tests.fake_world import STEP, SUPERVISORD, FakeWorld, Master, Worker
 
 SCHEDULES = int(os.environ.get("HOTRELOAD_SCHEDULES", "300"))

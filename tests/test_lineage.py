@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor_hotreload.identity import Process, Status, Unreadable
 from supervisor_hotreload.servers import FAMILIES
 from supervisor_hotreload.servers.lineage import (
     Lineage,
@@ -21,7 +20,8 @@ from supervisor_hotreload.servers.lineage import (
     workers_left,
 )
 from supervisor_hotreload.system.credentials import Ids
-from supervisor_hotreload.world import World
+from supervisor_hotreload.system.process import Process, Status, Unreadable
+from supervisor_hotreload.system.world import World
 
 APP = (1000,) * 4
 WORDS = ("python", "gunicorn", "app:app")

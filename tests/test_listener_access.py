@@ -12,7 +12,7 @@ from supervisor.xmlrpc import SupervisorTransport
 
 from supervisor_hotreload.listener.program import Program
 from supervisor_hotreload.listener.roster import Roster
-from supervisor_hotreload.rpcclient import Server
+from supervisor_hotreload.listener.rpcclient import Server
 from tests.house import House, wait_until
 from tests.listening import Listening, answers
 from tests.test_robustness import saboteur

@@ -336,7 +336,7 @@ def test_events_are_cut_at_characters_not_bytes() -> None:
 def test_an_event_that_cannot_be_taken_is_sent_again_once() -> None:
     from supervisor_hotreload.listener import events
     from supervisor_hotreload.listener.loop import Listener
-    from supervisor_hotreload.rpcclient import Server
+    from supervisor_hotreload.listener.rpcclient import Server
 
     given, taken = os.pipe()
     answers, answer = os.pipe()

@@ -13,9 +13,9 @@ from typing import Optional
 
 import pytest
 
-from supervisor_hotreload.adoption.notify_place import place
-from supervisor_hotreload.identity import Process, environment, lookup
-from supervisor_hotreload.notices import SENDERS, Notices
+from supervisor_hotreload.plugin.notify_place import place
+from supervisor_hotreload.system.process import Process, environment, lookup
+from supervisor_hotreload.system.sd_notify import SENDERS, Notices
 from tests.house import APP, House, wait_until
 from tests.load import Load, get
 from tests.otherservers import ASGI, asgi, start

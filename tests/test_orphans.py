@@ -11,10 +11,10 @@ from collections.abc import Collection, Mapping
 import psutil
 import pytest
 
-from supervisor_hotreload.adoption import orphans
-from supervisor_hotreload.identity import Process
+from supervisor_hotreload.plugin import orphans
 from supervisor_hotreload.system.credentials import Ids
-from supervisor_hotreload.world import World
+from supervisor_hotreload.system.process import Process
+from supervisor_hotreload.system.world import World
 from tests.house import House, lives, wait_until, with_children
 from tests.load import Load, get, wait_for_answer
 from tests.otherservers import configure_nginx, nginx, start

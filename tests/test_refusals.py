@@ -8,7 +8,7 @@ import xmlrpc.client
 
 import pytest
 
-from supervisor_hotreload.model import Fault
+from supervisor_hotreload.core.model import Fault
 from tests.house import House, wait_until
 from tests.load import Load, get
 

@@ -7,7 +7,7 @@ import pathlib
 
 import pytest
 
-from supervisor_hotreload.model import Fault
+from supervisor_hotreload.core.model import Fault
 from tests.house import House, free_port, wait_until
 from tests.load import Address, Load, get, wait_for_answer
 

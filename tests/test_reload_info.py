@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from supervisor_hotreload.adoption.supervised import Supervised
-from supervisor_hotreload.driver import LINES, Reload
-from supervisor_hotreload.model import Fault
+from supervisor_hotreload.core.model import Fault
+from supervisor_hotreload.core.reload import LINES, Reload
+from supervisor_hotreload.plugin.supervisord import Supervised
 from tests.house import House
 from tests.load import Load, get
 from tests.test_reload import a_group

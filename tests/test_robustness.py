@@ -9,7 +9,7 @@ from typing import Optional
 
 import pytest
 
-from supervisor_hotreload.model import Fault
+from supervisor_hotreload.core.model import Fault
 from tests.house import House, wait_until
 from tests.load import Load, get
 

@@ -8,7 +8,7 @@ import signal
 import psutil
 import pytest
 
-from supervisor_hotreload.model import Fault
+from supervisor_hotreload.core.model import Fault
 from tests.house import House, wait_until
 from tests.load import Load, get
 from tests.test_refusals import assert_unchanged, fault_of

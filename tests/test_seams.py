@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import pathlib
 import subprocess
@@ -15,7 +14,7 @@ from supervisor.options import ServerOptions
 from supervisor.supervisord import Supervisor
 
 import supervisor_hotreload
-from supervisor_hotreload.adoption.supervised import SeamMissing, Supervised
+from supervisor_hotreload.plugin.supervisord import SeamMissing, Supervised
 from supervisor_hotreload.rpcinterface import HotReloadNamespaceRPCInterface
 from tests.house import House
 
@@ -33,9 +32,9 @@ def supervisord() -> Any:
 
 CONTRACT = """\
 import supervisor.options
-from supervisor_hotreload.adoption import seams
+from supervisor_hotreload.plugin import compat
 from tests.test_seams import supervisord
-print(supervisor.options.VERSION, seams.missing(supervisord()))
+print(supervisor.options.VERSION, compat.missing(supervisord()))
 """
 
 
@@ -83,69 +82,6 @@ def test_supervisord_refuses_to_start_without_a_seam(house: House) -> None:
         house.start()
     (line,) = [line for line in house.log().splitlines() if "CRIT hotreload" in line]
     assert "it lacks: Subprocess.finish(pid, sts)" in line
-
-
-def imports(path: pathlib.Path) -> set[str]:
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return found
-
-
-def modules(*names: str) -> list[pathlib.Path]:
-    found = []
-    for name in names:
-        path = PACKAGE / name
-        found += sorted(path.rglob("*.py")) if path.is_dir() else [PACKAGE / f"{name}.py"]
-    return [path for path in found if path.exists()]
-
-
-def test_the_protocol_does_no_io() -> None:
-    (path,) = modules("protocol")
-    outside = {name.split(".")[0] for name in imports(path)}
-    assert outside <= {"__future__", "collections", "contextlib", "dataclasses", "typing"} | {
-        "supervisor_hotreload"
-    }
-    inside = {name for name in imports(path) if name.startswith("supervisor_hotreload.")}
-    assert all(name.startswith("supervisor_hotreload.model") for name in inside)
-
-
-def test_only_adoption_touches_supervisord() -> None:
-    """The rest knows supervisor's protocols: its XML-RPC, its names, its controller."""
-    allowed = {"supervisor.xmlrpc", "supervisor.http", "supervisor.options"}
-    allowed |= {"supervisor.supervisorctl", "supervisor.childutils", "supervisor.web"}
-    for path in sorted(PACKAGE.rglob("*.py")):
-        if PACKAGE / "adoption" in path.parents:
-            continue
-        used = {name for name in imports(path) if name.split(".")[0] == "supervisor"}
-        assert {".".join(name.split(".")[:2]) for name in used} <= allowed, path
-
-
-def test_imports_run_downward() -> None:
-    order = ["model", "identity", "world", "probes", "servers", "protocol", "driver"]
-    above = {
-        "adoption",
-        "reloads",
-        "keeper",
-        "rpcinterface",
-        "controllerplugin",
-        "listener",
-        "wrapper",
-    }
-    for position, name in enumerate(order):
-        forbidden = above | set(order[position + 1 :])
-        for path in modules(name):
-            used = {n.split(".")[1] for n in imports(path) if n.startswith("supervisor_hotreload.")}
-            assert not used & forbidden, path
-
-
-def test_what_runs_outside_supervisord_never_imports_adoption() -> None:
-    for path in modules("controllerplugin", "listener", "web", "wrapper", "forks", "demo"):
-        assert not any(name.startswith("supervisor_hotreload.adoption") for name in imports(path))
 
 
 def test_method_help_is_complete(house: House) -> None:

@@ -198,7 +198,7 @@ def test_what_cannot_be_tried_is_said(house: House, wrapped: str, why: str) -> N
     [
         ("nginx -g 'daemon off;'", ("nginx", "-g", "daemon off;")),
         ("hotreload-orphan /usr/sbin/nginx -q", ("/usr/sbin/nginx", "-q")),
-        ("python3 -m supervisor_hotreload.orphan nginx -q", ("nginx", "-q")),
+        ("python3 -m supervisor_hotreload.wrapper.orphan nginx -q", ("nginx", "-q")),
         ("setpriv --reuid app nginx -q", ("nginx", "-q")),
         ("sh -c \"exec nginx -g 'daemon off;'\"", ("nginx", "-g", "daemon off;")),
         ("env A=b nice -n 5 nginx", ("nginx",)),

@@ -8,11 +8,11 @@ import socket
 
 import pytest
 
-from supervisor_hotreload.identity import lookup
 from supervisor_hotreload.servers import Program, family_of
 from supervisor_hotreload.system.command import RunAs
 from supervisor_hotreload.system.credentials import Ids
-from supervisor_hotreload.world import World
+from supervisor_hotreload.system.process import lookup
+from supervisor_hotreload.system.world import World
 from tests.house import House, parent, wait_until
 from tests.load import Address, Load, get, wait_for_answer
 from tests.otherservers import (

@@ -16,12 +16,20 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
-from supervisor_hotreload.identity import Process
-from supervisor_hotreload.servers import uwsgi as family
-from supervisor_hotreload.servers import uwsgi_chain, uwsgi_options, uwsgi_stats
-from supervisor_hotreload.servers.family import Program
+from supervisor_hotreload.servers.base import Program
+from supervisor_hotreload.servers.uwsgi import (
+    chain as uwsgi_chain,
+)
+from supervisor_hotreload.servers.uwsgi import family
+from supervisor_hotreload.servers.uwsgi import (
+    options as uwsgi_options,
+)
+from supervisor_hotreload.servers.uwsgi import (
+    stats as uwsgi_stats,
+)
 from supervisor_hotreload.system.credentials import Ids
-from supervisor_hotreload.world import World
+from supervisor_hotreload.system.process import Process
+from supervisor_hotreload.system.world import World
 from tests.house import APP, House, free_port, parent, wait_until
 from tests.listening import QUICK, Listening
 from tests.load import Load, get
@@ -902,7 +910,8 @@ def test_a_terminal_named_as_an_ini_file_is_never_opened(tmp_path: pathlib.Path)
     (tmp_path / "app.ini").symlink_to(os.ttyname(slave))
     code = (
         "import os, sys; os.setsid()\n"
-        "from supervisor_hotreload.servers import uwsgi_options as o, family as f\n"
+        "from supervisor_hotreload.servers import base as f\n"
+        "from supervisor_hotreload.servers.uwsgi import options as o\n"
         "from supervisor_hotreload.system.credentials import Ids\n"
         "own = Ids.of_user(os.getuid())\n"
         "o.options(f.Program('myapp', 'uwsgi app.ini', sys.argv[1], rights=own))\n"

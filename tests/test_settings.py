@@ -7,8 +7,8 @@ import pathlib
 
 import pytest
 
-from supervisor_hotreload.config import KEYS, TRIGGERS, BadSetting, Settings
-from supervisor_hotreload.model import Condition, Policy, Ready, Triggers
+from supervisor_hotreload.core.model import Condition, Policy, Ready, Triggers
+from supervisor_hotreload.servers.settings import KEYS, TRIGGERS, BadSetting, Settings
 from tests.house import House
 from tests.load import get
 
@@ -233,7 +233,7 @@ def test_settings_that_nobody_has_read_refuse_every_reload(house: House) -> None
     """Another module has imported hotreload before supervisord read its file."""
     hidden = hidden_house(house, "")
     early = house.root / "site" / "sitecustomize.py"
-    early.write_text("import supervisor_hotreload.adoption.settings\n")
+    early.write_text("import supervisor_hotreload.plugin.settings_file\n")
     early.chmod(0o666)
     house.start()
     why = f"{hidden} cannot be read by user nobody of supervisord; let that user read it"

@@ -17,10 +17,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from supervisor_hotreload.identity import Process, Unreadable, lookup
 from supervisor_hotreload.system import sock_diag, sockets
 from supervisor_hotreload.system.budget import Budgets
 from supervisor_hotreload.system.descriptors import Descriptors
+from supervisor_hotreload.system.process import Process, Unreadable, lookup
 from supervisor_hotreload.system.sockets import Memory, Sockets
 from supervisor_hotreload.system.statx import State, state_of
 
@@ -242,8 +242,8 @@ BLIND = ["setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace", sys.
 
 LOOK = """
 import os, select, socket, sys, tempfile, time
-from supervisor_hotreload.identity import lookup
-from supervisor_hotreload.world import World
+from supervisor_hotreload.system.process import lookup
+from supervisor_hotreload.system.world import World
 unix = socket.socket(socket.AF_UNIX)
 unix.bind(f"\\0p{os.getpid()}")
 unix.listen()

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from supervisor_hotreload.world import World
+from supervisor_hotreload.system.world import World
 from tests.house import House, wait_until
 from tests.load import Load
 from tests.test_robustness import saboteur

@@ -15,8 +15,9 @@ import psutil
 import pytest
 
 import supervisor_hotreload.wrapper
-from supervisor_hotreload import __version__, identity
-from supervisor_hotreload.world import World
+from supervisor_hotreload import __version__
+from supervisor_hotreload.system import process as identity
+from supervisor_hotreload.system.world import World
 from supervisor_hotreload.wrapper import handover, listeners
 from supervisor_hotreload.wrapper.options import Usage, parse
 from tests.house import wait_until

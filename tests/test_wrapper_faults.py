@@ -20,8 +20,8 @@ SERVER = python("import time; print('up', flush=True); time.sleep(60)")
 
 SABOTEUR = """
 import os, sys
-from supervisor_hotreload.driver import Reload
-from supervisor_hotreload.world import World
+from supervisor_hotreload.core.reload import Reload
+from supervisor_hotreload.system.world import World
 from supervisor_hotreload.wrapper import listeners
 from supervisor_hotreload.wrapper.child import Command
 from supervisor_hotreload.wrapper.entry import main

@@ -11,11 +11,11 @@ from functools import partial
 
 import pytest
 
-from supervisor_hotreload.identity import lookup
 from supervisor_hotreload.system import sock_diag
 from supervisor_hotreload.system.credentials import Ids, ids_of
+from supervisor_hotreload.system.process import lookup
 from supervisor_hotreload.system.sockets import is_bound_to
-from supervisor_hotreload.world import World
+from supervisor_hotreload.system.world import World
 from supervisor_hotreload.wrapper import listeners
 from supervisor_hotreload.wrapper.files import Keepsake, is_own_file
 

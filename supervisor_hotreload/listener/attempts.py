@@ -5,13 +5,13 @@ from __future__ import annotations
 import xmlrpc.client
 from typing import Any, Callable
 
+from supervisor_hotreload.core.model import Fault, Outcome
 from supervisor_hotreload.listener.log import say
 from supervisor_hotreload.listener.notify import Notifier
 from supervisor_hotreload.listener.program import Program, backoff
 from supervisor_hotreload.listener.roster import Roster
+from supervisor_hotreload.listener.rpcclient import NoAnswer, Server
 from supervisor_hotreload.listener.watcher import Watcher
-from supervisor_hotreload.model import Fault, Outcome
-from supervisor_hotreload.rpcclient import NoAnswer, Server
 
 FOLLOW = 0.5
 """Seconds between two looks at a reload under way."""

@@ -144,7 +144,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 def _listen(state: str) -> int:
     from supervisor_hotreload.listener.events import ProtocolError
     from supervisor_hotreload.listener.loop import Listener, NoPlugin
-    from supervisor_hotreload.rpcclient import from_environment
+    from supervisor_hotreload.listener.rpcclient import from_environment
 
     try:
         server = from_environment(os.environ)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from supervisor_hotreload.printable import log_lines
+from supervisor_hotreload.core.text import log_lines
 
 
 def say(text: str) -> None:

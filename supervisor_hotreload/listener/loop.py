@@ -18,9 +18,9 @@ from supervisor_hotreload.listener.log import say
 from supervisor_hotreload.listener.notify import Notifier
 from supervisor_hotreload.listener.program import Program
 from supervisor_hotreload.listener.roster import Roster
+from supervisor_hotreload.listener.rpcclient import NoAnswer, Server, Unauthorized
 from supervisor_hotreload.listener.state import StateFile
 from supervisor_hotreload.listener.watcher import Watcher
-from supervisor_hotreload.rpcclient import NoAnswer, Server, Unauthorized
 
 LOOK = 1.0
 """Seconds between two looks at every path."""

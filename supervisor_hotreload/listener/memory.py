@@ -6,7 +6,7 @@ import os
 
 import psutil
 
-from supervisor_hotreload.identity import children
+from supervisor_hotreload.system.process import children
 
 DEPTH = 5
 """Generations of processes under the master that are counted."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, Callable
 
-from supervisor_hotreload.identity import boot
+from supervisor_hotreload.core.names import matches
 from supervisor_hotreload.listener.events import Event
 from supervisor_hotreload.listener.program import Program
-from supervisor_hotreload.names import matches
-from supervisor_hotreload.rpcclient import Server
+from supervisor_hotreload.listener.rpcclient import Server
+from supervisor_hotreload.system.process import boot
 
 Rule = tuple[Program, str, dict[str, str]]
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Optional
 
-from supervisor_hotreload.identity import Process
-from supervisor_hotreload.servers import generic, gunicorn, nginx, unicorn, uwsgi
-from supervisor_hotreload.servers.family import (
+from supervisor_hotreload.servers import nginx, unicorn
+from supervisor_hotreload.servers import signal as generic
+from supervisor_hotreload.servers.base import (
     Family,
     Program,
     Strategy,
@@ -18,9 +18,12 @@ from supervisor_hotreload.servers.family import (
     own_name,
     walk,
 )
-from supervisor_hotreload.servers.gunicorn import Gunicorn
+from supervisor_hotreload.servers.gunicorn import family as gunicorn
+from supervisor_hotreload.servers.gunicorn.family import Gunicorn
 from supervisor_hotreload.servers.roles import Ambiguous, Found, own
-from supervisor_hotreload.world import World
+from supervisor_hotreload.servers.uwsgi import family as uwsgi
+from supervisor_hotreload.system.process import Process
+from supervisor_hotreload.system.world import World
 
 FAMILIES: tuple[Family, ...] = (
     gunicorn.FAMILY,

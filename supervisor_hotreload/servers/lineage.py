@@ -19,10 +19,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Callable, NamedTuple, Optional, Protocol
 
-from supervisor_hotreload.identity import Process, Unreadable
-from supervisor_hotreload.servers.commands import SHELLS
-from supervisor_hotreload.servers.family import INTERPRETERS, own_name
-from supervisor_hotreload.world import World
+from supervisor_hotreload.servers.base import INTERPRETERS, own_name
+from supervisor_hotreload.servers.command_line import SHELLS
+from supervisor_hotreload.system.process import Process, Unreadable
+from supervisor_hotreload.system.world import World
 
 
 class Master(NamedTuple):

@@ -15,11 +15,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from supervisor_hotreload.identity import Process
-from supervisor_hotreload.model import Failure, Fault, Policy
-from supervisor_hotreload.probes import STEADY, shared
-from supervisor_hotreload.servers.commands import STUBS, Command, among, assigned, behind
-from supervisor_hotreload.servers.family import (
+from supervisor_hotreload.core.model import Failure, Fault, Policy
+from supervisor_hotreload.servers.base import (
     Crew,
     Family,
     Generation,
@@ -30,10 +27,13 @@ from supervisor_hotreload.servers.family import (
     crew,
     probe,
 )
+from supervisor_hotreload.servers.command_line import STUBS, Command, among, assigned, behind
 from supervisor_hotreload.servers.outliving import must_outlive
-from supervisor_hotreload.servers.upgrade import Upgrade
+from supervisor_hotreload.servers.readiness import STEADY, shared
+from supervisor_hotreload.servers.reexec import Upgrade
 from supervisor_hotreload.system.command import RunAs
-from supervisor_hotreload.world import World
+from supervisor_hotreload.system.process import Process
+from supervisor_hotreload.system.world import World
 
 STUB = "hotreload-orphan"
 

@@ -7,11 +7,11 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Callable, NamedTuple, Optional
 
-from supervisor_hotreload.identity import Process
-from supervisor_hotreload.model import Failure, Fault
-from supervisor_hotreload.servers.family import DEPTH, Generation, Program, own_name
-from supervisor_hotreload.servers.upgrade import QUICK
-from supervisor_hotreload.world import World
+from supervisor_hotreload.core.model import Failure, Fault
+from supervisor_hotreload.servers.base import DEPTH, Generation, Program, own_name
+from supervisor_hotreload.servers.reexec import QUICK
+from supervisor_hotreload.system.process import Process
+from supervisor_hotreload.system.world import World
 
 LAST_LOOK = 0.5
 """Seconds after the end of a wrapper in which what it has sent to others has arrived."""

@@ -14,12 +14,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Optional
 
-from supervisor_hotreload.identity import Process, Unreadable
-from supervisor_hotreload.servers.commands import SHELLS, shell_tokens
-from supervisor_hotreload.servers.family import DEPTH, Family, Program, own_name
+from supervisor_hotreload.servers.base import DEPTH, Family, Program, own_name
+from supervisor_hotreload.servers.command_line import SHELLS, shell_tokens
 from supervisor_hotreload.servers.lineage import runs
 from supervisor_hotreload.servers.outliving import WRAPPERS
-from supervisor_hotreload.world import World
+from supervisor_hotreload.system.process import Process, Unreadable
+from supervisor_hotreload.system.world import World
 
 LAUNCHERS = SHELLS | {
     "tini",

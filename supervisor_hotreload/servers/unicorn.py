@@ -19,10 +19,8 @@ import os
 from collections.abc import Iterator
 from typing import Optional
 
-from supervisor_hotreload.identity import Process, Unreadable
-from supervisor_hotreload.model import Policy, Progress, Readiness, Ready
-from supervisor_hotreload.probes import STEADY, Falls, Verdict, shared
-from supervisor_hotreload.servers.family import (
+from supervisor_hotreload.core.model import Policy, Progress, Readiness, Ready
+from supervisor_hotreload.servers.base import (
     REEXEC,
     Crew,
     Family,
@@ -33,8 +31,10 @@ from supervisor_hotreload.servers.family import (
     rung,
 )
 from supervisor_hotreload.servers.outliving import must_outlive
-from supervisor_hotreload.servers.upgrade import Upgrade
-from supervisor_hotreload.world import World
+from supervisor_hotreload.servers.readiness import STEADY, Falls, Verdict, shared
+from supervisor_hotreload.servers.reexec import Upgrade
+from supervisor_hotreload.system.process import Process, Unreadable
+from supervisor_hotreload.system.world import World
 
 NAMES = frozenset({"unicorn", "unicorn_rails"})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Callable, Optional
 
-from supervisor_hotreload.model import Failure, Fault
+from supervisor_hotreload.core.model import Failure, Fault
 
 AT_ONCE = 4096
 """Glances that all that is looked at together may cost. A glance is the reading of one link

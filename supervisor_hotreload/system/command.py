@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, Optional, Union
 
-from supervisor_hotreload.printable import printable
+from supervisor_hotreload.core.text import printable
 from supervisor_hotreload.system.child import forked
 from supervisor_hotreload.system.credentials import NOBODY
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Callable, Optional, TypeVar
 
-from supervisor_hotreload.identity import LINUX, Beat, Process, lookup
 from supervisor_hotreload.system.budget import Budget, Budgets, Unreadable
 from supervisor_hotreload.system.credentials import Ids, ids_of, rights_of
+from supervisor_hotreload.system.process import LINUX, Beat, Process, lookup
 from supervisor_hotreload.system.statx import State, state_of
 
 EPOLL = "anon_inode:[eventpoll]"

@@ -14,10 +14,10 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 
-from supervisor_hotreload import identity
-from supervisor_hotreload.identity import Process
+from supervisor_hotreload.system import process as identity
 from supervisor_hotreload.system.child import forked
 from supervisor_hotreload.system.credentials import Ids, ids_of, rights_of
+from supervisor_hotreload.system.process import Process
 
 PATIENCE = 0.3
 """Seconds until all answers have to be there: supervisord waits for them once, at its start."""

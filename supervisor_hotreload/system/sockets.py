@@ -17,7 +17,6 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from typing import Callable, Optional
 
-from supervisor_hotreload.identity import Process
 from supervisor_hotreload.system import sock_diag
 from supervisor_hotreload.system.budget import Unreadable
 from supervisor_hotreload.system.credentials import ids_of
@@ -29,6 +28,7 @@ from supervisor_hotreload.system.descriptors import (
     inode_of,
     looking,
 )
+from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.sock_diag import Refused, hexadecimal
 
 LISTEN = "0A"

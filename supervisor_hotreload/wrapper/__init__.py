@@ -6,9 +6,3 @@ what cannot re-exec, `listeners` tells who accepts, `files` writes in
 folders of others; `signals`, `sockets`,
 `notify`, `reports`, `check`, `keeper`, `upgrade` and `handover` are what their names say.
 """
-
-from __future__ import annotations
-
-from supervisor_hotreload.wrapper.entry import main
-
-__all__ = ["main"]

@@ -1,5 +1,5 @@
 from __future__ import annotations
 
-from supervisor_hotreload.wrapper import main
+from supervisor_hotreload.wrapper.entry import main
 
 main()

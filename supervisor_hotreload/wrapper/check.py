@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Callable
 
-from supervisor_hotreload.checks import Check
-from supervisor_hotreload.identity import Process
+from supervisor_hotreload.system.check import Check
+from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.wrapper.options import Options
 
 

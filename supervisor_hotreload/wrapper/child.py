@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import NoReturn, Optional
 
-from supervisor_hotreload import identity
-from supervisor_hotreload.identity import Process
+from supervisor_hotreload.system import process as identity
+from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.wrapper.signals import Signals
 
 FIRST = 3

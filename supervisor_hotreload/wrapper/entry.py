@@ -9,9 +9,9 @@ import sys
 from contextlib import suppress
 from typing import NoReturn, Optional
 
-from supervisor_hotreload.printable import printable
-from supervisor_hotreload.subreaper import become_subreaper
-from supervisor_hotreload.world import World
+from supervisor_hotreload.core.text import printable
+from supervisor_hotreload.system.subreaper import become_subreaper
+from supervisor_hotreload.system.world import World
 from supervisor_hotreload.wrapper import files, handover
 from supervisor_hotreload.wrapper.child import CannotStart, Command
 from supervisor_hotreload.wrapper.handover import Handover

@@ -13,7 +13,7 @@ from collections.abc import MutableMapping
 from dataclasses import asdict, dataclass
 from typing import Any, Optional
 
-from supervisor_hotreload.identity import Process, status
+from supervisor_hotreload.system.process import Process, status
 
 VARIABLE = "HOTRELOAD_RUN"
 
@@ -77,6 +77,6 @@ def image() -> list[str]:
 
 def _command_line() -> list[str]:
     """Python 3.9 has no sys.orig_argv."""
-    from supervisor_hotreload.identity import arguments
+    from supervisor_hotreload.system.process import arguments
 
     return arguments(os.getpid())

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import Protocol
 
-from supervisor_hotreload.driver import Reload
-from supervisor_hotreload.identity import Process
-from supervisor_hotreload.model import Cancelled
+from supervisor_hotreload.core.model import Cancelled
+from supervisor_hotreload.core.reload import Reload
+from supervisor_hotreload.system.process import Process
 
 
 class Tracker(Protocol):

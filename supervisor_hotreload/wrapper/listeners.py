@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Optional
 
-from supervisor_hotreload.identity import Process, Unreadable
+from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.sockets import Sockets
-from supervisor_hotreload.world import World
+from supervisor_hotreload.system.world import World
 
 DEPTH = 3
 """How many shells or wrappers deep the server may sit under the tracked process."""

@@ -9,9 +9,10 @@ import signal
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
-from supervisor_hotreload.config import read
-from supervisor_hotreload.model import Policy
-from supervisor_hotreload.servers import gunicorn, gunicorn_command
+from supervisor_hotreload.core.model import Policy
+from supervisor_hotreload.servers.gunicorn import command as gunicorn_command
+from supervisor_hotreload.servers.gunicorn import family as gunicorn
+from supervisor_hotreload.servers.settings import read
 
 USAGE = """\
 usage: hotreload-run [options] [--] COMMAND [ARGUMENT...]

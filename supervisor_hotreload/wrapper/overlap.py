@@ -12,16 +12,16 @@ from contextlib import suppress
 from functools import partial
 from typing import Callable, Optional
 
-from supervisor_hotreload.identity import Process
-from supervisor_hotreload.model import Failure, Fault, Progress, Readiness
-from supervisor_hotreload.probes import Heartbeat
-from supervisor_hotreload.protocol import Stop
-from supervisor_hotreload.servers import gunicorn
-from supervisor_hotreload.servers.family import Rung
-from supervisor_hotreload.servers.gunicorn import Generation
+from supervisor_hotreload.core.model import Failure, Fault, Progress, Readiness
+from supervisor_hotreload.core.protocol import Stop
+from supervisor_hotreload.servers.base import Rung
+from supervisor_hotreload.servers.gunicorn import family as gunicorn
+from supervisor_hotreload.servers.gunicorn.family import Generation
+from supervisor_hotreload.servers.readiness import Heartbeat
 from supervisor_hotreload.system.credentials import ids_of
+from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.sockets import is_bound_to
-from supervisor_hotreload.world import World
+from supervisor_hotreload.system.world import World
 from supervisor_hotreload.wrapper import listeners
 from supervisor_hotreload.wrapper.child import CannotStart
 from supervisor_hotreload.wrapper.files import Keepsake, is_own_file

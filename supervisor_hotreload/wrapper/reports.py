@@ -7,10 +7,10 @@ import select
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Optional
 
-from supervisor_hotreload.driver import Reload
-from supervisor_hotreload.model import Outcome
-from supervisor_hotreload.printable import printable
-from supervisor_hotreload.world import World
+from supervisor_hotreload.core.model import Outcome
+from supervisor_hotreload.core.reload import Reload
+from supervisor_hotreload.core.text import printable
+from supervisor_hotreload.system.world import World
 from supervisor_hotreload.wrapper import files
 from supervisor_hotreload.wrapper.options import Options
 

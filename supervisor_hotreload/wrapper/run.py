@@ -9,16 +9,17 @@ from dataclasses import replace
 from functools import partial
 from typing import Callable, Optional, TypeVar
 
-from supervisor_hotreload import protocol
-from supervisor_hotreload.driver import Reload
-from supervisor_hotreload.identity import Process
-from supervisor_hotreload.model import Failure, Fault, Phase
-from supervisor_hotreload.servers import gunicorn, gunicorn_command
-from supervisor_hotreload.servers.family import GUESS, foreign, must_hear
-from supervisor_hotreload.servers.gunicorn import Generation
+from supervisor_hotreload.core import protocol
+from supervisor_hotreload.core.model import Failure, Fault, Phase
+from supervisor_hotreload.core.reload import Reload
+from supervisor_hotreload.servers.base import GUESS, foreign, must_hear
+from supervisor_hotreload.servers.gunicorn import command as gunicorn_command
+from supervisor_hotreload.servers.gunicorn import family as gunicorn
+from supervisor_hotreload.servers.gunicorn.family import Generation
 from supervisor_hotreload.servers.lineage import Inheritor
 from supervisor_hotreload.servers.roles import Ambiguous
-from supervisor_hotreload.world import World
+from supervisor_hotreload.system.process import Process
+from supervisor_hotreload.system.world import World
 from supervisor_hotreload.wrapper import listeners, upgrade
 from supervisor_hotreload.wrapper.child import Command
 from supervisor_hotreload.wrapper.handover import Handover

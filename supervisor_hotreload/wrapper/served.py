@@ -8,11 +8,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Callable, Optional
 
-from supervisor_hotreload.identity import Process
-from supervisor_hotreload.probes import Heartbeat
-from supervisor_hotreload.servers import gunicorn
-from supervisor_hotreload.servers.family import GUESS, Program
-from supervisor_hotreload.servers.gunicorn import Generation
+from supervisor_hotreload.servers.base import GUESS, Program
+from supervisor_hotreload.servers.gunicorn import family as gunicorn
+from supervisor_hotreload.servers.gunicorn.family import Generation
 from supervisor_hotreload.servers.lineage import (
     Inheritor,
     Lineage,
@@ -20,9 +18,11 @@ from supervisor_hotreload.servers.lineage import (
     successors,
     workers_left,
 )
+from supervisor_hotreload.servers.readiness import Heartbeat
 from supervisor_hotreload.servers.roles import Ambiguous, own
 from supervisor_hotreload.system.credentials import ids_of
-from supervisor_hotreload.world import World
+from supervisor_hotreload.system.process import Process
+from supervisor_hotreload.system.world import World
 from supervisor_hotreload.wrapper import listeners
 from supervisor_hotreload.wrapper.options import Options
 

@@ -8,24 +8,11 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from .bridge import connect
+from .bridge import registry_setup
 
 __all__ = ["includeme", "registry_setup"]
 
 log = logging.getLogger(__name__)
-
-
-def registry_setup(config: Any) -> None:
-    """Give the registry its debug object, and the app's registry the fork events once it exists."""
-    config.registry.pyramid_forksafe = {
-        "status": "attempting auto-configure",
-        "autoconfigure.log": [],
-        "environment": None,
-        "executed_hooks": set(),
-    }
-    config.add_subscriber(
-        lambda created: connect(created.app.registry), "pyramid.interfaces.IApplicationCreated"
-    )
 
 
 def includeme(config: Any) -> None:

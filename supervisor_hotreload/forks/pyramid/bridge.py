@@ -17,6 +17,19 @@ HOOKS = {
 }
 
 
+def registry_setup(config: Any) -> None:
+    """Give the registry its debug object, and the app's registry the fork events once it exists."""
+    config.registry.pyramid_forksafe = {
+        "status": "attempting auto-configure",
+        "autoconfigure.log": [],
+        "environment": None,
+        "executed_hooks": set(),
+    }
+    config.add_subscriber(
+        lambda created: connect(created.app.registry), "pyramid.interfaces.IApplicationCreated"
+    )
+
+
 def connect(registry: Any) -> None:
     """Send *registry* the application events from now on, for as long as it lives; once."""
     from .events import ApplicationPostFork, ApplicationPostWorkerInit, ApplicationPreFork

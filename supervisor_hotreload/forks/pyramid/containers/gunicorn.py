@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ... import gunicorn
-from .. import registry_setup
-from ..bridge import connect
+from ..bridge import connect, registry_setup
 
 __all__ = ["includeme", "mark_configured", "post_fork", "post_worker_init", "pre_fork"]
 

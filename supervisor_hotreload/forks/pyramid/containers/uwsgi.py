@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ... import uwsgi
-from .. import registry_setup
+from ..bridge import registry_setup
 
 __all__ = ["configure", "includeme"]
 

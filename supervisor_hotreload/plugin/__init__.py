@@ -1,0 +1,1 @@
+"""What runs inside supervisord: the only code that touches supervisor's internals."""

@@ -1,0 +1,180 @@
+"""The server behind the words of a program's command: its wrappers are looked through."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Callable, Optional
+
+from supervisor_hotreload.core.text import printable
+from supervisor_hotreload.servers.base import Program
+
+PYTHON = re.compile(r"python[\d.]*\Z")
+
+SHELLS = frozenset(("sh", "bash", "dash", "ash", "ksh", "zsh"))
+
+STUBS = frozenset(("hotreload-orphan", "supervisor_hotreload.wrapper.orphan"))
+"""What the stub that can leave is called, as a script and as a module."""
+
+PLAIN = STUBS | {"exec", "nohup", "setsid", "ddtrace-run", "opentelemetry-instrument"}
+"""Wrappers whose next word is the command."""
+
+ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
+
+SPECIAL = re.compile(r"[$`*?\[\]{}~!\\]")
+"""What a shell would expand."""
+
+DEPTH = 6
+"""Wrappers in one another."""
+
+FIRST = 5
+"""Words among which a server is looked for behind a wrapper that is not known."""
+
+Names = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a program executes in the end.
+
+    :param words: the arguments of the server.
+    :param binary: the server itself.
+    :param why: why they cannot be told, '' when they are.
+    """
+
+    words: tuple[str, ...]
+    directory: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+    why: str = ""
+    binary: str = ""
+
+
+def assigned(program: Program, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of a Command's *environment* that its wrappers set."""
+    before = _whole(program).environment
+    return {key: value for key, value in environment.items() if before.get(key) != value}
+
+
+def behind(program: Program, names: Names) -> Optional[Command]:
+    """Return the server that a program's command starts, None when it starts another program.
+
+    :param names: tells the names of the server from others.
+    """
+    return _behind(_whole(program), names, DEPTH)
+
+
+def among(program: Program, names: Names) -> Optional[Command]:
+    """Return the server among the first words of a command, behind a wrapper that is not known.
+
+    What a shell runs is not known by its words.
+    """
+    whole = _whole(program)
+    if {os.path.basename(word) for word in whole.words[:1]} & SHELLS:
+        return None
+    for position, word in enumerate(whole.words[:FIRST]):
+        if names(os.path.basename(word)):
+            return replace(whole, words=whole.words[position + 1 :], binary=word)
+    return None
+
+
+def _whole(program: Program) -> Command:
+    environment = {**os.environ, **program.environment}
+    return Command(tuple(program.words), program.directory, environment)
+
+
+def _behind(command: Command, names: Names, depth: int) -> Optional[Command]:
+    """Look through one wrapper after the other."""
+    words = command.words
+    while words and depth:
+        depth -= 1
+        name, rest = os.path.basename(words[0]), words[1:]
+        if names(name):
+            return replace(command, words=rest, binary=words[0])
+        if name in PLAIN:
+            words = rest
+        elif name == "newrelic-admin" and rest[:1] == ("run-program",):
+            words = rest[1:]
+        elif name == "nice":
+            words = _behind_nice(rest)
+        elif name == "env":
+            command, words = _behind_assignments(command, rest)
+        elif PYTHON.match(name):
+            words = rest[1:] if rest[:1] == ("-m",) else rest
+        elif name in SHELLS:
+            return _behind_shell(command, rest, names, depth)
+        else:
+            return None
+    return None
+
+
+def _behind_nice(words: tuple[str, ...]) -> tuple[str, ...]:
+    while words and words[0].startswith("-"):
+        words = words[2:] if words[0] in ("-n", "--adjustment") else words[1:]
+    return words
+
+
+def _behind_assignments(
+    command: Command, words: tuple[str, ...]
+) -> tuple[Command, tuple[str, ...]]:
+    environment = dict(command.environment)
+    while words:
+        found = ASSIGNMENT.match(words[0])
+        if found is None:
+            break
+        environment[found[1]] = found[2]
+        words = words[1:]
+    return replace(command, environment=environment), words
+
+
+def shell_tokens(script: str) -> Optional[list[str]]:
+    """Return the words and operators of a shell script, None when they cannot be told."""
+    try:
+        lexer = shlex.shlex(script.replace("\n", ";"), posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        lexer.commenters = ""
+        return list(lexer)
+    except ValueError:
+        return None
+
+
+def _behind_shell(
+    command: Command, words: tuple[str, ...], names: Names, depth: int
+) -> Optional[Command]:
+    """Read ``-c 'cd X && A=b exec SERVER ...'``: what is not plain leaves the options unknown."""
+    if len(words) < 2 or not re.match(r"-[a-z]*c\Z", words[0]):
+        return None
+    script = words[1]
+    tokens = shell_tokens(script)
+    if tokens is None:
+        return None
+    plain = not SPECIAL.search(script)
+    steps: list[list[str]] = [[]]
+    for token in tokens:
+        if set(token) <= set("();<>|&"):
+            plain = plain and token in (";", "&&")
+            steps.append([])
+        else:
+            steps[-1].append(token)
+    steps = [step for step in steps if step]
+    for number, step in enumerate(steps):
+        if step[0] == "cd" and len(step) == 2:
+            command = replace(command, directory=os.path.join(command.directory, step[1]))
+            continue
+        if step[0] == "export":
+            command, left = _behind_assignments(command, tuple(step[1:]))
+            plain = plain and not left
+            continue
+        inner, left = _behind_assignments(command, tuple(step))
+        found = _behind(replace(inner, words=left), names, depth) if left else None
+        if found is not None:
+            plain = plain and number == len(steps) - 1
+            why = f"{printable(script)[:200]!r} is more than one plain command"
+            return found if plain else replace(found, words=(), why=found.why or why)
+        if not left:
+            command = inner
+        elif step[0] != "set":
+            plain = False
+    return None

@@ -1,0 +1,1 @@
+"""gunicorn: its masters, its command line, and what it needs to re-exec."""

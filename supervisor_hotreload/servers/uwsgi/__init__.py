@@ -1,0 +1,1 @@
+"""uWSGI: its masters, its options, its chain reload and its stats."""
