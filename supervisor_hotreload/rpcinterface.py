@@ -13,9 +13,9 @@ from supervisor_hotreload.core.model import Failure, Fault, Outcome
 from supervisor_hotreload.core.reload import Reload
 from supervisor_hotreload.plugin.events import ask_listener
 from supervisor_hotreload.plugin.log import Log
-from supervisor_hotreload.plugin.program import Tracked
+from supervisor_hotreload.plugin.program import SupervisedProgram
 from supervisor_hotreload.plugin.published import Options, fault, published
-from supervisor_hotreload.plugin.service import Batch, Reloads
+from supervisor_hotreload.plugin.service import Batch, ReloadService
 from supervisor_hotreload.plugin.supervisord import SeamMissing
 from supervisor_hotreload.plugin.triggers import TriggerTable
 from supervisor_hotreload.servers import STRATEGIES
@@ -35,7 +35,7 @@ def make_hotreload_rpcinterface(supervisord: Any, **config: str) -> HotReloadNam
     """
     if not hasattr(supervisord, "hotreload"):  # its own reload makes a new Supervisor
         try:
-            supervisord.hotreload = TriggerTable(Reloads(supervisord, config))
+            supervisord.hotreload = TriggerTable(ReloadService(supervisord, config))
         except SeamMissing as error:
             Log(supervisord.options.logger).critical(str(error))
             raise
@@ -46,7 +46,7 @@ def make_hotreload_rpcinterface(supervisord: Any, **config: str) -> HotReloadNam
 class HotReloadNamespaceRPCInterface:
     """Methods that do not begin with an underscore are published by supervisor."""
 
-    def __init__(self, reloads: Reloads, triggers: TriggerTable) -> None:
+    def __init__(self, reloads: ReloadService, triggers: TriggerTable) -> None:
         self._reloads = reloads
         self._triggers = triggers
         self._log = reloads.supervised.logger
@@ -224,7 +224,7 @@ class HotReloadNamespaceRPCInterface:
 
     # -- inside
 
-    def _find(self, name: str) -> Tracked:
+    def _find(self, name: str) -> SupervisedProgram:
         group, process = split_namespec(name)
         try:
             return self._reloads.supervised.member(group, process)
@@ -232,7 +232,7 @@ class HotReloadNamespaceRPCInterface:
             raise fault(Fault.BAD_NAME, f"BAD_NAME: {name}: no such process") from None
 
     def _reload_all(
-        self, members: list[Tracked], name: str, wait: bool, options: Options
+        self, members: list[SupervisedProgram], name: str, wait: bool, options: Options
     ) -> Answer:
         chosen = [tracked for tracked in members if self._reloads.reloadable(tracked)]
         if not chosen:
@@ -250,7 +250,7 @@ class HotReloadNamespaceRPCInterface:
             ] + skipped
         return _until(lambda: batch.done, lambda: _rows(batch) + skipped)
 
-    def _info(self, tracked: Tracked, number: int = 0, since: int = 0) -> dict[str, Any]:
+    def _info(self, tracked: SupervisedProgram, number: int = 0, since: int = 0) -> dict[str, Any]:
         driver = self._reloads.driver
         asked = driver.numbered(tracked.name, number) if number else None
         latest = asked or driver.latest(tracked.name)
@@ -366,7 +366,7 @@ def _status(reload: Reload) -> tuple[int, str]:
     return int(reload.fault or 0), f"{reload.reason}; {reload.serving}"
 
 
-def _row(tracked: Tracked, status: int, description: str, number: int) -> dict[str, Any]:
+def _row(tracked: SupervisedProgram, status: int, description: str, number: int) -> dict[str, Any]:
     return {
         "name": tracked.process.config.name,
         "group": tracked.group,

@@ -25,7 +25,7 @@ from supervisor_hotreload.core.model import Failure, Fault
 from supervisor_hotreload.plugin import program as tracked
 from supervisor_hotreload.plugin import supervisord as supervised
 from supervisor_hotreload.plugin.events import NAMES
-from supervisor_hotreload.plugin.service import Reloads
+from supervisor_hotreload.plugin.service import ReloadService
 from tests.fake_world import STEP, SUPERVISORD, FakeWorld, Master, Worker
 
 SCHEDULES = int(os.environ.get("HOTRELOAD_SCHEDULES", "300"))
@@ -128,7 +128,7 @@ class Simulation:
         restart = [process.RestartUnconditionally, True][seed % 2]
         group = ProcessGroupConfig(self.options, "myapp", 999, [Config(self.options, restart)])
         self.supervisord.process_groups = {"myapp": group.make_group()}
-        self.reloads = Reloads(self.supervisord, {"ready_timeout": "8"}, self.world)
+        self.reloads = ReloadService(self.supervisord, {"ready_timeout": "8"}, self.world)
         self.subprocess = self.supervisord.process_groups["myapp"].processes["myapp"]
         self.subprocess.get_execv_args = lambda: ("gunicorn", ["gunicorn"])
         self.supervisord.reload_on = False
@@ -353,7 +353,7 @@ def test_every_start_that_is_announced_has_one_end(
     events.subscribe(NAMES["PROCESS_HOTRELOAD"], lambda event: heard.append(type(event).__name__))
     if what == "refused":
         failure = Failure(Fault.BAD_SETTING, "what to try cannot be told")
-        monkeypatch.setattr(Reloads, "_trial", lambda *_: throw(failure))
+        monkeypatch.setattr(ReloadService, "_trial", lambda *_: throw(failure))
         with pytest.raises(Failure, match="what to try"):
             simulation.reloads.start(simulation.program)
         assert heard == []

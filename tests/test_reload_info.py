@@ -10,7 +10,7 @@ import pytest
 
 from supervisor_hotreload.core.model import Fault
 from supervisor_hotreload.core.reload import LINES, Reload
-from supervisor_hotreload.plugin.supervisord import Supervised
+from supervisor_hotreload.plugin.supervisord import Supervisord
 from tests.house import House
 from tests.load import Load, get
 from tests.test_reload import a_group
@@ -184,7 +184,7 @@ def test_the_end_of_a_capture_leaves_a_neighbours_patch(when: str) -> None:
     if when in ("before", "both"):
         wrap(dispatcher, theirs)
     for number in range(3):
-        end = Supervised.capture(None, tracked, ours.append)  # type: ignore[arg-type]
+        end = Supervisord.capture(None, tracked, ours.append)  # type: ignore[arg-type]
         if when in ("after", "both") and number == 0:
             wrap(dispatcher, theirs)
         dispatcher._log(f"during {number}\n")

@@ -14,7 +14,7 @@ from supervisor.options import ServerOptions
 from supervisor.supervisord import Supervisor
 
 import supervisor_hotreload
-from supervisor_hotreload.plugin.supervisord import SeamMissing, Supervised
+from supervisor_hotreload.plugin.supervisord import SeamMissing, Supervisord
 from supervisor_hotreload.rpcinterface import HotReloadNamespaceRPCInterface
 from tests.house import House
 
@@ -65,7 +65,7 @@ def test_a_missing_seam_is_named_in_one_line(name: str) -> None:
     delattr(options, name)
     running.options = options
     with pytest.raises(SeamMissing) as caught:
-        Supervised(running, None, None, None)  # type: ignore[arg-type] # not reached
+        Supervisord(running, None, None, None)  # type: ignore[arg-type] # not reached
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
 

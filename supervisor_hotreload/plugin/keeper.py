@@ -6,7 +6,7 @@ import os
 
 from supervisor_hotreload.core.model import Failure, Fault
 from supervisor_hotreload.core.reload import Reload
-from supervisor_hotreload.plugin.program import Tracked
+from supervisor_hotreload.plugin.program import SupervisedProgram
 from supervisor_hotreload.system.credentials import rights_of
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
@@ -15,7 +15,7 @@ from supervisor_hotreload.system.world import World
 class Keeper:
     """Lets supervisord keep the successor of one program (protocol.Keeper)."""
 
-    def __init__(self, reload: Reload, tracked: Tracked, world: World) -> None:
+    def __init__(self, reload: Reload, tracked: SupervisedProgram, world: World) -> None:
         self._reload = reload
         self._tracked = tracked
         self._world = world

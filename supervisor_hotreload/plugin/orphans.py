@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple, Optional
 
 from supervisor_hotreload import servers
-from supervisor_hotreload.plugin.program import Tracked
+from supervisor_hotreload.plugin.program import SupervisedProgram
 from supervisor_hotreload.plugin.record import Proofs
 from supervisor_hotreload.servers.lineage import acts_alike, runs
 from supervisor_hotreload.system.process import Process, Unreadable
@@ -52,7 +52,7 @@ def strays(world: World, users: Iterable[int]) -> list[Stray]:
     return [Stray(p, ids.users[0], given.get(p, {})) for p, ids in theirs.items()]
 
 
-def user_of(tracked: Tracked) -> int:
+def user_of(tracked: SupervisedProgram) -> int:
     """Return the user that a program is configured to run as."""
     uid = tracked.process.config.uid
     return os.geteuid() if uid is None else int(uid)
@@ -60,7 +60,7 @@ def user_of(tracked: Tracked) -> int:
 
 def find(
     world: World,
-    tracked: Tracked,
+    tracked: SupervisedProgram,
     recorded: Proofs,
     among: Iterable[Stray],
     strategy: str = servers.AUTO,
@@ -132,7 +132,7 @@ def _held(world: World, process: Process) -> frozenset[int]:
         return frozenset()
 
 
-def given_to(tracked: Tracked) -> dict[str, str]:
+def given_to(tracked: SupervisedProgram) -> dict[str, str]:
     """Return the environment that supervisord gives a program (Subprocess._spawn_as_child)."""
     config = tracked.process.config
     given = dict(zip(GIVEN, ("1", config.name, tracked.group)))
@@ -140,7 +140,9 @@ def given_to(tracked: Tracked) -> dict[str, str]:
     return {**given, URL: url} if url else given
 
 
-def _doubt(world: World, tracked: Tracked, process: Process, strategy: str) -> Optional[str]:
+def _doubt(
+    world: World, tracked: SupervisedProgram, process: Process, strategy: str
+) -> Optional[str]:
     """Return why *process* is not taken for the program, None when it is."""
     leave = f"it may hold the program's port: end it by kill {process.pid}"
     if not _runs_the_command(world, tracked, process):
@@ -157,7 +159,7 @@ def _doubt(world: World, tracked: Tracked, process: Process, strategy: str) -> O
     return None
 
 
-def _runs_the_command(world: World, tracked: Tracked, process: Process) -> bool:
+def _runs_the_command(world: World, tracked: SupervisedProgram, process: Process) -> bool:
     """Tell whether *process* runs the very command of a program: a helper that the program
     has started has the same environment."""
     return runs(world.arguments(process), tracked.program.words)

@@ -72,41 +72,41 @@ class Unwanted:
     until: float
 
 
-class Desk(Protocol):
+class Observer(Protocol):
     """Where a program's reloads are looked after."""
 
-    def relay(self, tracked: Tracked) -> bool:
+    def relay(self, tracked: SupervisedProgram) -> bool:
         """Take a HUP for the program; False lets the signal through."""
 
-    def stopped(self, tracked: Tracked, reason: str) -> None:
+    def stopped(self, tracked: SupervisedProgram, reason: str) -> None:
         """An operator ends the program: both generations."""
 
-    def notify_socket(self, tracked: Tracked) -> str:
+    def notify_socket(self, tracked: SupervisedProgram) -> str:
         """Return where the program is to say that it is ready, '' where it need not."""
 
-    def runs(self, tracked: Tracked) -> None:
+    def runs(self, tracked: SupervisedProgram) -> None:
         """The program has been started and is RUNNING."""
 
-    def inherited(self, tracked: Tracked) -> None:
+    def inherited(self, tracked: SupervisedProgram) -> None:
         """The old master has died and its successor is the program's own now."""
 
-    def adopts_orphans(self, tracked: Tracked) -> bool:
+    def adopts_orphans(self, tracked: SupervisedProgram) -> bool:
         """Tell whether what an earlier supervisord has left is to be adopted."""
 
-    def strategy(self, tracked: Tracked) -> str:
+    def strategy(self, tracked: SupervisedProgram) -> str:
         """Return how the program is to be reloaded, as it is set."""
 
-    def orphan_taken(self, tracked: Tracked) -> None:
+    def orphan_taken(self, tracked: SupervisedProgram) -> None:
         """What an earlier supervisord has left is the program's own now."""
 
-    def proven(self, tracked: Tracked) -> None:
+    def proven(self, tracked: SupervisedProgram) -> None:
         """What proves whose the program's processes are has changed."""
 
 
 class Retired:
     """Stands in ``options.pidhistory`` for a process that is no longer tracked."""
 
-    def __init__(self, owner: Tracked) -> None:
+    def __init__(self, owner: SupervisedProgram) -> None:
         self._owner = owner
 
     def finish(self, pid: int, sts: int) -> None:
@@ -114,14 +114,14 @@ class Retired:
         self._owner.on_retired(pid, sts)
 
 
-class Tracked:
+class SupervisedProgram:
     """The program's own process as supervisord sees it, and its other generations.
 
     :param process: supervisor's Subprocess.
-    :param desk: told what happens to the program.
+    :param observer: told what happens to the program.
     """
 
-    def __init__(self, process: Any, world: World, desk: Desk) -> None:
+    def __init__(self, process: Any, world: World, observer: Observer) -> None:
         self.process = process
         self.generation = 1
         self.successor: Optional[Process] = None
@@ -130,7 +130,7 @@ class Tracked:
         self.given_socket: Optional[str] = None
         """What the running process was given; None where an earlier supervisord started it."""
         self._world = world
-        self._desk = desk
+        self._observer = observer
         self._watch: Optional[Watch] = None
         self._options = process.config.options
         self._lineage: Optional[Lineage] = None
@@ -250,7 +250,7 @@ class Tracked:
 
     def listen(self) -> None:
         """Have a socket for what the program says of itself, if that is asked for."""
-        self.notify_socket = self._guarded(lambda: self._desk.notify_socket(self), "")
+        self.notify_socket = self._guarded(lambda: self._observer.notify_socket(self), "")
 
     def _note_spawn(self) -> None:
         """Remember a process that supervisord has just forked, before it has exec'd."""
@@ -273,9 +273,9 @@ class Tracked:
         self.note()
         if self._lineage is None:
             return
-        self._desk.runs(self)
+        self._observer.runs(self)
         if self._lineage.record(self._world):
-            self._desk.proven(self)
+            self._observer.proven(self)
         if self._lineage.sockets:
             self._look_at = None
 
@@ -286,7 +286,7 @@ class Tracked:
             self._lineage.know(self._world, master)
             self._lineage.family = family or self._lineage.family
             if self._lineage.record(self._world):
-                self._desk.proven(self)
+                self._observer.proven(self)
 
     def proofs(self) -> list[tuple[Process, frozenset[int]]]:
         """Return the processes that the next supervisord may take, and their sockets: the
@@ -386,7 +386,7 @@ class Tracked:
         self._lineage = known
         known.know(self._world, process)
         self._look_soon()
-        self._desk.proven(self)
+        self._observer.proven(self)
 
     def _watch_over(self, process: Process) -> None:
         """Learn of its exit, which may go to another parent: the old master still lives."""
@@ -431,7 +431,7 @@ class Tracked:
             result = kill(sig)
             if self.process.state == ProcessStates.STOPPING:
                 self.elders += [other for other in others if other not in self.elders]
-                self._guarded(lambda: self._desk.stopped(self, "stopped by an operator"), None)
+                self._guarded(lambda: self._observer.stopped(self, "stopped by an operator"), None)
                 self._guarded(lambda: self._end_all(others, sig), None)
             return result
 
@@ -468,7 +468,7 @@ class Tracked:
     def _relay(self) -> tuple[bool, Optional[str]]:
         """Return whether a HUP was taken, and why it was refused if it was."""
         try:
-            return self._desk.relay(self), None
+            return self._observer.relay(self), None
         except Failure as failure:
             return True, failure.reason
 
@@ -487,7 +487,7 @@ class Tracked:
         dead, inheritor = self._lineage, found.process
         self._inherit_from(inheritor, gone=True)
         if inheritor not in dead.masters:  # else only a shell is gone
-            self._desk.inherited(self)
+            self._observer.inherited(self)
             self._dismiss_orphans(dead)
         self.elders = [elder for elder in self.elders if elder != inheritor]
         if ending:
@@ -553,7 +553,7 @@ class Tracked:
             self._watch.close()
         self._watch = self._kept = self._lineage = self._look_at = None
         self._past.clear()
-        self._desk.proven(self)
+        self._observer.proven(self)
 
     def _tend(self) -> None:
         """Look after what needs time; called at every turn of supervisord's loop."""

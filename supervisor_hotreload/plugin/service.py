@@ -19,9 +19,9 @@ from supervisor_hotreload.core.reload import Driver, Reload
 from supervisor_hotreload.plugin.check_command import CheckCommand
 from supervisor_hotreload.plugin.events import Announcer, Exits
 from supervisor_hotreload.plugin.keeper import Keeper
-from supervisor_hotreload.plugin.program import Tracked
+from supervisor_hotreload.plugin.program import SupervisedProgram
 from supervisor_hotreload.plugin.settings_file import SettingsFile
-from supervisor_hotreload.plugin.supervisord import Supervised
+from supervisor_hotreload.plugin.supervisord import Supervisord
 from supervisor_hotreload.servers import AUTO, Family, Found
 from supervisor_hotreload.servers.settings import DEFAULTS, PREFIX, BadSetting, Settings
 from supervisor_hotreload.system.process import Process
@@ -54,13 +54,13 @@ class Batch:
     drains beside the next ones.
     """
 
-    waiting: deque[tuple[Tracked, Reload]]
+    waiting: deque[tuple[SupervisedProgram, Reload]]
     wishes: Wishes
-    results: list[tuple[Tracked, Reload]] = field(default_factory=list)
+    results: list[tuple[SupervisedProgram, Reload]] = field(default_factory=list)
     current: Optional[Reload] = None
 
     @property
-    def all(self) -> list[tuple[Tracked, Reload]]:
+    def all(self) -> list[tuple[SupervisedProgram, Reload]]:
         return [*self.results, *self.waiting]
 
     @property
@@ -68,8 +68,8 @@ class Batch:
         return not self.waiting and all(r.done or r.drains_on for _, r in self.results)
 
 
-class Reloads:
-    """The desk where reloads are asked for. It is the Desk of every Tracked.
+class ReloadService:
+    """The observer where reloads are asked for. It is the Observer of every SupervisedProgram.
 
     :param supervisord: supervisor's Supervisor.
     :param defaults: the keys of [rpcinterface:hotreload].
@@ -82,12 +82,12 @@ class Reloads:
         self.world = World() if world is None else world
         self.driver = Driver()
         self._file = SettingsFile(supervisord.options, DEFAULTS, defaults)
-        self.supervised = Supervised(
+        self.supervised = Supervisord(
             supervisord, self.world, self, self.step, self._may_be_subreaper()
         )
         self.announcer = Announcer(self.supervised.logger)
         self.exits = Exits()
-        self._again: dict[str, Tracked] = {}
+        self._again: dict[str, SupervisedProgram] = {}
         self._batches: list[Batch] = []
         self._idle_since: Optional[float] = None
         self._report_bad_settings()
@@ -95,7 +95,10 @@ class Reloads:
     # -- what may be asked
 
     def start(
-        self, tracked: Tracked, bake: Optional[float] = None, strategy: Optional[str] = None
+        self,
+        tracked: SupervisedProgram,
+        bake: Optional[float] = None,
+        strategy: Optional[str] = None,
     ) -> Reload:
         """Start the reload of one program.
 
@@ -114,7 +117,7 @@ class Reloads:
 
     def start_all(
         self,
-        chosen: Iterable[Tracked],
+        chosen: Iterable[SupervisedProgram],
         bake: Optional[float] = None,
         strategy: Optional[str] = None,
     ) -> Batch:
@@ -132,7 +135,7 @@ class Reloads:
         self._next(batch)
         return batch
 
-    def cancel(self, tracked: Tracked) -> Reload:
+    def cancel(self, tracked: SupervisedProgram) -> Reload:
         """Roll back the active reload of a program.
 
         :raises Failure: when there is none, or when it is too late.
@@ -143,14 +146,14 @@ class Reloads:
         reload.cancel("cancelled by an operator")
         return reload
 
-    def _nothing_to_cancel(self, tracked: Tracked) -> str:
+    def _nothing_to_cancel(self, tracked: SupervisedProgram) -> str:
         text = f"{tracked.name}: no reload is active"
         last = self.driver.latest(tracked.name)
         if last is None or not last.begun:
             return text
         return f"{text}, the last one has {last.outcome.value}; {self.serving(tracked)}"
 
-    def reloadable(self, tracked: Tracked) -> bool:
+    def reloadable(self, tracked: SupervisedProgram) -> bool:
         """Tell whether a program is one that a reload of its group, or of all, is meant for.
 
         A server that still boots is: it is refused, and that is said.
@@ -171,7 +174,7 @@ class Reloads:
         except ValueError as error:
             raise Failure(Fault.BAD_SETTING, str(error)) from None
 
-    def policy(self, tracked: Tracked) -> Policy:
+    def policy(self, tracked: SupervisedProgram) -> Policy:
         """Return the settings of one program as they are now.
 
         :raises Failure: BAD_SETTING with the section, the key and the value.
@@ -186,7 +189,7 @@ class Reloads:
                 policy = replace(policy, pidfile=family.pidfile(tracked.program))
         return policy
 
-    def serving(self, tracked: Tracked) -> str:
+    def serving(self, tracked: SupervisedProgram) -> str:
         """Return a sentence that says what serves now."""
         if tracked.outlived:
             return (
@@ -207,9 +210,9 @@ class Reloads:
             return f"generation {tracked.generation} (pid {tracked.pid}{workers}) serves"
         return f"nothing serves, {tracked.name} is {tracked.state}"
 
-    # -- what a Tracked asks (adoption.Desk)
+    # -- what a SupervisedProgram asks (adoption.Observer)
 
-    def relay(self, tracked: Tracked) -> bool:
+    def relay(self, tracked: SupervisedProgram) -> bool:
         """Turn a HUP into a reload; one that comes during a reload is remembered.
 
         :raises Failure: when the reload is refused.
@@ -227,13 +230,13 @@ class Reloads:
             self.start(tracked)
         return True
 
-    def stopped(self, tracked: Tracked, reason: str) -> None:
+    def stopped(self, tracked: SupervisedProgram, reason: str) -> None:
         reload = self.driver.active(tracked.name)
         self._again.pop(tracked.name, None)
         if reload is not None:
             reload.abandon(Failure(Fault.STOPPED, reason))
 
-    def notify_socket(self, tracked: Tracked) -> str:
+    def notify_socket(self, tracked: SupervisedProgram) -> str:
         try:
             asked = self.policy(tracked).ready.kind == "notify"
         except Failure:
@@ -241,28 +244,28 @@ class Reloads:
         sockets = self.supervised.notify_sockets
         return sockets.open(tracked.name, tracked.process) if asked else ""
 
-    def proven(self, tracked: Tracked) -> None:
+    def proven(self, tracked: SupervisedProgram) -> None:
         self.supervised.keep_record()
 
-    def runs(self, tracked: Tracked) -> None:
+    def runs(self, tracked: SupervisedProgram) -> None:
         """Know the master behind a shell before it is needed."""
         found = self._survey(tracked)
         if found is not None:
             tracked.remember(found.old.master, found.family)
 
-    def inherited(self, tracked: Tracked) -> None:
+    def inherited(self, tracked: SupervisedProgram) -> None:
         """The old master died in the middle: there is nothing to go back to."""
         reload = self.driver.active(tracked.name)
         if reload is not None:
             reload.adopted = True
 
-    def adopts_orphans(self, tracked: Tracked) -> bool:
+    def adopts_orphans(self, tracked: SupervisedProgram) -> bool:
         return self.policy(tracked).adopt_orphans
 
-    def strategy(self, tracked: Tracked) -> str:
+    def strategy(self, tracked: SupervisedProgram) -> str:
         return self.policy(tracked).strategy
 
-    def orphan_taken(self, tracked: Tracked) -> None:
+    def orphan_taken(self, tracked: SupervisedProgram) -> None:
         """Go on with the reload in whose middle the earlier supervisord was killed."""
         found = self._survey(tracked)
         if found is None:  # it has drained already: what is left to do is to adopt its heir
@@ -331,7 +334,7 @@ class Reloads:
         programs = ", ".join(self.supervised.groups()) or "there is none"
         return f"[{PREFIX}{section}] is for no program that there is: {programs}"
 
-    def _misspelt(self, tracked: Tracked) -> list[str]:
+    def _misspelt(self, tracked: SupervisedProgram) -> list[str]:
         """Return the sections that may have been meant for a program."""
         names = {tracked.name, tracked.group, str(tracked.process.config.name)}
         return [name for name in self._strangers() if difflib.get_close_matches(name, names)]
@@ -347,11 +350,11 @@ class Reloads:
         except Failure:
             return []
 
-    def _new(self, tracked: Tracked) -> Reload:
+    def _new(self, tracked: SupervisedProgram) -> Reload:
         logger = self.supervised.logger
         return Reload(tracked.name, self.world.now, logger.info, logger.warn)
 
-    def _begin(self, tracked: Tracked, reload: Reload, wishes: Wishes) -> None:
+    def _begin(self, tracked: SupervisedProgram, reload: Reload, wishes: Wishes) -> None:
         """Begin *reload*, or raise a Failure and nothing else: no reload may be left half begun."""
         reload.take_up()
         try:
@@ -359,7 +362,7 @@ class Reloads:
         except Exception as error:  # noqa: BLE001 - whatever it is, it refuses this reload only
             raise self._as_failure(tracked, error) from None
 
-    def _as_failure(self, tracked: Tracked, error: Exception) -> Failure:
+    def _as_failure(self, tracked: SupervisedProgram, error: Exception) -> Failure:
         """Return *error* itself if it is a Failure; anything else is an error of ours."""
         if isinstance(error, Failure):
             return error
@@ -368,7 +371,7 @@ class Reloads:
             Fault.INTERNAL, f"an error inside hotreload: {type(error).__name__}: {error}"
         )
 
-    def _look_and_run(self, tracked: Tracked, reload: Reload, wishes: Wishes) -> None:
+    def _look_and_run(self, tracked: SupervisedProgram, reload: Reload, wishes: Wishes) -> None:
         policy = wishes.over(self._admit(tracked))
         found = self._find(tracked, policy.strategy)
         tracked.remember(found.old.master, found.family)
@@ -392,7 +395,7 @@ class Reloads:
         self._look_at_pidfile(tracked, reload, found.old, policy)
         self._run(tracked, reload, found, policy, None)
 
-    def _find(self, tracked: Tracked, strategy: str) -> Found:
+    def _find(self, tracked: SupervisedProgram, strategy: str) -> Found:
         """Return what runs, or refuse the reload."""
         try:
             found = self._seen(tracked, strategy)
@@ -420,7 +423,7 @@ class Reloads:
             f"[hotreload:{tracked.name}]",
         )
 
-    def _strategy(self, tracked: Tracked, found: Found, policy: Policy) -> str:
+    def _strategy(self, tracked: SupervisedProgram, found: Found, policy: Policy) -> str:
         """Return the strategy of one reload: asked for, or what the family finds best."""
         if policy.strategy == AUTO:
             return found.family.strategy(self.world, found.old, tracked.program)
@@ -428,7 +431,7 @@ class Reloads:
 
     def _run(
         self,
-        tracked: Tracked,
+        tracked: SupervisedProgram,
         reload: Reload,
         found: Found,
         policy: Policy,
@@ -449,7 +452,7 @@ class Reloads:
 
     def _steps(
         self,
-        tracked: Tracked,
+        tracked: SupervisedProgram,
         reload: Reload,
         found: Found,
         policy: Policy,
@@ -483,7 +486,7 @@ class Reloads:
         return steps() if trial is None else protocol.tried(trial, policy, steps())
 
     def _trial(
-        self, tracked: Tracked, reload: Reload, found: Found, policy: Policy
+        self, tracked: SupervisedProgram, reload: Reload, found: Found, policy: Policy
     ) -> Optional[CheckCommand]:
         """Return the command that tries the release before anything is touched."""
         command, told = policy.check_before, None
@@ -523,7 +526,7 @@ class Reloads:
             more=told.environment if told is not None else None,
         )
 
-    def _admit(self, tracked: Tracked) -> Policy:
+    def _admit(self, tracked: SupervisedProgram) -> Policy:
         """Refuse what cannot be reloaded now, else return its settings."""
         if self.supervised.stopping:
             raise Failure(Fault.SHUTDOWN_STATE, "supervisord is shutting down or reloading itself")
@@ -539,22 +542,24 @@ class Reloads:
             )
         return self.policy(tracked)
 
-    def _cause(self, tracked: Tracked) -> str:
+    def _cause(self, tracked: SupervisedProgram) -> str:
         """Return why a program does not come up, where its command tells."""
         family = servers.named(tracked.program)
         why = family.down(tracked.program) if family is not None else ""
         return f": {why}" if why else ""
 
-    def _boots(self, tracked: Tracked) -> Optional[Family]:
+    def _boots(self, tracked: SupervisedProgram) -> Optional[Family]:
         """Return the family of a server that has no workers yet."""
         current = tracked.current()
         return servers.booting(self.world, current) if current is not None else None
 
-    def _too_early(self, tracked: Tracked, family: Family) -> Failure:
+    def _too_early(self, tracked: SupervisedProgram, family: Family) -> Failure:
         lacking = family.lacks(tracked.program)
         return Failure(Fault.STILL_STARTING, f"{tracked.name} (pid {tracked.pid}) has no {lacking}")
 
-    def _look_at_pidfile(self, tracked: Tracked, reload: Reload, old: Any, policy: Policy) -> None:
+    def _look_at_pidfile(
+        self, tracked: SupervisedProgram, reload: Reload, old: Any, policy: Policy
+    ) -> None:
         """Say what is wrong with the pidfile; it is a hint, and never believed alone."""
         if policy.pidfile is None:
             return
@@ -569,7 +574,7 @@ class Reloads:
                 f"({old.master}); going by who holds its sockets"
             )
 
-    def _must_be_alone(self, tracked: Tracked, old: Any) -> None:
+    def _must_be_alone(self, tracked: SupervisedProgram, old: Any) -> None:
         elders = tracked.living_elders()
         if elders:
             raise Failure(
@@ -580,7 +585,7 @@ class Reloads:
         for successor in tracked.successors():
             raise servers.foreign(tracked.name, successor, old.master)
 
-    def _must_be_heard(self, tracked: Tracked, old: Any) -> None:
+    def _must_be_heard(self, tracked: SupervisedProgram, old: Any) -> None:
         """Refuse to wait for a READY=1 that cannot come."""
         sockets = self.supervised.notify_sockets
         trouble, path = sockets.trouble(tracked.name), sockets.path(tracked.name)
@@ -595,13 +600,15 @@ class Reloads:
                 f"NOTIFY_SOCKET; start it once more: supervisorctl restart {tracked.name}",
             )
 
-    def _survey(self, tracked: Tracked, strategy: Optional[str] = None) -> Optional[Found]:
+    def _survey(
+        self, tracked: SupervisedProgram, strategy: Optional[str] = None
+    ) -> Optional[Found]:
         try:
             return self._seen(tracked, strategy)
         except servers.Ambiguous:
             return None
 
-    def _seen(self, tracked: Tracked, strategy: Optional[str]) -> Optional[Found]:
+    def _seen(self, tracked: SupervisedProgram, strategy: Optional[str]) -> Optional[Found]:
         """Return what runs of a program.
 
         :raises Ambiguous: when that cannot be told.
@@ -627,7 +634,7 @@ class Reloads:
         return "; its workers may be of either release" if kept else "; its workers are new ones"
 
     def _close(
-        self, tracked: Tracked, old: Any, end_capture: Callable[[], None]
+        self, tracked: SupervisedProgram, old: Any, end_capture: Callable[[], None]
     ) -> Callable[[Reload], None]:
         def close(reload: Reload) -> None:
             end_capture()
@@ -651,7 +658,7 @@ class Reloads:
 
         return close
 
-    def _give_up(self, tracked: Tracked, server: Any) -> Callable[[Reload], None]:
+    def _give_up(self, tracked: SupervisedProgram, server: Any) -> Callable[[Reload], None]:
         """Return what ends a successor that comes late, if one was asked for."""
 
         def give_up(reload: Reload) -> None:
@@ -661,7 +668,7 @@ class Reloads:
 
         return give_up
 
-    def _follow_up(self, tracked: Tracked) -> None:
+    def _follow_up(self, tracked: SupervisedProgram) -> None:
         """Do the one reload that was asked for by HUPs during another."""
         try:
             self.start(tracked)
@@ -698,11 +705,11 @@ class Reloads:
                 return
         self._batches.remove(batch)
 
-    def _refuse(self, tracked: Tracked, reload: Reload, failure: Failure) -> None:
+    def _refuse(self, tracked: SupervisedProgram, reload: Reload, failure: Failure) -> None:
         reload.serving = self.serving(tracked)
         reload.abandon(failure)
 
-    def _must_go_on(self, batch: Batch, tracked: Tracked) -> None:
+    def _must_go_on(self, batch: Batch, tracked: SupervisedProgram) -> None:
         for before, reload in batch.results[:-1]:
             failed = reload.done and reload.outcome is not Outcome.SUCCEEDED
             if before.group == tracked.group and failed:

@@ -26,7 +26,7 @@ from supervisor_hotreload.plugin.events import (
 from supervisor_hotreload.plugin.log import Log
 from supervisor_hotreload.plugin.loop import Tick
 from supervisor_hotreload.plugin.notify_socket import NotifySockets
-from supervisor_hotreload.plugin.program import Desk, Tracked
+from supervisor_hotreload.plugin.program import Observer, SupervisedProgram
 from supervisor_hotreload.plugin.record import Proofs, Record
 from supervisor_hotreload.system.subreaper import become_subreaper
 from supervisor_hotreload.system.world import World
@@ -42,11 +42,11 @@ class SeamMissing(Exception):
     """This supervisord is not one that hotreload knows how to work with."""
 
 
-class Supervised:
+class Supervisord:
     """One running supervisord.
 
     :param supervisord: supervisor's Supervisor.
-    :param desk: told what happens to programs.
+    :param observer: told what happens to programs.
     :param step: called at every tick while the tick is on.
     :raises SeamMissing: with one line that names what supervisord lacks.
     """
@@ -55,7 +55,7 @@ class Supervised:
         self,
         supervisord: Any,
         world: World,
-        desk: Desk,
+        observer: Observer,
         step: Callable[[], None],
         use_subreaper: bool = True,
     ) -> None:
@@ -72,9 +72,9 @@ class Supervised:
         self.tick = Tick(self.options.get_socket_map(), self.logger, step)
         self.notify_sockets = NotifySockets(self.options, world.notices)
         self._world = world
-        self._desk = desk
+        self._observer = observer
         self._use_subreaper = use_subreaper
-        self._tracked: dict[int, Tracked] = {}
+        self._tracked: dict[int, SupervisedProgram] = {}
         path = beside_pidfile(self.options, ".hotreload.record") if self.options.pidfile else ""
         self._record = Record(path)
         self._recording = False
@@ -109,14 +109,14 @@ class Supervised:
 
     # -- programs
 
-    def groups(self) -> dict[str, list[Tracked]]:
+    def groups(self) -> dict[str, list[SupervisedProgram]]:
         """Return every program by group, in supervisord's own order of start."""
         return {
             group.config.name: self.members(group.config.name)
             for group in sorted(self.supervisord.process_groups.values())
         }
 
-    def members(self, name: str) -> list[Tracked]:
+    def members(self, name: str) -> list[SupervisedProgram]:
         """Return the programs of group *name*, by priority and name.
 
         :raises KeyError: when there is no such group.
@@ -125,7 +125,7 @@ class Supervised:
         processes.sort(key=lambda process: (process.config.priority, process.config.name))
         return [self._tracked[id(process)] for process in processes if id(process) in self._tracked]
 
-    def member(self, group: str, name: str) -> Tracked:
+    def member(self, group: str, name: str) -> SupervisedProgram:
         """Return one program.
 
         :raises KeyError: when there is none of that name.
@@ -144,7 +144,7 @@ class Supervised:
         if hasattr(group, "event_buffer"):
             return  # an event listener pool: supervisord talks to these over pipes
         for process in group.processes.values():
-            self._tracked[id(process)] = Tracked(process, self._world, self._desk)
+            self._tracked[id(process)] = SupervisedProgram(process, self._world, self._observer)
 
     def _take_on_listener(self, pool: Any) -> None:
         make_findable(pool)
@@ -214,13 +214,15 @@ class Supervised:
                     f"is killed the next one adopts only what it can tell without one"
                 )
 
-    def _find_orphan(self, tracked: Tracked, recorded: Proofs, strays: list[orphans.Stray]) -> None:
+    def _find_orphan(
+        self, tracked: SupervisedProgram, recorded: Proofs, strays: list[orphans.Stray]
+    ) -> None:
         """Take what an earlier supervisord has left of a program, instead of a second copy."""
         try:
-            if not self._desk.adopts_orphans(tracked):
+            if not self._observer.adopts_orphans(tracked):
                 return
             process = orphans.find(
-                self._world, tracked, recorded, strays, self._desk.strategy(tracked)
+                self._world, tracked, recorded, strays, self._observer.strategy(tracked)
             )
             if process is None:
                 return
@@ -231,7 +233,7 @@ class Supervised:
                 f"hotreload: {tracked.name}: {process} was left by an earlier supervisord and is "
                 f"adopted by watching; its exit status will not be known"
             )
-            self._desk.orphan_taken(tracked)
+            self._observer.orphan_taken(tracked)
         except LookupError as doubt:
             self.logger.warn(f"hotreload: {tracked.name}: not adopted: {doubt}")
         except Failure:
@@ -314,14 +316,16 @@ class Supervised:
 
         options.cleanup = hooked_cleanup
 
-    def _by_name(self, env: dict[str, str]) -> Optional[Tracked]:
+    def _by_name(self, env: dict[str, str]) -> Optional[SupervisedProgram]:
         """Return the program whose names supervisord has put into *env*."""
         try:
             return self.member(env["SUPERVISOR_GROUP_NAME"], env["SUPERVISOR_PROCESS_NAME"])
         except KeyError:
             return None
 
-    def capture(self, tracked: Tracked, sink: Callable[[str], None]) -> Callable[[], None]:
+    def capture(
+        self, tracked: SupervisedProgram, sink: Callable[[str], None]
+    ) -> Callable[[], None]:
         """Let *sink* have every line of all that the program prints from now on.
 
         :return: a function that ends it.

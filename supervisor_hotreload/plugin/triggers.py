@@ -12,8 +12,8 @@ from supervisor_hotreload.core.model import Failure, Triggers
 from supervisor_hotreload.core.names import matches
 from supervisor_hotreload.core.text import LONGEST
 from supervisor_hotreload.plugin.events import unheard
-from supervisor_hotreload.plugin.program import Tracked
-from supervisor_hotreload.plugin.service import Reloads
+from supervisor_hotreload.plugin.program import SupervisedProgram
+from supervisor_hotreload.plugin.service import ReloadService
 from supervisor_hotreload.plugin.supervisord import beside_pidfile
 from supervisor_hotreload.servers.settings import PREFIX, Settings
 from supervisor_hotreload.system import process as identity
@@ -44,7 +44,7 @@ class TriggerTable:
     :param reloads: where reloads are asked for.
     """
 
-    def __init__(self, reloads: Reloads) -> None:
+    def __init__(self, reloads: ReloadService) -> None:
         self.reloads = reloads
         self._remarks: dict[str, Remark] = {}
         self._settings = Settings()
@@ -90,20 +90,20 @@ class TriggerTable:
             for name in supervised.listeners()
         ]
 
-    def note(self, tracked: Tracked, trigger: str, wait: float, failure: str) -> None:
+    def note(self, tracked: SupervisedProgram, trigger: str, wait: float, failure: str) -> None:
         """Take note of what the listener does; 0 seconds until the next attempt: it has begun."""
         if wait == 0:
             self.reloads.supervised.logger.info(f"hotreload: {tracked.name}: {trigger}")
         attempt = time.monotonic() + wait if wait >= 0 else 0.0
         self._remarks[tracked.name] = Remark(trigger[:LONGEST], attempt, failure[:LONGEST])
 
-    def remark(self, tracked: Tracked) -> dict[str, Any]:
+    def remark(self, tracked: SupervisedProgram) -> dict[str, Any]:
         """Return what the listener has said of a program, as part of a reload info."""
         return self._remarks.get(tracked.name, Remark()).shown()
 
     # -- what the configuration tells
 
-    def _update(self, members: list[Tracked]) -> None:
+    def _update(self, members: list[SupervisedProgram]) -> None:
         """Find out what has changed since it was last asked."""
         before, trouble = self._settings, self._trouble
         try:
@@ -121,7 +121,7 @@ class TriggerTable:
                 self._marks[tracked.name] = mark
                 self._changed[tracked.name] = self._number
 
-    def _fix(self, members: list[Tracked]) -> None:
+    def _fix(self, members: list[SupervisedProgram]) -> None:
         errors = [self._trouble] if self._trouble else []
         self._fixed = {
             tracked.name: self._fixed_of(tracked, members, errors) for tracked in members
@@ -129,7 +129,9 @@ class TriggerTable:
         self._errors = list(dict.fromkeys(errors + self._settings.errors()))
         self._marks.clear()
 
-    def _fixed_of(self, tracked: Tracked, members: list[Tracked], errors: list[str]) -> Fixed:
+    def _fixed_of(
+        self, tracked: SupervisedProgram, members: list[SupervisedProgram], errors: list[str]
+    ) -> Fixed:
         process = str(tracked.process.config.name)
         triggers, bad = self._settings.triggers(tracked.group, process)
         where = f"[{PREFIX}{tracked.name}]"
@@ -153,7 +155,7 @@ class TriggerTable:
 
     # -- how things are
 
-    def _mark(self, tracked: Tracked) -> Any:
+    def _mark(self, tracked: SupervisedProgram) -> Any:
         """Return what changes when the row of a program does."""
         name = tracked.name
         latest = self.reloads.announcer.latest(name)
@@ -167,7 +169,7 @@ class TriggerTable:
             exits,
         )
 
-    def _row(self, tracked: Tracked) -> dict[str, Any]:
+    def _row(self, tracked: SupervisedProgram) -> dict[str, Any]:
         current = tracked.current()
         return {
             **self._fixed[tracked.name].struct,
@@ -189,7 +191,7 @@ class TriggerTable:
             rows.append({"name": spec, "count": count, "ago": min(ended, default=0.0)})
         return rows
 
-    def _latest(self, tracked: Tracked) -> dict[str, Any]:
+    def _latest(self, tracked: SupervisedProgram) -> dict[str, Any]:
         latest = self.reloads.announcer.latest(tracked.name)
         row: dict[str, Any] = {
             "active": self.reloads.driver.active(tracked.name) is not None,
@@ -217,7 +219,7 @@ class TriggerTable:
         return beside_pidfile(self.reloads.supervised.options, ".hotreload.json")
 
 
-def _meant(name: str, members: list[Tracked]) -> list[str]:
+def _meant(name: str, members: list[SupervisedProgram]) -> list[str]:
     return [t.name for t in members if matches(name, t.group, str(t.process.config.name))]
 
 
