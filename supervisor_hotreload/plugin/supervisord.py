@@ -16,7 +16,7 @@ from supervisor_hotreload.core.model import Failure
 from supervisor_hotreload.core.text import printable
 from supervisor_hotreload.plugin import orphans
 from supervisor_hotreload.plugin.compat import missing
-from supervisor_hotreload.plugin.events import (
+from supervisor_hotreload.plugin.listener_pools import (
     channel,
     hand_over,
     is_ours,
