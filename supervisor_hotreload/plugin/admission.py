@@ -179,7 +179,7 @@ class Admission:
         )
 
     def _must_have_one_generation(self, program: SupervisedProgram, old: Any) -> None:
-        previous = program.living_elders()
+        previous = program.previous_generations()
         if previous:
             raise Failure(
                 Fault.FOREIGN_SUCCESSOR,

@@ -23,7 +23,7 @@ Groups = Mapping[str, list[SupervisedProgram]]
 
 def serving(program: SupervisedProgram, survey: Survey, log: Log) -> str:
     """Return a sentence that says what serves now."""
-    if program.outlived:
+    if program.exit_is_held:
         return (
             f"nothing serves: pid {program.pid} of {program.name} finishes its requests, then "
             f"supervisord reports its exit and does as autorestart says"
@@ -56,7 +56,7 @@ def serving_after(
 
     :param old: the Generation that it was to replace.
     """
-    living = program.current() is not None and not program.outlived
+    living = program.current() is not None and not program.exit_is_held
     if reload.adopted and reload.fault is Fault.SUCCESSOR_EXITED and living:
         return (
             f"nothing serves: generation {program.generation} (pid {program.pid}) ends, "

@@ -8,15 +8,14 @@ from typing import Any
 
 from supervisor_hotreload import servers
 from supervisor_hotreload.core.model import Failure, Triggers
-from supervisor_hotreload.core.names import matches
-from supervisor_hotreload.core.text import LONGEST
+from supervisor_hotreload.core.text import LONGEST, matches
 from supervisor_hotreload.plugin.listener_pools import why_not_received
 from supervisor_hotreload.plugin.program import SupervisedProgram
 from supervisor_hotreload.plugin.service import ReloadService
 from supervisor_hotreload.plugin.structs import Struct, outcome_of
 from supervisor_hotreload.plugin.supervisord import beside_pidfile
 from supervisor_hotreload.servers.settings import PREFIX, Settings
-from supervisor_hotreload.system import process as identity
+from supervisor_hotreload.system.process import age_of
 
 DEFAULT = Triggers()
 
@@ -199,7 +198,7 @@ class TriggerTable:
             "statename": program.state,
             "pid": program.pid,
             "rights": [" ".join(map(str, ids)) for ids in program.rights],
-            "age": identity.age(tracked) if tracked is not None else 0.0,
+            "age": age_of(tracked) if tracked is not None else 0.0,
             "after": self._exits(program.name),
             "active": self._service.driver.active(program.name) is not None,
             "drains_on": self._drains_on(program.name),
