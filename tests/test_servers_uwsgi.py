@@ -180,7 +180,7 @@ def test_a_late_check_before_touches_nothing(house: House) -> None:
     before = workers(house)
     done = house.ctl("hotreload", "myapp")
     assert done.returncode != 0
-    assert "was not over in 1 s (check_timeout): " in done.stdout
+    assert "timed out after 1 s (check_timeout) waiting for check_before (" in done.stdout
     assert " | myapp)" in done.stdout
     assert workers(house) == before
     assert not [p for p in house.family() if p.name() == "sleep"]

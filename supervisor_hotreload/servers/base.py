@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Callable, Optional, TypeVar
 
 from supervisor_hotreload.core.model import Failure, Fault, Policy, Progress, Ready
+from supervisor_hotreload.core.text import there_are
 from supervisor_hotreload.servers.readiness import (
     BLIND,
     STEADY,
@@ -26,7 +27,7 @@ from supervisor_hotreload.servers.readiness import (
 )
 from supervisor_hotreload.system.command import ITSELF, RunAs
 from supervisor_hotreload.system.credentials import Ids, ids_of
-from supervisor_hotreload.system.endpoint import Endpoint
+from supervisor_hotreload.system.endpoint import endpoint_probe
 from supervisor_hotreload.system.process import Process, Unreadable, status_of
 from supervisor_hotreload.system.world import World
 
@@ -268,7 +269,7 @@ class Family:
             )
         return ACCEPTING, (
             f"ready = {ACCEPTING}: a worker counts from the moment when the listening socket is in "
-            f"its epoll set; there are {old.workers}"
+            f"its epoll set; {there_are(old.workers, 'worker')}"
         )
 
     def trial(self, world: World, old: Any, program: Program) -> Optional[Trial]:
@@ -461,7 +462,7 @@ def probe(
     """
     expected = max(expected, old.workers)
     has_workers = bool(old.children) or expected > 0
-    endpoint = partial(Endpoint, world, ready, rights=world.ids(old.master))
+    endpoint = partial(endpoint_probe, world, ready, world.ids(old.master))
     if not has_workers and ready.kind != "notify":  # it reloads in its own process
         alone = ready.kind == "settle"
         return Lasting(world, ready.seconds) if alone else endpoint(alone=True)

@@ -101,8 +101,8 @@ class Bake:
         self._workers = workers
         self._since = world.now()
 
-    def over(self, seconds: float) -> Optional[Readiness]:
-        """Return Readiness after *seconds*.
+    def over(self, seconds: float) -> Verdict:
+        """Return Readiness after *seconds*, before that how many remain.
 
         :raises Failure: BAKE_FAILED when one has died.
         """
@@ -113,9 +113,8 @@ class Bake:
                 Fault.BAKE_FAILED,
                 f"{dead[0]}, one of the {count} new workers of {self._master}, died",
             )
-        if self._world.now() - self._since < seconds:
-            return None
-        return Readiness(len(self._workers))
+        left = self._since + seconds - self._world.now()
+        return Progress.of_seconds(left) if left > 0 else Readiness(len(self._workers))
 
 
 class Heartbeat:
@@ -144,7 +143,7 @@ class Heartbeat:
         if beats and flipped == len(beats) and complete:
             return Readiness(flipped)
         total = max(self._expected, len(beats))
-        return Progress(f"{flipped}/{total} workers ready", flipped, total)
+        return Progress.of_workers(flipped, total)
 
 
 class Settle:

@@ -279,7 +279,7 @@ class Runner:
             told.get("pid") or told.get("pidfile"),
         )
 
-    def _check(self, master: Process) -> Optional[protocol.Check]:
+    def _check(self, master: Process) -> Optional[protocol.Judge]:
         if self._options.policy.check is None:
             return None
         from supervisor_hotreload.wrapper.check import CheckCommand  # tempfile takes memory
