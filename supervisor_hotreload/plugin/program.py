@@ -22,7 +22,7 @@ from supervisor.states import ProcessStates, getProcessStateDescription
 from supervisor_hotreload.core.model import Failure, Fault
 from supervisor_hotreload.plugin.exit_watch import UNKNOWN_STATUS, Watch
 from supervisor_hotreload.plugin.log import Log
-from supervisor_hotreload.servers import Family, Program, lineage
+from supervisor_hotreload.servers import AnyFamily, Program, lineage
 from supervisor_hotreload.servers.lineage import Lineage
 from supervisor_hotreload.system.credentials import NOBODY, Ids, ids_of
 from supervisor_hotreload.system.process import Process
@@ -279,7 +279,7 @@ class SupervisedProgram:
         if self._lineage.sockets:
             self._look_at = None
 
-    def remember(self, master: Process, family: Optional[Family] = None) -> None:
+    def remember(self, master: Process, family: Optional[AnyFamily] = None) -> None:
         """Remember the master of the running generation, which a shell may stand before."""
         self.note()
         if self._lineage is not None:
@@ -504,7 +504,7 @@ class SupervisedProgram:
         would go on serving what they have loaded. They are elders until they are gone.
         """
         known = {*self.elders, self.successor, self.current()}
-        asked = dead.family.farewell if dead.family is not None else "TERM"
+        asked = dead.family.orphan_signal if dead.family is not None else "TERM"
         for worker in lineage.workers_left(self._world, dead, self._taken, by_sockets=False):
             if asked and worker not in known:
                 self._world.signal(worker, asked)

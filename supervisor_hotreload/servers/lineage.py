@@ -17,10 +17,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Callable, NamedTuple, Optional, Protocol
+from typing import Callable, NamedTuple, Optional
 
-from supervisor_hotreload.servers.base import INTERPRETERS, own_name
-from supervisor_hotreload.servers.command_line import SHELLS
+from supervisor_hotreload.servers.base import AnyFamily
+from supervisor_hotreload.servers.command_line import INTERPRETERS, SHELLS, own_name
 from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.world import World
 
@@ -36,20 +36,6 @@ class Master(NamedTuple):
     image: int
     users: tuple[int, ...] = ()
     words: tuple[str, ...] = ()
-
-
-class Kin(Protocol):
-    """What a family of servers says of a process that holds its sockets."""
-
-    @property
-    def binaries(self) -> frozenset[str]: ...
-
-    @property
-    def farewell(self) -> str: ...
-
-    def leads(self, world: World, process: Process) -> bool: ...
-
-    def may_follow(self, world: World, process: Process) -> bool: ...
 
 
 @dataclass
@@ -74,7 +60,7 @@ class Lineage:
     masters: dict[Process, Master] = field(default_factory=dict)
     sockets: frozenset[int] = frozenset()
     workers: dict[Process, tuple[int, ...]] = field(default_factory=dict)
-    family: Optional[Kin] = None
+    family: Optional[AnyFamily] = None
     ours: bool = False
 
     @property
@@ -243,7 +229,7 @@ def is_successor(world: World, lineage: Lineage, process: Process) -> bool:
     family = lineage.family
     if not execed(world, process, lineage):
         return False
-    if family is not None and not family.may_follow(world, process):
+    if family is not None and not family.may_be_successor(world, process):
         return False
     try:
         if not lineage.sockets <= world.held(process):
@@ -258,13 +244,13 @@ def is_successor(world: World, lineage: Lineage, process: Process) -> bool:
 
 
 def _is_alone(
-    world: World, sockets: frozenset[int], process: Process, words: Sequence[str], family: Kin
+    world: World, sockets: frozenset[int], process: Process, words: Sequence[str], family: AnyFamily
 ) -> bool:
     """Tell whether a server whose command is hidden, or another, has just the *sockets* of the
     program: a sidecar that has inherited them by chance has one of its own."""
     if not world.children(process):
         return own_name(words) in family.binaries and world.held(process) == sockets
-    return family.leads(world, process) and held_together(world, process)[0] == sockets
+    return family.is_master(world, process) and held_together(world, process)[0] == sockets
 
 
 def workers_of(world: World, living: Lineage) -> list[Process]:
