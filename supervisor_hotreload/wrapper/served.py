@@ -15,8 +15,8 @@ from supervisor_hotreload.servers.lineage import (
     Inheritor,
     Lineage,
     find_inheritor,
+    orphaned_workers,
     successors,
-    workers_left,
 )
 from supervisor_hotreload.servers.readiness import Heartbeat
 from supervisor_hotreload.servers.recognition import Ambiguous, find_server
@@ -68,8 +68,8 @@ class Served:
     def know(self, master: Process) -> None:
         """Remember a master that was proven to be one, and what it holds."""
         with suppress(OSError):  # no descriptor is left, say
-            self._lineage.know(self._world, master)
-            self._lineage.record(self._world)
+            self._lineage.add_master(self._world, master)
+            self._lineage.refresh(self._world)
 
     # -- what it is
 
@@ -156,7 +156,7 @@ class Served:
 
     def forks(self) -> list[Process]:
         """Return what a master has left to us: workers, a successor not yet executed."""
-        return workers_left(self._world, self._lineage, lambda _: False)
+        return orphaned_workers(self._world, self._lineage, lambda _: False)
 
     def end_forks(self) -> None:
         """Let the workers of a master that was killed finish: they hold the port."""
