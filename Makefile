@@ -7,7 +7,7 @@ JOBS ?= 5
 # real processes on a busy machine: what fails is tried again, and that is printed
 RERUNS ?= 2
 DEMO := $(VENV)/demo
-PACKAGES := nginx haproxy unicorn
+PACKAGES := nginx haproxy unicorn puma
 
 .PHONY: demo packages test hups lint matrix bench servers faults clean
 

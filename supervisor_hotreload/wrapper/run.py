@@ -12,13 +12,14 @@ from typing import Callable, Optional, TypeVar
 from supervisor_hotreload.core import protocol
 from supervisor_hotreload.core.model import Failure, Fault, Phase
 from supervisor_hotreload.core.reload import Reload
-from supervisor_hotreload.servers.base import GUESS, foreign, must_hear
+from supervisor_hotreload.servers.base import GUESS, foreign_successor
 from supervisor_hotreload.servers.gunicorn import command as gunicorn_command
 from supervisor_hotreload.servers.gunicorn import family as gunicorn
-from supervisor_hotreload.servers.gunicorn.family import Generation
+from supervisor_hotreload.servers.gunicorn.family import GunicornGeneration
 from supervisor_hotreload.servers.lineage import Inheritor
+from supervisor_hotreload.servers.recognition import Ambiguous
 from supervisor_hotreload.servers.release_guard import ReleaseGuard
-from supervisor_hotreload.servers.roles import Ambiguous
+from supervisor_hotreload.servers.signals import must_not_be_stopped
 from supervisor_hotreload.system.credentials import ids_of
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
@@ -260,9 +261,9 @@ class Runner:
             raise Failure(Fault.NOT_RELOADABLE, f"{error}; nothing was sent") from None
         server: protocol.Server
         if old is not None and not self._inherits:
-            must_hear(self._world, self._options.name, old.master)
+            must_not_be_stopped(self._world, self._options.name, old.master)
             for successor in self._served.successors():
-                raise foreign(self._options.name, successor, old.master)
+                raise foreign_successor(self._options.name, successor, old.master)
             if not old.readable and policy.ready.kind == "heartbeat":
                 policy = replace(policy, ready=GUESS)
             master, program = old.master, self._served.program
@@ -287,7 +288,7 @@ class Runner:
         it is given and keeps a copy, so that its own re-exec does not find it any more."""
         return bool(self._listening.descriptors) or "fd://" in self._options.line
 
-    def _overlap(self, old: Optional[Generation]) -> Overlap:
+    def _overlap(self, old: Optional[GunicornGeneration]) -> Overlap:
         told = gunicorn_command.options(self._options.line)
         return Overlap(
             self._world,
