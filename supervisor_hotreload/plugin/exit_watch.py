@@ -8,7 +8,7 @@ import traceback
 from typing import Any, Callable, Optional
 
 from supervisor_hotreload.plugin.log import Log
-from supervisor_hotreload.system.process import Process, alive
+from supervisor_hotreload.system.process import Process, is_alive
 
 UNKNOWN_STATUS = 255 << 8
 """The wait status that is reported: the real one went to another parent. It counts
@@ -75,7 +75,7 @@ class Watch:
 
     def _look(self) -> None:
         try:
-            if self._open and not alive(self._process):
+            if self._open and not is_alive(self._process):
                 self.close()
                 self._on_exit()
         except Exception:  # noqa: BLE001 - it would end supervisord

@@ -28,7 +28,7 @@ from supervisor_hotreload.plugin.loop import Tick
 from supervisor_hotreload.plugin.notify_socket import NotifySockets
 from supervisor_hotreload.plugin.program import Observer, SupervisedProgram
 from supervisor_hotreload.plugin.record import Proofs, Record
-from supervisor_hotreload.system.subreaper import become_subreaper
+from supervisor_hotreload.system.linux import become_subreaper
 from supervisor_hotreload.system.world import World
 
 ORPHANS_AT_ONCE = 100
@@ -228,7 +228,7 @@ class Supervisord:
                 return
             pipes = orphans.reopen_pipes(process, tracked.process.config.redirect_stderr)
             tracked.take_orphan(process, orphans.started_at(process), pipes)
-            tracked.elders += orphans.before(self._world, recorded, process)
+            tracked.previous += orphans.before(self._world, recorded, process)
             self.logger.warn(
                 f"hotreload: {tracked.name}: {process} was left by an earlier supervisord and is "
                 f"adopted by watching; its exit status will not be known"
