@@ -208,7 +208,7 @@ def test_a_strategy_that_it_has_not_is_refused(house: House) -> None:
     before = workers(house)
     for option, words in {
         "--brutal": "with die-on-term that stops it",
-        "--brutal --strategy graceful": "one strategy, please (given: brutal, graceful)",
+        "--brutal --strategy graceful": "a reload has one strategy: brutal and graceful clash",
         "--strategy=upgrade": "its family is uwsgi (graceful, chain, brutal); nothing was sent",
         "--strategy=chain": "needs lazy-apps",
         "--strategy=magic": "none of",
