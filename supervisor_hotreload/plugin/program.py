@@ -125,7 +125,7 @@ class SupervisedProgram:
         self.process = process
         self.generation = 1
         self.successor: Optional[Process] = None
-        self.elders: list[Process] = []
+        self.previous: list[Process] = []
         self.notify_socket = ""
         self.given_socket: Optional[str] = None
         """What the running process was given; None where an earlier supervisord started it."""
@@ -157,7 +157,7 @@ class SupervisedProgram:
         return known is not None and known.tracked.pid == self.pid and self._watch is not None
 
     @property
-    def outlived(self) -> bool:
+    def exit_is_held(self) -> bool:
         """Tell whether the program is dead but for a rest of it that ends, too."""
         return self._kept is not None
 
@@ -219,10 +219,10 @@ class SupervisedProgram:
         """Return the process that supervisord tracks."""
         return self._world.lookup(self.pid) if self.pid else None
 
-    def living_elders(self) -> list[Process]:
+    def previous_generations(self) -> list[Process]:
         """Return what still lives of the generations before the tracked one."""
-        self.elders = [elder for elder in self.elders if self._world.alive(elder)]
-        return list(self.elders)
+        self.previous = [elder for elder in self.previous if self._world.alive(elder)]
+        return list(self.previous)
 
     # -- adoption
 
@@ -293,10 +293,10 @@ class SupervisedProgram:
         tracked one, its successor, those before it that drain."""
         sockets = self._lineage.sockets if self._lineage is not None else frozenset()
         current = self.current()
-        found = [current] if current is not None and not self.outlived else []
+        found = [current] if current is not None and not self.exit_is_held else []
         if self.successor is not None:
             found.append(self.successor)
-        found += [elder for elder in self.living_elders() if elder not in found]
+        found += [elder for elder in self.previous_generations() if elder not in found]
         return [(process, sockets) for process in found]
 
     def adopt(self, new: Process) -> None:
@@ -326,7 +326,7 @@ class SupervisedProgram:
         if old is None:
             self._take(Lineage(new, new.start))
             return
-        self.elders.extend({old.tracked, *old.masters})
+        self.previous.extend({old.tracked, *old.masters})
         self._past.update(dict.fromkeys((old.tracked, *old.masters), old))
         if new in old.masters:
             self._take(replace(old, tracked=new))
@@ -406,7 +406,7 @@ class SupervisedProgram:
         code = os.waitstatus_to_exitcode(sts)
         how = f"exit status {code}" if code >= 0 else f"terminated by signal {-code}"
         self.logger.info(f"hotreload: {self.name}: the old generation (pid {pid}) ended ({how})")
-        elder = next((elder for elder in self.elders if elder.pid == pid), None)
+        elder = next((elder for elder in self.previous if elder.pid == pid), None)
         dead = self._past.pop(elder, None) if elder is not None else None
         if code < 0 and dead is not None:
             self._guarded(lambda: self._dismiss_orphans(dead), None)
@@ -430,7 +430,7 @@ class SupervisedProgram:
             others = self._guarded(lambda: self._others(sig), [])
             result = kill(sig)
             if self.process.state == ProcessStates.STOPPING:
-                self.elders += [other for other in others if other not in self.elders]
+                self.previous += [other for other in others if other not in self.previous]
                 self._guarded(lambda: self._observer.stopped(self, "stopped by an operator"), None)
                 self._guarded(lambda: self._end_all(others, sig), None)
             return result
@@ -479,7 +479,7 @@ class SupervisedProgram:
         ending = bool(self.process.killing)
         seen = [self.successor] if self.successor is not None else []
         if ending:  # STOPPED has to wait for them all
-            seen += self.living_elders()
+            seen += self.previous_generations()
         exited = os.WIFEXITED(status)
         found = lineage.find_inheritor(self._world, self._lineage, seen, self._taken, exited)
         if found is None:
@@ -489,7 +489,7 @@ class SupervisedProgram:
         if inheritor not in dead.masters:  # else only a shell is gone
             self._observer.inherited(self)
             self._dismiss_orphans(dead)
-        self.elders = [elder for elder in self.elders if elder != inheritor]
+        self.previous = [elder for elder in self.previous if elder != inheritor]
         if ending:
             self._end_all([inheritor], self.process.config.stopsignal)
         else:
@@ -503,12 +503,12 @@ class SupervisedProgram:
         """Let the workers that a killed master has left finish what they have, and end: they
         would go on serving what they have loaded. They are elders until they are gone.
         """
-        known = {*self.elders, self.successor, self.current()}
+        known = {*self.previous, self.successor, self.current()}
         asked = dead.family.farewell if dead.family is not None else "TERM"
         for worker in lineage.workers_left(self._world, dead, self._taken, by_sockets=False):
             if asked and worker not in known:
                 self._world.signal(worker, asked)
-                self.elders.append(worker)
+                self.previous.append(worker)
 
     def successors(self) -> list[Process]:
         """Return the successors that the tracked generation has forked."""
@@ -530,7 +530,7 @@ class SupervisedProgram:
             return False
         orphaned = lineage.workers_left(self._world, self._lineage, self._taken)
         self._end_all(orphaned, signal.SIGTERM)
-        left = self.living_elders() + orphaned
+        left = self.previous_generations() + orphaned
         left = [process for process in left if process.pid != pid]
         if not left:
             return False
@@ -542,7 +542,7 @@ class SupervisedProgram:
                 f"spawned, once {names} of it is gone and holds the port no more"
             )
         self._kept.rungs = 0  # the one that is tracked now has heard nothing yet
-        self.elders = left[1:]
+        self.previous = left[1:]
         self._let_go(gone=True)
         self._take(replace(self._lineage, tracked=left[0]))
         return True
@@ -573,7 +573,7 @@ class SupervisedProgram:
     def end_previous(self) -> None:
         """End what is left of earlier generations, which nobody retires any more."""
         now = self._world.now()
-        for process in self.living_elders():
+        for process in self.previous_generations():
             self._ending.setdefault(process, Kept(0, now))
         self._go_on_ending(now)
 
@@ -607,7 +607,7 @@ class SupervisedProgram:
             if age > after and kept.rungs == number:
                 kept.rungs += 1
                 current = self.current()
-                self._end_all([*self.living_elders(), *([current] if current else [])], sig)
+                self._end_all([*self.previous_generations(), *([current] if current else [])], sig)
 
     def give_up_on_successor(self, before: Container[Process]) -> None:
         """End a successor that comes although the reload has stopped waiting for it.
@@ -631,7 +631,7 @@ class SupervisedProgram:
 
         SIGKILL lets a master tell its workers nothing: they count as others then.
         """
-        others = self.living_elders() + self.successors()
+        others = self.previous_generations() + self.successors()
         if self.successor is not None and self.successor not in others:
             others.append(self.successor)
         if sig == signal.SIGKILL and self._lineage is not None:

@@ -192,7 +192,7 @@ class ReloadService:
 
     def serving(self, tracked: SupervisedProgram) -> str:
         """Return a sentence that says what serves now."""
-        if tracked.outlived:
+        if tracked.exit_is_held:
             return (
                 f"nothing serves: what is left of {tracked.name} (pid {tracked.pid}) finishes what "
                 f"it has, then supervisord reports its exit and does as autorestart says"
@@ -576,11 +576,11 @@ class ReloadService:
             )
 
     def _must_be_alone(self, tracked: SupervisedProgram, old: Any) -> None:
-        elders = tracked.living_elders()
-        if elders:
+        previous = tracked.previous_generations()
+        if previous:
             raise Failure(
                 Fault.FOREIGN_SUCCESSOR,
-                f"an older generation ({elders[0]}) of {tracked.name} still lives",
+                f"an older generation ({previous[0]}) of {tracked.name} still lives",
             )
         servers.must_hear(self.world, tracked.name, old.master)
         for successor in tracked.successors():
@@ -651,7 +651,7 @@ class ReloadService:
             ends = reload.adopted and reload.fault is Fault.SUCCESSOR_EXITED
             if reload.adopted and reload.fault in (Fault.INTERNAL, Fault.NOT_RELOADABLE):
                 tracked.end_previous()  # an error has kept it from being retired
-            if ends and not tracked.outlived and tracked.current() is not None:
+            if ends and not tracked.exit_is_held and tracked.current() is not None:
                 reload.serving = (
                     f"nothing serves: generation {tracked.generation} (pid {tracked.pid}) ends, "
                     f"then supervisord does as autorestart says"

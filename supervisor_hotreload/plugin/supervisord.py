@@ -228,7 +228,7 @@ class Supervisord:
                 return
             pipes = orphans.reopen_pipes(process, tracked.process.config.redirect_stderr)
             tracked.take_orphan(process, orphans.started_at(process), pipes)
-            tracked.elders += orphans.before(self._world, recorded, process)
+            tracked.previous += orphans.before(self._world, recorded, process)
             self.logger.warn(
                 f"hotreload: {tracked.name}: {process} was left by an earlier supervisord and is "
                 f"adopted by watching; its exit status will not be known"
