@@ -16,7 +16,7 @@ import pytest
 from supervisor_hotreload.core.model import Ready
 from supervisor_hotreload.servers.settings import BadSetting, Settings
 from supervisor_hotreload.system import endpoint as endpoints
-from supervisor_hotreload.system.credentials import Ids
+from supervisor_hotreload.system.credentials import OWN
 from supervisor_hotreload.system.endpoint import endpoint_probe
 from supervisor_hotreload.system.exchange import Exchange
 from supervisor_hotreload.system.http_answer import judged
@@ -24,8 +24,6 @@ from supervisor_hotreload.system.linux import refuse_descriptors
 from supervisor_hotreload.system.process import lookup
 from supervisor_hotreload.system.world import World
 from tests.house import House
-
-OWN = Ids.of_user(os.geteuid(), os.getegid())
 
 SLOW = 0.8
 """Seconds until the slow answer comes; the patience in these tests is 0.5 s at first."""
