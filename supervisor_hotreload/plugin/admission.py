@@ -13,7 +13,7 @@ from supervisor_hotreload.plugin.program import SupervisedProgram
 from supervisor_hotreload.plugin.settings_file import SettingsFile
 from supervisor_hotreload.plugin.supervisord import Supervisord
 from supervisor_hotreload.plugin.survey import Survey
-from supervisor_hotreload.servers import AUTO, Family, Found
+from supervisor_hotreload.servers import AUTO, AnyFamily, Found
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
 
@@ -51,7 +51,7 @@ class Plan:
     """
 
     program: SupervisedProgram
-    family: Family
+    family: AnyFamily
     old: Any
     policy: Policy
     successor: Optional[Process] = None
@@ -81,7 +81,7 @@ class Admission:
         A server that still boots is included: its reload is refused with the reason.
         """
         if program.starting:
-            return servers.named(program.program) is not None
+            return servers.family_by_command(program.program) is not None
         return program.running and (
             self._survey.found(program) is not None or self._survey.booting(program) is not None
         )
@@ -100,7 +100,7 @@ class Admission:
         if policy.ready.kind == "notify":
             self._must_have_notify_socket(program, old)
         if policy.strategy == AUTO:
-            best = family.strategy(self._world, old, configured)
+            best = family.best_strategy(self._world, old, configured)
             policy = replace(policy, strategy=best)
         family.admit(self._world, old, policy, configured)
         ready, why = family.readiness(old, policy)
@@ -123,7 +123,7 @@ class Admission:
         policy = self._policy(program)
         return Plan(program, found.family, found.old, policy, successor, (remark,))
 
-    def too_early(self, program: SupervisedProgram, family: Family) -> Failure:
+    def too_early(self, program: SupervisedProgram, family: AnyFamily) -> Failure:
         """Return the refusal of a reload whose server still boots."""
         lacking = family.lacks(program.program)
         return Failure(Fault.STILL_STARTING, f"{program.name} (pid {program.pid}) has no {lacking}")
@@ -133,8 +133,8 @@ class Admission:
             raise Failure(Fault.SHUTDOWN_STATE, "supervisord is shutting down or reloading itself")
         if program.running:
             return
-        family = servers.named(program.program)
-        why = family.down(program.program) if family is not None else ""
+        family = servers.family_by_command(program.program)
+        why = family.why_not_running(program.program) if family is not None else ""
         cause = f": {why}" if why else ""
         fault, yet = (Fault.STILL_STARTING, " yet") if program.starting else (Fault.NOT_RUNNING, "")
         raise Failure(fault, f"{program.name} is {program.state}, not RUNNING{yet}{cause}")
@@ -142,7 +142,7 @@ class Admission:
     def _policy(self, program: SupervisedProgram) -> Policy:
         """Return the settings of a program, with the pidfile that its own command names."""
         policy = self._settings.policy(program)
-        family = servers.named(program.program)
+        family = servers.family_by_command(program.program)
         if policy.pidfile is None and family is not None:
             return replace(policy, pidfile=family.pidfile(program.program))
         return policy
@@ -186,9 +186,9 @@ class Admission:
                 f"a previous generation ({previous[0]}) of {program.name} still lives: wait "
                 f"until it has drained, then reload again",
             )
-        servers.must_hear(self._world, program.name, old.master)
+        servers.must_not_be_stopped(self._world, program.name, old.master)
         for successor in program.successors():
-            raise servers.foreign(program.name, successor, old.master)
+            raise servers.foreign_successor(program.name, successor, old.master)
 
     def _must_have_notify_socket(self, program: SupervisedProgram, old: Any) -> None:
         """Refuse to wait for a READY=1 that cannot come."""
@@ -207,7 +207,7 @@ class Admission:
 
     # -- remarks
 
-    def _strategy_remark(self, family: Family, policy: Policy) -> str:
+    def _strategy_remark(self, family: AnyFamily, policy: Policy) -> str:
         """Return what the strategy does, where the family has a choice or no way back."""
         chosen = family.strategies[policy.strategy]
         if not chosen.in_place and len(family.strategies) == 1:

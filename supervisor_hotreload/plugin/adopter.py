@@ -10,8 +10,8 @@ from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
 
 
-class Adopter:
-    """Lets supervisord adopt the successor of one program (protocol.Keeper)."""
+class ProgramAdopter:
+    """Lets supervisord adopt the successor of one program (protocol.Adopter)."""
 
     def __init__(self, reload: Reload, program: SupervisedProgram, world: World) -> None:
         self._reload = reload

@@ -13,7 +13,7 @@ from supervisor_hotreload.core.protocol import Steps
 from supervisor_hotreload.core.reload import Reload
 from supervisor_hotreload.core.text import TRACEBACK
 from supervisor_hotreload.plugin.admission import Plan
-from supervisor_hotreload.plugin.adopter import Adopter
+from supervisor_hotreload.plugin.adopter import ProgramAdopter
 from supervisor_hotreload.plugin.check_command import CheckCommand
 from supervisor_hotreload.plugin.program import SupervisedProgram
 from supervisor_hotreload.system.world import World
@@ -41,7 +41,7 @@ def steps(world: World, plan: Plan, reload: Reload) -> Steps:
     check = None
     if policy.check is not None:
         check = CheckCommand(program.process, program.name, policy.check, plan.old.master)
-    adopter = Adopter(reload, program, world)
+    adopter = ProgramAdopter(reload, program, world)
     if plan.successor is not None:
         server = plan.family.server(world, plan.old, policy, program.program)
         server.expect(plan.successor)
@@ -51,11 +51,12 @@ def steps(world: World, plan: Plan, reload: Reload) -> Steps:
         reload.new_pid = plan.old.master.pid
 
     def begin() -> Steps:  # after the trial: the server is looked at as it is by then
-        server = plan.family.server(world, plan.old, policy, program.program)
         if plan.in_place:
-            server.heard = reload.output
-            yield from protocol.in_place(server, policy, adopter.commit, check)
+            renewal = plan.family.in_place(world, plan.old, policy, program.program)
+            renewal.output = reload.output
+            yield from protocol.in_place(renewal, policy, adopter.commit, check)
         else:
+            server = plan.family.server(world, plan.old, policy, program.program)
             reload.when_ended(_ends_late_successor(program, server))
             yield from protocol.reload(server, policy, adopter, check)
 
@@ -82,7 +83,7 @@ def trial(world: World, plan: Plan, reload: Reload) -> Optional[CheckCommand]:
                 f"write check_before = COMMAND",
             )
         if default is None:
-            why = plan.family.untried(old)
+            why = plan.family.why_no_trial(old)
             if why:
                 reload.say(
                     f"warning: {program.name}: the release is not tried before the reload: "

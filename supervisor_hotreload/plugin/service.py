@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Optional
 
+from supervisor_hotreload.core.driver import Driver
 from supervisor_hotreload.core.model import Failure, Fault
-from supervisor_hotreload.core.reload import Driver, Reload
+from supervisor_hotreload.core.reload import Reload
 from supervisor_hotreload.plugin import report
 from supervisor_hotreload.plugin.admission import NO_OVERRIDES, Admission, Overrides
 from supervisor_hotreload.plugin.batch import Batch

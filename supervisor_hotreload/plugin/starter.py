@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Callable
 
+from supervisor_hotreload.core.driver import Driver
 from supervisor_hotreload.core.model import Failure, Fault, Outcome
-from supervisor_hotreload.core.reload import Driver, Reload
+from supervisor_hotreload.core.reload import Reload
 from supervisor_hotreload.plugin import builder, report
 from supervisor_hotreload.plugin.admission import Admission, Overrides, Plan
 from supervisor_hotreload.plugin.events import Announcer
@@ -77,7 +78,7 @@ class Starter:
 
         :raises Failure: when it is refused, and nothing else: no reload stays half begun.
         """
-        reload.take_up()
+        reload.restart_clock()
         try:
             self._run(self._admission.admit(program, overrides), reload)
         except Exception as error:  # noqa: BLE001 - whatever it is, it refuses this reload only

@@ -9,7 +9,7 @@ from supervisor_hotreload import servers
 from supervisor_hotreload.core.model import Failure
 from supervisor_hotreload.plugin.program import SupervisedProgram
 from supervisor_hotreload.plugin.settings_file import SettingsFile
-from supervisor_hotreload.servers import AUTO, Family, Found
+from supervisor_hotreload.servers import AUTO, AnyFamily, Found
 from supervisor_hotreload.system.world import World
 
 
@@ -48,7 +48,7 @@ class Survey:
         except servers.Ambiguous:
             return None
 
-    def booting(self, program: SupervisedProgram) -> Optional[Family]:
+    def booting(self, program: SupervisedProgram) -> Optional[AnyFamily]:
         """Return the family of a server that runs and has no workers yet."""
         tracked = program.current()
-        return servers.booting(self._world, tracked) if tracked is not None else None
+        return servers.booting_family(self._world, tracked) if tracked is not None else None

@@ -183,7 +183,7 @@ class TriggerTable:
             "name": program.name,
             "group": program.group,
             "process": process,
-            "likely": listed and servers.named(program.program) is not None,
+            "likely": listed and servers.family_by_command(program.program) is not None,
             "triggers": _changed_triggers(triggers),
         }
         return Configured(struct, after)
