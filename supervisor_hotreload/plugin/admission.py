@@ -68,10 +68,10 @@ class Admission:
     """Admits or refuses reloads. A refusal changes nothing."""
 
     def __init__(
-        self, world: World, supervisord: Supervisord, settings: SettingsFile, survey: Survey
+        self, world: World, supervised: Supervisord, settings: SettingsFile, survey: Survey
     ) -> None:
         self._world = world
-        self._supervisord = supervisord
+        self._supervised = supervised
         self._settings = settings
         self._survey = survey
 
@@ -129,7 +129,7 @@ class Admission:
         return Failure(Fault.STILL_STARTING, f"{program.name} (pid {program.pid}) has no {lacking}")
 
     def _must_run(self, program: SupervisedProgram) -> None:
-        if self._supervisord.stopping:
+        if self._supervised.stopping:
             raise Failure(Fault.SHUTDOWN_STATE, "supervisord is shutting down or reloading itself")
         if program.running:
             return
@@ -192,7 +192,7 @@ class Admission:
 
     def _must_have_notify_socket(self, program: SupervisedProgram, old: Any) -> None:
         """Refuse to wait for a READY=1 that cannot come."""
-        sockets = self._supervisord.notify_sockets
+        sockets = self._supervised.notify_sockets
         trouble, path = sockets.trouble(program.name), sockets.path(program.name)
         if trouble:
             raise Failure(
@@ -215,7 +215,7 @@ class Admission:
         return f"strategy = {policy.strategy}: {chosen.what.format(signal=policy.signal)}"
 
     def _near_misses(self, program: SupervisedProgram) -> Iterator[str]:
-        groups = self._supervisord.groups()
+        groups = self._supervised.groups()
         for section in report.near_misses(self._settings, groups, program):
             text = report.unmatched_section(section, groups)
             yield f"warning: {text}; is it meant for {program.name}?"

@@ -9,6 +9,7 @@ from typing import Any, Optional
 
 from supervisor_hotreload.core.model import Failure, Fault, Outcome
 from supervisor_hotreload.core.reload import Reload
+from supervisor_hotreload.core.text import counted
 from supervisor_hotreload.plugin.log import Log
 from supervisor_hotreload.plugin.program import SupervisedProgram
 from supervisor_hotreload.plugin.settings_file import SettingsFile
@@ -35,7 +36,7 @@ def serving(program: SupervisedProgram, survey: Survey, log: Log) -> str:
     count = _workers(program, survey, log)
     if not count and program.starting:
         return f"nothing serves yet: {program.name} (pid {program.pid}) is {program.state}"
-    workers = f", {count} worker{'' if count == 1 else 's'}" if count else ""
+    workers = f", {counted(count, 'worker')}" if count else ""
     return f"generation {program.generation} (pid {program.pid}{workers}) serves"
 
 
