@@ -9,7 +9,7 @@ import time
 import traceback
 from typing import Any, Callable, Optional
 
-from supervisor_hotreload.plugin.exit_watch import Watch
+from supervisor_hotreload.plugin.exit_watch import ExitWatch
 from supervisor_hotreload.plugin.log import Log
 from supervisor_hotreload.plugin.notify_socket import NotifySocket
 
@@ -58,7 +58,7 @@ class Tick:
         else's by now: they are not touched.
         """
         for descriptor, dispatcher in list(self._map.items()):
-            if isinstance(dispatcher, (Tick, Watch, NotifySocket)):
+            if isinstance(dispatcher, (Tick, ExitWatch, NotifySocket)):
                 del self._map[descriptor]
 
     def turn_on(self) -> None:

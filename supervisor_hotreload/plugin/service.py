@@ -16,6 +16,7 @@ from supervisor_hotreload.core import protocol
 from supervisor_hotreload.core.model import Failure, Fault, Outcome, Policy
 from supervisor_hotreload.core.protocol import Steps
 from supervisor_hotreload.core.reload import Driver, Reload
+from supervisor_hotreload.plugin.capture import capture
 from supervisor_hotreload.plugin.check_command import CheckCommand
 from supervisor_hotreload.plugin.events import Announcer, Exits
 from supervisor_hotreload.plugin.keeper import Keeper
@@ -443,7 +444,7 @@ class ReloadService:
         steps = self._steps(tracked, reload, found, policy, successor)  # or it is refused
         tracked.remember(old.master, found.family)
         tracked.want_successor()
-        end_capture = self.supervised.capture(tracked, reload.output.append)
+        end_capture = capture(tracked.process, reload.output.append)
         reload.when_ended(self._close(tracked, old, end_capture))
         self.supervised.tick.turn_on()
         self._idle_since = None

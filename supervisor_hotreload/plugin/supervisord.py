@@ -13,7 +13,6 @@ from supervisor import events
 from supervisor.states import SupervisorStates
 
 from supervisor_hotreload.core.model import Failure
-from supervisor_hotreload.core.text import printable
 from supervisor_hotreload.plugin import orphans
 from supervisor_hotreload.plugin.compat import missing
 from supervisor_hotreload.plugin.events import (
@@ -33,9 +32,6 @@ from supervisor_hotreload.system.world import World
 
 ORPHANS_AT_ONCE = 100
 """Orphans of others that are reaped in one turn of supervisord's loop."""
-
-LINE = 2000
-"""Characters kept of one line of a program's output."""
 
 
 class SeamMissing(Exception):
@@ -227,8 +223,8 @@ class Supervisord:
             if process is None:
                 return
             pipes = orphans.reopen_pipes(process, tracked.process.config.redirect_stderr)
-            tracked.take_orphan(process, orphans.started_at(process), pipes)
-            tracked.previous += orphans.before(self._world, recorded, process)
+            previous = orphans.before(self._world, recorded, process)
+            tracked.take_orphan(process, orphans.started_at(process), pipes, previous)
             self.logger.warn(
                 f"hotreload: {tracked.name}: {process} was left by an earlier supervisord and is "
                 f"adopted by watching; its exit status will not be known"
@@ -248,14 +244,10 @@ class Supervisord:
 
         def hooked_kill(pid: int, signal: int) -> None:
             tracked = self._tracked.get(id(options.pidhistory.get(abs(pid))))
-            if tracked is None or not tracked.adopted:
+            if tracked is None:
                 kill(pid, signal)
-            elif pid < 0:
-                tracked.signal_group(signal)
-            elif tracked.watched:
-                tracked.signal_alone(signal)
             else:
-                kill(pid, signal)  # as long as it is our child its pid is nobody else's
+                tracked.signal(pid, signal, kill)
 
         options.kill = hooked_kill
 
@@ -323,22 +315,6 @@ class Supervisord:
         except KeyError:
             return None
 
-    def capture(
-        self, tracked: SupervisedProgram, sink: Callable[[str], None]
-    ) -> Callable[[], None]:
-        """Let *sink* have every line of all that the program prints from now on.
-
-        :return: a function that ends it.
-        """
-        dispatchers = tracked.process.dispatchers.values()
-        ends = [_listen_in(d, sink) for d in dispatchers if hasattr(d, "_log")]
-
-        def end() -> None:
-            while ends:
-                ends.pop()()
-
-        return end
-
 
 def beside_pidfile(options: Any, ending: str) -> str:
     """Return the path of a file of ours, beside supervisord's pidfile."""
@@ -352,37 +328,3 @@ def working_directory(config: Any) -> dict[str, str]:
         return {}
     directory = os.path.abspath(config.directory)
     return {"PWD": directory} if os.path.samefile(directory, os.curdir) else {}
-
-
-def _listen_in(dispatcher: Any, sink: Callable[[str], None]) -> Callable[[], None]:
-    """Hand what *dispatcher* logs to *sink* as well, by lines.
-
-    :return: a function that ends it. Others may have wrapped the method before us, or
-        after: theirs stays, and over ours nothing goes any more but what it is given.
-    """
-    log, before = dispatcher._log, vars(dispatcher).get("_log")
-    rest = [""]
-    listens = True
-
-    def hooked_log(data: Any) -> None:
-        log(data)
-        if not listens:
-            return
-        text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
-        *lines, rest[0] = (rest[0] + text).split("\n")
-        for line in lines:
-            sink(printable(line[:LINE].rstrip("\r"), also="\t"))
-        rest[0] = rest[0][-LINE:]
-
-    def end() -> None:
-        nonlocal listens
-        listens = False
-        if vars(dispatcher).get("_log") is not hooked_log:
-            return
-        if before is None:
-            del dispatcher._log
-        else:
-            dispatcher._log = before
-
-    dispatcher._log = hooked_log
-    return end
