@@ -18,7 +18,7 @@ from supervisor_hotreload.servers.settings import BadSetting, Settings
 from supervisor_hotreload.system import endpoint as endpoints
 from supervisor_hotreload.system.endpoint import Endpoint
 from supervisor_hotreload.system.http_answer import judged
-from supervisor_hotreload.system.passrights import refuse_descriptors
+from supervisor_hotreload.system.linux import refuse_descriptors
 from supervisor_hotreload.system.process import lookup
 from supervisor_hotreload.system.world import World
 from tests.house import House

@@ -32,7 +32,7 @@ TOUCHING = {"os", "time", "signal", "socket", "subprocess", "threading", "select
 """What core may not import."""
 
 SUPERVISOR = {
-    "rpcinterface": {"supervisor.xmlrpc", "supervisor.http"},
+    "rpcinterface": {"supervisor.xmlrpc", "supervisor.http", "supervisor.options"},
     "controllerplugin": {"supervisor.supervisorctl", "supervisor.xmlrpc", "supervisor.options"},
     "demo": {"supervisor.xmlrpc"},
 }

@@ -20,9 +20,9 @@ import pytest
 from supervisor_hotreload.system import sock_diag, sockets
 from supervisor_hotreload.system.budget import Budgets
 from supervisor_hotreload.system.descriptors import Descriptors
+from supervisor_hotreload.system.linux import State, state_of
 from supervisor_hotreload.system.process import Process, Unreadable, lookup
 from supervisor_hotreload.system.sockets import Memory, Sockets
-from supervisor_hotreload.system.statx import State, state_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 

@@ -16,7 +16,7 @@ import pytest
 
 import supervisor_hotreload.wrapper
 from supervisor_hotreload import __version__
-from supervisor_hotreload.system import process as identity
+from supervisor_hotreload.system.process import count_of_sleeps, lookup
 from supervisor_hotreload.system.world import World
 from supervisor_hotreload.wrapper import handover, listeners
 from supervisor_hotreload.wrapper.options import Usage, parse
@@ -229,7 +229,7 @@ def test_an_upgrade_that_cannot_start_changes_nothing(wrapped: Wrapped) -> None:
 
 
 def test_a_state_of_another_process_is_not_believed() -> None:
-    mine = identity.lookup(os.getpid())
+    mine = lookup(os.getpid())
     assert mine is not None
     state = handover.Handover(mine, 3, "/", True, [], [], {}, [])
     environment: dict[str, str] = {}
@@ -372,7 +372,7 @@ def test_memory_and_idle_time(wrapped: Wrapped) -> None:
         for seconds in (0.5, 2):
             assert not select.select([], [], [], seconds)[0]
             times = psutil.Process(wrapped.pid).cpu_times()[:2]
-            spent.append((identity.sleeps(wrapped.pid), times))
+            spent.append((count_of_sleeps(wrapped.pid), times))
         assert spent[0] == spent[1]
 
 
@@ -434,7 +434,7 @@ def test_without_a_subreaper_it_watches(wrapped: Wrapped) -> None:
 
 
 def test_a_listener_accepts_once_it_is_in_an_epoll_set() -> None:
-    me = identity.lookup(os.getpid())
+    me = lookup(os.getpid())
     assert me is not None
     before = listeners.survey(World(), me).accepting
     with socket.create_server(("127.0.0.1", 0)) as server, select.epoll() as poll:

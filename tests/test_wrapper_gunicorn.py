@@ -130,7 +130,7 @@ def test_the_release_moves_while_the_successor_starts(wrapped: Wrapped) -> None:
     wrapped.release("v3")
     wait_until(lambda: len(wrapped.outcomes()) == 2, what="it is tried once more")
     assert wrapped.outcomes() == ["rolled back", "succeeded"]
-    assert wrapped.said("moved from") == 1
+    assert wrapped.said("was moved to") == 1
     wrapped.wait_for_release("v3")
     wrapped.release("v4")
     wrapped.hup()

@@ -42,3 +42,11 @@ def log_lines(text: str) -> list[str]:
         return [one_line(text)]
     first, *rest = text.splitlines()
     return [one_line(first), *(f"hotreload: | {one_line(line)}" for line in rest)]
+
+
+def matches(name: str, group: str, process: str) -> bool:
+    """Tell whether *name* means a program, as the name of a [hotreload:NAME] section does.
+
+    :param name: a group, 'group:*', a process, or 'group:process'.
+    """
+    return name in (group, f"{group}:*", process, f"{group}:{process}")

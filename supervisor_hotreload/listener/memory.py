@@ -6,7 +6,7 @@ import os
 
 import psutil
 
-from supervisor_hotreload.system.process import children
+from supervisor_hotreload.system.process import children_of
 
 DEPTH = 5
 """Generations of processes under the master that are counted."""
@@ -34,7 +34,7 @@ def family(pid: int) -> list[int]:
     """Return *pid* and its descendants."""
     found = level = [pid]
     for _ in range(DEPTH):
-        level = [child.pid for parent in level for child in children(parent)]
+        level = [child.pid for parent in level for child in children_of(parent)]
         found = found + level
     return list(dict.fromkeys(found))
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, Callable
 
-from supervisor_hotreload.core.names import matches
+from supervisor_hotreload.core.text import matches
 from supervisor_hotreload.listener.events import Event
 from supervisor_hotreload.listener.program import Program
 from supervisor_hotreload.listener.rpcclient import Server
-from supervisor_hotreload.system.process import boot
+from supervisor_hotreload.system.process import boot_id
 
 Rule = tuple[Program, str, dict[str, str]]
 
@@ -136,7 +136,7 @@ class Roster:
 
     def dump(self) -> dict[str, Any]:
         return {
-            "boot": boot(),
+            "boot": boot_id(),
             "instance": self._instance,
             "programs": {name: program.dump() for name, program in self.programs.items()},
         }
@@ -147,7 +147,7 @@ class Roster:
         :return: whether a listener has worked for this supervisord before.
         """
         programs = saved.get("programs")
-        boots = saved.get("boot") == boot()
+        boots = saved.get("boot") == boot_id()
         same = boots and saved.get("instance") == self._instance
         if not isinstance(programs, dict):
             return False

@@ -8,7 +8,7 @@ from typing import Any, Callable, Optional
 
 from supervisor_hotreload.plugin.dispatcher import Dispatcher
 from supervisor_hotreload.plugin.log import Log
-from supervisor_hotreload.system.process import Process, alive
+from supervisor_hotreload.system.process import Process, is_alive
 
 UNKNOWN_STATUS = 255 << 8
 """The wait status that supervisord gets for such a process: another parent has reaped the
@@ -70,7 +70,7 @@ class ExitWatch(Dispatcher):
         self._log.guarded(self._report_exit, None)
 
     def _report_exit(self) -> None:
-        if self._open and not alive(self._process):
+        if self._open and not is_alive(self._process):
             self.close()
             self._on_exit()
 

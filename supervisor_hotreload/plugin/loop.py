@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
-import time
 import traceback
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 from supervisor_hotreload.plugin.exit_watch import ExitWatch
 from supervisor_hotreload.plugin.log import Log
 from supervisor_hotreload.plugin.notify_socket import NotifySocket
+from supervisor_hotreload.system.linux import set_timer, timerfd
 
 NO_DESCRIPTOR = -1
 """A key in the socket map that is never polled."""
 
 INTERVAL = 0.025
 """Seconds between two steps."""
-
-
-class _Timespec(ctypes.Structure):
-    _fields_ = [("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long)]
-
-
-class _Itimerspec(ctypes.Structure):
-    _fields_ = [("interval", _Timespec), ("value", _Timespec)]
 
 
 class Tick:
@@ -101,30 +91,3 @@ class Tick:
             self._step()
         except Exception:  # noqa: BLE001 - it would end supervisord
             self.handle_error()
-
-
-def timerfd() -> Optional[int]:
-    """Return a new timer descriptor, or None where the system has none."""
-    if sys.version_info >= (3, 13):
-        if not hasattr(os, "timerfd_create"):
-            return None
-        return os.timerfd_create(time.CLOCK_MONOTONIC, flags=os.TFD_CLOEXEC | os.TFD_NONBLOCK)
-    try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        descriptor: int = libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_CLOEXEC | os.O_NONBLOCK)
-    except (AttributeError, OSError):
-        return None
-    return descriptor if descriptor >= 0 else None
-
-
-def set_timer(descriptor: int, interval: float) -> None:
-    """Let the timer *descriptor* fire every *interval* seconds; 0 disarms it."""
-    if sys.version_info >= (3, 13):
-        os.timerfd_settime(descriptor, initial=interval, interval=interval)
-        return
-    every = _Timespec(int(interval), int(interval % 1 * 1e9))
-    setting = _Itimerspec(every, every)
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.timerfd_settime(descriptor, 0, ctypes.byref(setting), None) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))

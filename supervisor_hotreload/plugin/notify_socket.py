@@ -21,10 +21,9 @@ from typing import Any, Optional
 
 from supervisor_hotreload.plugin.log import Log
 from supervisor_hotreload.plugin.notify_place import NoPlace, place
-from supervisor_hotreload.system import process as identity
 from supervisor_hotreload.system.child import forked
-from supervisor_hotreload.system.passrights import refuse_descriptors
-from supervisor_hotreload.system.process import Process
+from supervisor_hotreload.system.linux import refuse_descriptors
+from supervisor_hotreload.system.process import Process, status_of
 from supervisor_hotreload.system.sd_notify import Notices
 
 DATAGRAM = 4096
@@ -241,7 +240,7 @@ class NotifySocket:
         """Return a process with its ancestors up to the program's own, none if it has no such."""
         line: list[Process] = []
         for _ in range(DEPTH):
-            status = identity.status(pid)
+            status = status_of(pid)
             if status is None or status.state in "ZX":
                 break
             line.append(status.process)

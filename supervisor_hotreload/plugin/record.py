@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from supervisor_hotreload.system.process import Process, boot
+from supervisor_hotreload.system.process import Process, boot_id
 
 LIMIT = 1 << 20
 """Bytes of a record that are read."""
@@ -43,7 +43,7 @@ class Record:
             for name, proofs in programs.items()
             if proofs
         }
-        text = json.dumps({"boot": boot(), "programs": rows})
+        text = json.dumps({"boot": boot_id(), "programs": rows})
         if text == self._text or not self._path:
             return
         second = f"{self._path}.new"
@@ -86,7 +86,7 @@ def proofs_in(text: str) -> dict[str, Proofs]:
     """Return what a record says by program, nothing where it makes no sense."""
     try:
         found = json.loads(text)
-        if found["boot"] != boot():
+        if found["boot"] != boot_id():
             return {}
         return {name: _proofs(rows) for name, rows in found["programs"].items()}
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):

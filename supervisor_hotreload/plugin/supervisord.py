@@ -27,7 +27,7 @@ from supervisor_hotreload.plugin.loop import Tick
 from supervisor_hotreload.plugin.notify_socket import NotifySockets
 from supervisor_hotreload.plugin.program import Observer, SupervisedProgram
 from supervisor_hotreload.plugin.record import Proofs, Record
-from supervisor_hotreload.system.subreaper import become_subreaper
+from supervisor_hotreload.system.linux import become_subreaper
 from supervisor_hotreload.system.world import World
 
 ORPHANS_AT_ONCE = 100

@@ -9,14 +9,13 @@ from typing import Any
 
 from supervisor_hotreload import servers
 from supervisor_hotreload.core.model import Failure, Triggers
-from supervisor_hotreload.core.names import matches
-from supervisor_hotreload.core.text import LONGEST
+from supervisor_hotreload.core.text import LONGEST, matches
 from supervisor_hotreload.plugin.events import unheard
 from supervisor_hotreload.plugin.program import SupervisedProgram
 from supervisor_hotreload.plugin.service import ReloadService
 from supervisor_hotreload.plugin.supervisord import beside_pidfile
 from supervisor_hotreload.servers.settings import PREFIX, Settings
-from supervisor_hotreload.system import process as identity
+from supervisor_hotreload.system.process import age_of
 
 DEFAULT = Triggers()
 
@@ -176,7 +175,7 @@ class TriggerTable:
             "statename": tracked.state,
             "pid": tracked.pid,
             "rights": [" ".join(map(str, ids)) for ids in tracked.rights],
-            "age": identity.age(current) if current is not None else 0.0,
+            "age": age_of(current) if current is not None else 0.0,
             "after": self._exits(tracked.name),
             **self._latest(tracked),
         }

@@ -24,11 +24,10 @@ from supervisor_hotreload.servers.readiness import (
     accepting,
     counts,
 )
-from supervisor_hotreload.system import process as identity
 from supervisor_hotreload.system.command import ITSELF, RunAs
 from supervisor_hotreload.system.credentials import Ids, ids_of
 from supervisor_hotreload.system.endpoint import Endpoint
-from supervisor_hotreload.system.process import Process, Unreadable
+from supervisor_hotreload.system.process import Process, Unreadable, status_of
 from supervisor_hotreload.system.world import World
 
 GUESS = Ready("settle", BLIND)
@@ -341,7 +340,7 @@ def run_as(
 def _user_of_fork(old: Generation, process: Process) -> Optional[int]:
     """Return whose *process* is in every respect, None unless it is the master or a fork of it:
     one that has executed another file may be anybody's."""
-    ids, status = ids_of(process.pid), identity.status(process.pid)  # in this order
+    ids, status = ids_of(process.pid), status_of(process.pid)  # in this order
     if ids is None or status is None or status.process != process:
         return None
     return ids.user if status.image == old.image != 0 else None

@@ -10,14 +10,12 @@ also where root has no CAP_SYS_PTRACE.
 from __future__ import annotations
 
 import ctypes
-import functools
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
-LINUX = sys.platform.startswith("linux")
+from supervisor_hotreload.system.linux import LINUX, libc
 
 PR_SET_PDEATHSIG, PR_GET_PDEATHSIG = 1, 2
 PR_GET_DUMPABLE, PR_SET_DUMPABLE = 3, 4
@@ -113,31 +111,25 @@ def rights_of(ids: Optional[Ids]) -> Iterator[None]:
     if ids.user == 0:
         yield
         return
-    libc = _libc()
+    library = libc()
     own = os.getgroups()
-    dumpable, signal = libc.prctl(PR_GET_DUMPABLE, 0, 0, 0, 0), ctypes.c_int()
-    libc.prctl(PR_GET_PDEATHSIG, ctypes.byref(signal), 0, 0, 0)
-    user, group = libc.setfsuid(-1), libc.setfsgid(-1)  # one look may be part of another
+    dumpable, signal = library.prctl(PR_GET_DUMPABLE, 0, 0, 0, 0), ctypes.c_int()
+    library.prctl(PR_GET_PDEATHSIG, ctypes.byref(signal), 0, 0, 0)
+    user, group = library.setfsuid(-1), library.setfsgid(-1)  # one look may be part of another
     try:
         os.setgroups(ids.more)
-        libc.setfsgid(ids.groups[0])
-        libc.setfsuid(ids.user)
-        if libc.setfsuid(-1) != ids.user or libc.setfsgid(-1) != ids.groups[0]:
+        library.setfsgid(ids.groups[0])
+        library.setfsuid(ids.user)
+        if library.setfsuid(-1) != ids.user or library.setfsgid(-1) != ids.groups[0]:
             raise PermissionError(1, f"the rights of user {ids.user} cannot be taken")
         yield
     finally:
-        libc.setfsuid(user)
-        libc.setfsgid(group)
+        library.setfsuid(user)
+        library.setfsgid(group)
         if os.getgroups() != own:
             os.setgroups(own)
         # a change of these ids has cleared both (kernel/cred.c, commit_creds)
         if dumpable == 1:
-            libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
+            library.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
         if signal.value:
-            libc.prctl(PR_SET_PDEATHSIG, signal.value, 0, 0, 0)
-
-
-@functools.cache
-def _libc() -> Any:
-    """Return the C library: Python has none of these calls."""
-    return ctypes.CDLL(None, use_errno=True)
+            library.prctl(PR_SET_PDEATHSIG, signal.value, 0, 0, 0)

@@ -12,8 +12,8 @@ from typing import Callable, Optional, TypeVar
 
 from supervisor_hotreload.system.budget import Budget, Budgets, Unreadable
 from supervisor_hotreload.system.credentials import Ids, ids_of, rights_of
-from supervisor_hotreload.system.process import LINUX, Beat, Process, lookup
-from supervisor_hotreload.system.statx import State, state_of
+from supervisor_hotreload.system.linux import LINUX, State, state_of
+from supervisor_hotreload.system.process import Beat, Process, lookup
 
 EPOLL = "anon_inode:[eventpoll]"
 

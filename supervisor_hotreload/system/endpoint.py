@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from supervisor_hotreload.core.model import Progress, Readiness, Ready
 from supervisor_hotreload.system.credentials import Ids, rights_of
 from supervisor_hotreload.system.http_answer import Redirect, judged
-from supervisor_hotreload.system.passrights import refuse_descriptors
+from supervisor_hotreload.system.linux import refuse_descriptors
 from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.sockets import server_side
 from supervisor_hotreload.system.world import World

@@ -14,10 +14,9 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 
-from supervisor_hotreload.system import process as identity
 from supervisor_hotreload.system.child import forked
 from supervisor_hotreload.system.credentials import Ids, ids_of, rights_of
-from supervisor_hotreload.system.process import Process
+from supervisor_hotreload.system.process import Process, environment_of
 
 PATIENCE = 0.3
 """Seconds until all answers have to be there: supervisord waits for them once, at its start."""
@@ -72,7 +71,7 @@ def _reader(
                 continue
             try:
                 with rights_of(ids[process]):
-                    whole = identity.environment(process.pid)
+                    whole = environment_of(process.pid)
             except PermissionError:
                 continue
             given = {name: whole[name] for name in names if name in whole}

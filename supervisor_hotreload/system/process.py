@@ -8,15 +8,12 @@ not before: /proc serves on Linux, and psutil takes megabytes.
 from __future__ import annotations
 
 import os
-import sys
 import time
 from itertools import islice
 from typing import NamedTuple, Optional
 
 from supervisor_hotreload.system.budget import Unreadable as Unreadable
-
-LINUX = sys.platform.startswith("linux")
-
+from supervisor_hotreload.system.linux import LINUX
 
 CHILDREN = 1024
 """Children of one process that are looked at, at most: supervisord waits meanwhile."""
@@ -70,17 +67,17 @@ class Beat(NamedTuple):
     stamp: tuple[int, int, int]
 
 
-def status(pid: int) -> Optional[Status]:
+def status_of(pid: int) -> Optional[Status]:
     """Return the status of *pid*, or None when there is no such process."""
     if not LINUX:
         return _portable_status(pid)
     try:
-        return read_stat(pid, read(f"/proc/{pid}/stat"))
+        return read_stat(pid, read_whole(f"/proc/{pid}/stat"))
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
 
 
-def read(path: str, limit: int = 1 << 16) -> bytes:
+def read_whole(path: str, limit: int = 1 << 16) -> bytes:
     """Return what a file of the kernel's holds, up to *limit* bytes; this is often asked for."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -132,16 +129,16 @@ def _portable_status(pid: int) -> Optional[Status]:
 
 def lookup(pid: int) -> Optional[Process]:
     """Return the living process behind *pid*; a zombie is not living."""
-    seen = status(pid)
+    seen = status_of(pid)
     return seen.process if seen is not None and seen.state not in "ZX" else None
 
 
-def alive(process: Process) -> bool:
+def is_alive(process: Process) -> bool:
     """Tell whether *process* itself still lives, not another with its pid."""
     return lookup(process.pid) == process
 
 
-def age(process: Process) -> float:
+def age_of(process: Process) -> float:
     """Return the seconds since *process* was started."""
     if LINUX:
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -149,7 +146,7 @@ def age(process: Process) -> float:
     return max(0.0, time.time() - process.start / 1000)  # all that psutil tells there
 
 
-def boot() -> str:
+def boot_id() -> str:
     """Return what names this boot of the system: pids, start times and the monotonic clock
     begin with it."""
     try:
@@ -159,16 +156,16 @@ def boot() -> str:
         return f"{os.uname().nodename} {round((time.time() - time.monotonic()) / 60)}"
 
 
-def waits(pid: int) -> bool:
+def only_waits(pid: int) -> bool:
     """Tell whether *pid* waits for a child and does nothing else (kernel/exit.c, do_wait)."""
     try:
         alone = len(os.listdir(f"/proc/{pid}/task")) == 1
-        return alone and read(f"/proc/{pid}/wchan") == b"do_wait"
+        return alone and read_whole(f"/proc/{pid}/wchan") == b"do_wait"
     except OSError:
         return False
 
 
-def children(pid: int, limit: int = CHILDREN) -> list[Process]:
+def children_of(pid: int, limit: int = CHILDREN) -> list[Process]:
     """Return the living children of *pid*, oldest first.
 
     gunicorn forks its workers from the main thread, others need not: the
@@ -211,7 +208,7 @@ def _children_of_threads(pid: int) -> Optional[set[int]]:
         return pids
     for task in tasks:
         try:
-            pids.update(map(int, read(f"/proc/{pid}/task/{task}/children").split()))
+            pids.update(map(int, read_whole(f"/proc/{pid}/task/{task}/children").split()))
         except (FileNotFoundError, ProcessLookupError):
             if os.path.exists(f"/proc/{pid}/task/{task}"):
                 return None
@@ -229,23 +226,23 @@ def _portable_children(pid: int) -> list[Process]:
     return [child for child in found if child is not None]
 
 
-def ancestors(pid: int) -> list[int]:
+def ancestors_of(pid: int) -> list[int]:
     """Return the pids of the parent of *pid*, of its parent, and so on, up to ANCESTORS."""
     found: list[int] = []
-    seen = status(pid)
+    seen = status_of(pid)
     while seen is not None and 0 < seen.parent not in found and len(found) < ANCESTORS:
         found.append(seen.parent)
-        seen = status(seen.parent)
+        seen = status_of(seen.parent)
     return found
 
 
-def environment(pid: int) -> dict[str, str]:
+def environment_of(pid: int) -> dict[str, str]:
     """Return the environment that *pid* was started with, empty when hidden.
 
     A process may overwrite it (setproctitle does): use it as a hint only.
     """
     try:
-        return read_environment(read(f"/proc/{pid}/environ", 1 << 20))
+        return read_environment(read_whole(f"/proc/{pid}/environ", 1 << 20))
     except OSError:
         return {}
 
@@ -256,16 +253,16 @@ def read_environment(raw: bytes) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-def arguments(pid: int) -> list[str]:
+def arguments_of(pid: int) -> list[str]:
     """Return the arguments of *pid*, empty when hidden; a hint only, as above."""
     try:
-        raw = read(f"/proc/{pid}/cmdline")
+        raw = read_whole(f"/proc/{pid}/cmdline")
     except OSError:
         return []
     return [_text(item) for item in raw.split(b"\0") if item]
 
 
-def executable(pid: int) -> str:
+def executable_of(pid: int) -> str:
     """Return the name of the file that *pid* executes, empty when hidden."""
     try:
         name = os.path.basename(os.readlink(f"/proc/{pid}/exe"))
@@ -274,7 +271,7 @@ def executable(pid: int) -> str:
     return name[: -len(" (deleted)")] if name.endswith(" (deleted)") else name
 
 
-def catches(pid: int, number: int) -> Optional[bool]:
+def has_handler(pid: int, number: int) -> Optional[bool]:
     """Tell whether *pid* has a handler for the signal (proc(5), SigCgt); None when unknown."""
     mask = _status_field(pid, b"SigCgt:")
     return None if mask is None else bool(int(mask, 16) >> (number - 1) & 1)
@@ -284,7 +281,7 @@ def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "replace")
 
 
-def owner(pid: int) -> Optional[int]:
+def owner_of(pid: int) -> Optional[int]:
     """Return the effective user id of *pid*, or None when there is no such process."""
     if LINUX:
         value = _status_field(pid, b"Uid:")
@@ -297,7 +294,7 @@ def owner(pid: int) -> Optional[int]:
         return None
 
 
-def sleeps(pid: int) -> Optional[int]:
+def count_of_sleeps(pid: int) -> Optional[int]:
     """Return how often the main thread of *pid* has gone to sleep, None when unknown."""
     value = _status_field(pid, b"voluntary_ctxt_switches:")
     return None if value is None else int(value)
@@ -305,7 +302,7 @@ def sleeps(pid: int) -> Optional[int]:
 
 def _status_field(pid: int, key: bytes) -> Optional[bytes]:
     try:
-        for line in read(f"/proc/{pid}/status").splitlines():
+        for line in read_whole(f"/proc/{pid}/status").splitlines():
             if line.startswith(key):
                 return line[len(key) :].strip()
     except (FileNotFoundError, ProcessLookupError, PermissionError):

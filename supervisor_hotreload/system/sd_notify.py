@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from supervisor_hotreload.core.text import printable
-from supervisor_hotreload.system import process as identity
-from supervisor_hotreload.system.process import Process
+from supervisor_hotreload.system.process import Process, is_alive
 
 STATUS = 120
 """Characters of a status that are kept."""
@@ -63,7 +62,7 @@ class Notices:
     def _forget(self, supervised: Process) -> None:
         """Drop what is said by the dead, and by the earliest of too many of one program."""
         for sender, notice in list(self._known.items()):
-            if not any(identity.alive(process) for process in notice.line):
+            if not any(is_alive(process) for process in notice.line):
                 del self._known[sender]
         kin = [sender for sender, notice in self._known.items() if notice.line[-1] == supervised]
         for sender in kin[:-SENDERS]:

@@ -14,10 +14,25 @@ from collections.abc import Collection, Container, Iterable, Mapping
 from typing import Optional
 
 from supervisor_hotreload.system import peek
-from supervisor_hotreload.system import process as identity
 from supervisor_hotreload.system.credentials import Ids, ids_of, rights_of
 from supervisor_hotreload.system.descriptors import FRESH, Descriptors, inode_of
-from supervisor_hotreload.system.process import Beat, Process, Status
+from supervisor_hotreload.system.process import (
+    Beat,
+    Process,
+    Status,
+    ancestors_of,
+    arguments_of,
+    children_of,
+    count_of_sleeps,
+    executable_of,
+    has_handler,
+    is_alive,
+    lookup,
+    only_waits,
+    owner_of,
+    pids_of_children,
+    status_of,
+)
 from supervisor_hotreload.system.sd_notify import Notices
 from supervisor_hotreload.system.sockets import Memory, Sockets
 
@@ -68,7 +83,7 @@ class World:
         return True
 
     def status(self, pid: int) -> Optional[Status]:
-        return identity.status(pid)
+        return status_of(pid)
 
     def image(self, process: Process) -> int:
         """Return what tells an exec of *process* from a fork, 0 where that is hidden."""
@@ -87,10 +102,10 @@ class World:
         return found if self.alive(process) else None
 
     def lookup(self, pid: int) -> Optional[Process]:
-        return identity.lookup(pid)
+        return lookup(pid)
 
     def alive(self, process: Process) -> bool:
-        return identity.alive(process)
+        return is_alive(process)
 
     def children(self, process: Process) -> list[Process]:
         """Return the living children of *process*; none once it is gone.
@@ -101,7 +116,7 @@ class World:
         now = self.now()
         at, found = self._children.get(process, (-math.inf, []))
         if now - at >= FRESH:
-            found = identity.children(process.pid)
+            found = children_of(process.pid)
             self._children = {
                 p: seen for p, seen in self._children.items() if now - seen[0] < FRESH
             }
@@ -117,7 +132,7 @@ class World:
         """
         own = self.own_pid()
         ours = ours and self.subreaper
-        parents = (own,) if ours else (own, *identity.ancestors(own))
+        parents = (own,) if ours else (own, *ancestors_of(own))
         return self._children_of(parents, users, ORPHANS)
 
     def _children_of(
@@ -127,9 +142,9 @@ class World:
         many of these: what others have left costs next to nothing."""
         found: list[Process] = []
         for parent in parents:
-            pids = [pid for pid in identity.pids_of_children(parent) if _may_be_of(pid, users)]
+            pids = [pid for pid in pids_of_children(parent) if _may_be_of(pid, users)]
             if len(pids) <= limit:
-                found += filter(None, map(identity.lookup, pids))
+                found += filter(None, map(lookup, pids))
         return sorted(found, key=lambda child: child.start)
 
     def strays(self, users: Collection[int]) -> list[Process]:
@@ -138,8 +153,8 @@ class World:
         Not every process of the host is looked at. We and our ancestors are none of them.
         """
         own = self.own_pid()
-        line = identity.ancestors(own)
-        me = identity.lookup(own)
+        line = ancestors_of(own)
+        me = lookup(own)
         return [
             child
             for child in self._children_of(line, users, STRAYS)
@@ -164,7 +179,7 @@ class World:
             return False
 
     def owner(self, process: Process) -> Optional[int]:
-        return identity.owner(process.pid)
+        return owner_of(process.pid)
 
     def environments(
         self, processes: Mapping[Process, Ids], names: Collection[str]
@@ -215,7 +230,7 @@ class World:
         """Return the name of the file that *process* executes, '' when hidden."""
         try:
             with rights_of(self.ids(process)):
-                return identity.executable(process.pid)
+                return executable_of(process.pid)
         except PermissionError:
             return ""
 
@@ -223,19 +238,19 @@ class World:
         """Tell whether *process* does nothing but wait for a child of its own."""
         try:
             with rights_of(self.ids(process)):
-                return identity.waits(process.pid)
+                return only_waits(process.pid)
         except PermissionError:
             return False
 
     def catches(self, process: Process, name: str) -> Optional[bool]:
         """Tell whether *process* has a handler for the signal *name* ('HUP')."""
-        return identity.catches(process.pid, signal.Signals[f"SIG{name}"])
+        return has_handler(process.pid, signal.Signals[f"SIG{name}"])
 
     def arguments(self, process: Process) -> list[str]:
-        return identity.arguments(process.pid)
+        return arguments_of(process.pid)
 
     def sleeps(self, process: Process) -> Optional[int]:
-        return identity.sleeps(process.pid)
+        return count_of_sleeps(process.pid)
 
     def signal(self, process: Process, name: str) -> bool:
         """Send the signal *name* ('TERM') to *process*; see :meth:`send`."""

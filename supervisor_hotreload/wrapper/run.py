@@ -17,7 +17,9 @@ from supervisor_hotreload.servers.gunicorn import command as gunicorn_command
 from supervisor_hotreload.servers.gunicorn import family as gunicorn
 from supervisor_hotreload.servers.gunicorn.family import Generation
 from supervisor_hotreload.servers.lineage import Inheritor
+from supervisor_hotreload.servers.release_guard import ReleaseGuard
 from supervisor_hotreload.servers.roles import Ambiguous
+from supervisor_hotreload.system.credentials import ids_of
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
 from supervisor_hotreload.wrapper import listeners, upgrade
@@ -256,7 +258,8 @@ class Runner:
             server = overlap = self._overlap(old)
             reload.when_ended(lambda _: overlap.close())
         reload.old_pid = master.pid
-        keeper = Keeper(self, reload, self._command.folder)
+        guard = ReleaseGuard(self._world, self._command.folder, ids_of(os.getpid()))
+        keeper = Keeper(self, reload, guard)
         return protocol.reload(server, policy, keeper, self._check(master))
 
     @property
