@@ -246,7 +246,7 @@ class ReloadService:
         return sockets.open(tracked.name, tracked.process) if asked else ""
 
     def proven(self, tracked: SupervisedProgram) -> None:
-        self.supervised.keep_record()
+        self.supervised.write_record()
 
     def runs(self, tracked: SupervisedProgram) -> None:
         """Know the master behind a shell before it is needed."""
