@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any, Callable, Optional
 
 from supervisor.states import ProcessStates
@@ -33,7 +34,9 @@ class Retired:
 class Adoption:
     """Replaces the process that supervisord tracks for one program.
 
+    :param send: sends a signal to some masters, SIGKILL to their workers too.
     :param on_change: called when the processes that are proven to be the program's change.
+    :param on_inherited: called when the inheritor of a dead master has been adopted.
     """
 
     def __init__(
@@ -41,14 +44,18 @@ class Adoption:
         view: ProcessView,
         world: World,
         generations: Generations,
+        send: Callable[[Iterable[Process], int], None],
         on_change: Callable[[], None],
+        on_inherited: Callable[[], None],
     ) -> None:
         self._view = view
         self._process = view.process
         self._options = view.process.config.options
         self._world = world
         self._generations = generations
+        self._send = send
         self._on_change = on_change
+        self._on_inherited = on_inherited
         self._watch: Optional[ExitWatch] = None
 
     @property
@@ -75,6 +82,33 @@ class Adoption:
         if self._view.pid != new.pid:
             self._release()
             self.take(self._generations.follow(new))
+
+    def inherit(self, pid: int, status: int) -> bool:
+        """Adopt the inheritor of the tracked process *pid*, which has ended.
+
+        :param status: its wait status.
+        :return: False when there is no inheritor.
+        """
+        dead = self._generations.tracked
+        if dead is None or dead.tracked.pid != pid:
+            return False
+        stopping = bool(self._process.killing)
+        found = self._generations.inheritor(status, stopping)
+        if found is None:
+            return False
+        inheritor = found.process
+        self.take(self._generations.follow(inheritor))
+        if inheritor not in dead.masters:  # else only the shell before the master has ended
+            self._on_inherited()
+            self._generations.retire_workers(dead)
+        if stopping:
+            self._send([inheritor], self._process.config.stopsignal)
+        else:
+            self._view.logger.warn(
+                f"hotreload: {self._view.name}: pid {pid} ended; supervisord adopts {inheritor}, "
+                f"{found.why}, and spawns nothing"
+            )
+        return True
 
     def adopt_orphan(self, process: Process, started: float, pipes: dict[str, Any]) -> None:
         """Make *process*, which supervisord takes for down, the one that it tracks.

@@ -71,13 +71,21 @@ class SupervisedProgram(ProcessView):
         """The notify socket in the environment of the running process. None where an earlier
         supervisord has started it, and this one cannot know."""
         self._observer = observer
-        self._generations = Generations(world, is_tracked_in(process.config.options))
+        options = process.config.options
+        self._generations = Generations(world, lambda pid: pid in options.pidhistory)
         view = ProcessView(process, world)
-        self._adoption = Adoption(view, world, self._generations, self._proven)
+        self._adoption = Adoption(
+            view,
+            world,
+            self._generations,
+            send=self._end,
+            on_change=self._proven,
+            on_inherited=lambda: observer.inherited(self),
+        )
         self._hold = ExitHold(world, self._generations, self._adoption, self._end, self._warn)
         self._unwanted = Unwanted(world, lambda unwanted, sig: self._end([unwanted], sig))
         reactions = Reactions(
-            inherits=self._inherit,
+            inherits=self._adoption.inherit,
             holds=self._hold.hold,
             status=self._hold.status,
             ended=self._on_end,
@@ -224,28 +232,6 @@ class SupervisedProgram(ProcessView):
         self.logger.guarded(lambda: self._observer.stopped(self, stopped), None, self.name)
         self._end(others, sig)
 
-    def _inherit(self, pid: int, status: int) -> bool:
-        """Adopt the inheritor of the tracked process *pid*, which supervisord has reaped."""
-        dead = self._generations.tracked
-        if dead is None or dead.tracked.pid != pid:
-            return False
-        stopping = bool(self.process.killing)
-        found = self._generations.inheritor(status, stopping)
-        if found is None:
-            return False
-        inheritor = found.process
-        self._adoption.take(self._generations.follow(inheritor))
-        if inheritor not in dead.masters:  # else only the shell before the master has ended
-            self._observer.inherited(self)
-            self._generations.retire_workers(dead)
-        if stopping:
-            self._end([inheritor], self.process.config.stopsignal)
-        else:
-            self._warn(
-                f"pid {pid} ended; supervisord adopts {inheritor}, {found.why}, and spawns nothing"
-            )
-        return True
-
     def _on_end(self) -> None:
         """Forget the processes of the program: all have ended."""
         self._adoption.stop_watching()
@@ -275,8 +261,3 @@ class SupervisedProgram(ProcessView):
 
     def _warn(self, text: str) -> None:
         self.logger.warn(f"hotreload: {self.name}: {text}")
-
-
-def is_tracked_in(options: Any) -> Callable[[int], bool]:
-    """Return what tells whether supervisord waits for a pid, for any of its programs."""
-    return lambda pid: pid in options.pidhistory
