@@ -120,8 +120,8 @@ class Adoption:
         status = self._world.status(process.pid)
         group = status.group if status is not None else 0
         taken = Lineage(process, process.start, group, group == process.pid)
-        taken.know(self._world, process)
-        taken.record(self._world)
+        taken.add_master(self._world, process)
+        taken.refresh(self._world)
         self.take(taken)
         self._process.change_state(ProcessStates.STARTING)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Callable, Optional
 
-from supervisor_hotreload.servers import Family, lineage
+from supervisor_hotreload.servers import AnyFamily, lineage
 from supervisor_hotreload.servers.lineage import Inheritor, Lineage
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
@@ -78,7 +78,7 @@ class Generations:
     def take(self, taken: Lineage) -> None:
         """Know that supervisord tracks the process of *taken* now."""
         self.tracked = taken
-        taken.know(self._world, taken.tracked)
+        taken.add_master(self._world, taken.tracked)
         self.looks.start()
 
     def forget(self) -> None:
@@ -91,7 +91,7 @@ class Generations:
         """Remember a process that supervisord has just forked. It may not have exec'd yet."""
         process = self._world.lookup(pid) if pid else None
         if process is not None:
-            self.begin(Lineage(process, process.start, process.pid, True, ours=True))
+            self.begin(Lineage(process, process.start, process.pid, True, is_ours=True))
 
     def note(self, pid: int) -> None:
         """Remember the tracked process *pid* as a master, with what tells it from an exec."""
@@ -101,20 +101,20 @@ class Generations:
         process = status.process
         if self.tracked is None or self.tracked.tracked != process:
             made = status.group == process.pid
-            self.begin(Lineage(process, process.start, status.group, made, ours=True))
+            self.begin(Lineage(process, process.start, status.group, made, is_ours=True))
         known = self.tracked
         assert known is not None
         if process not in known.masters or not known.masters[process].image:
             own = self._world.lookup(self._world.own_pid())
-            known.know(self._world, process)
+            known.add_master(self._world, process)
             seen = known.masters[process]
             if own is not None and seen.image == self._world.image(own):
                 known.masters[process] = seen._replace(image=0)  # a fork that is yet to exec
 
-    def note_master(self, master: Process, family: Optional[Family]) -> None:
+    def note_master(self, master: Process, family: Optional[AnyFamily]) -> None:
         """Remember the master of the tracked generation. A shell may be its parent."""
         if self.tracked is not None:
-            self.tracked.know(self._world, master)
+            self.tracked.add_master(self._world, master)
             self.tracked.family = family or self.tracked.family
 
     def record(self) -> bool:
@@ -122,7 +122,7 @@ class Generations:
 
         :return: True when the sockets have changed: the record file has to follow.
         """
-        return self.tracked is not None and self.tracked.record(self._world)
+        return self.tracked is not None and self.tracked.refresh(self._world)
 
     @property
     def sockets(self) -> frozenset[int]:
@@ -131,7 +131,7 @@ class Generations:
 
     def may_adopt(self, new: Process) -> bool:
         """Tell whether *new* acts as the tracked master does, in all four user ids."""
-        return self.tracked is None or self.tracked.acts(self._world, new)
+        return self.tracked is None or self.tracked.acts_as_master(self._world, new)
 
     def follow(self, new: Process) -> Lineage:
         """Count the tracked generation among the previous ones; return the lineage of *new*."""
@@ -149,10 +149,10 @@ class Generations:
             new,
             old.since,
             old.group,
-            old.made,
+            old.owns_group,
             sockets=old.sockets,
             family=old.family,
-            ours=old.ours,
+            is_ours=old.is_ours,
         )
 
     def _advance(self) -> None:
@@ -217,7 +217,7 @@ class Generations:
         and every other process that holds its sockets."""
         if self.tracked is None:
             return []
-        return lineage.workers_left(self._world, self.tracked, self._is_tracked)
+        return lineage.orphaned_workers(self._world, self.tracked, self._is_tracked)
 
     def on_retired_exit(self, pid: int, killed: bool) -> None:
         """End the workers of a previous master if a signal has killed it."""
@@ -232,8 +232,10 @@ class Generations:
         They would serve the old release for ever. They are a previous generation until then.
         """
         known = {*self.previous, self.successor}
-        asked = dead.family.farewell if dead.family is not None else "TERM"
-        for worker in lineage.workers_left(self._world, dead, self._is_tracked, by_sockets=False):
+        asked = dead.family.orphan_signal if dead.family is not None else "TERM"
+        for worker in lineage.orphaned_workers(
+            self._world, dead, self._is_tracked, by_sockets=False
+        ):
             if asked and worker not in known:
                 self._world.signal(worker, asked)
                 self.previous.append(worker)

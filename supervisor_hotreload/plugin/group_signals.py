@@ -42,7 +42,7 @@ def _signal_group(world: World, lineage: Lineage, number: int) -> None:
     if status is None or status.process != lineage.tracked:
         raise ProcessLookupError(3, "No such process")
     group = status.group
-    if lineage.made and group == lineage.group and group != os.getpgrp():
+    if lineage.owns_group and group == lineage.group and group != os.getpgrp():
         os.killpg(group, number)
         return
     for member in [*world.children(status.process), status.process]:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Callable
 
 from supervisor_hotreload.core.protocol import Stop
-from supervisor_hotreload.servers.base import Rung
+from supervisor_hotreload.servers.signals import Rung
 
 
 class Ladder:

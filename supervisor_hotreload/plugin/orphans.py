@@ -117,7 +117,7 @@ def _inherits(world: World, recorded: Proofs, process: Process) -> bool:
         and not world.alive(known)
         and process.start >= known.start
         and sockets <= _held(world, process)
-        and any(family.leads(world, process) for family in servers.FAMILIES)
+        and any(family.is_master(world, process) for family in servers.FAMILIES)
         for known, sockets in recorded
     )
 
@@ -149,8 +149,8 @@ def _doubt(
         found = servers.family_of(world, process, program.program, strategy)
     except servers.Ambiguous as error:
         return f"cannot be identified: {error}"
-    family = servers.named(program.program)
-    if found is None and (family is None or not family.boots(world, process)):
+    family = servers.family_by_command(program.program)
+    if found is None and (family is None or not family.may_be_booting(world, process)):
         return f"is not a server with workers that hotreload knows; {advice}"
     if found is not None and found.family.only_if_asked_for and not found.old.workers:
         return f"has no workers; {advice}"

@@ -18,7 +18,7 @@ from supervisor_hotreload.plugin.group_signals import end_masters, signal_adopte
 from supervisor_hotreload.plugin.hooks import Reactions, hook
 from supervisor_hotreload.plugin.process_view import ProcessView
 from supervisor_hotreload.plugin.unwanted import Unwanted
-from supervisor_hotreload.servers import Family
+from supervisor_hotreload.servers import AnyFamily
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
 
@@ -128,7 +128,7 @@ class SupervisedProgram(ProcessView):
         """Return the processes of earlier generations that live."""
         return self._generations.living_previous()
 
-    def remember(self, master: Process, family: Optional[Family] = None) -> None:
+    def remember(self, master: Process, family: Optional[AnyFamily] = None) -> None:
         """Remember the master of the tracked generation, a child where a shell is tracked."""
         self._generations.note(self.pid)
         self._generations.note_master(master, family)
