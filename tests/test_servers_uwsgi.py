@@ -349,7 +349,7 @@ def test_a_release_that_cannot_be_tried_is_named(house: House) -> None:
     house.configure(command=f"sh -c 'exec {script}'", program=STOP)
     start(house, house.port, 2)
     printed = house.reload().stdout
-    assert "warning: myapp: the release is not tried before: " in printed
+    assert "warning: myapp: the release is not tried before the reload: " in printed
     assert "set check_before = COMMAND" in printed
     house.configure(
         command=f"sh -c 'exec {script}'",
