@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import Optional
 
 from supervisor_hotreload.core.model import Policy, Ready
+from supervisor_hotreload.core.text import there_are
 from supervisor_hotreload.servers.base import AcceptingFamily, Strategy
 from supervisor_hotreload.servers.generation import (
     AcceptingGeneration,
@@ -77,7 +78,7 @@ class PumaFamily(AcceptingFamily[AcceptingGeneration]):
             return super().readiness(old, policy)
         return policy.ready, (
             f"a worker counts from the moment when it has loaded the application and its reactor "
-            f"runs; there are {old.workers} workers now"
+            f"runs; {there_are(old.workers, 'worker')}"
         )
 
     def in_place(

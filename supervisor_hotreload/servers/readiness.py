@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Container, Iterable
 from functools import partial
-from typing import Callable, Union
+from typing import Union
 
 from supervisor_hotreload.core.model import Failure, Fault, Progress, Readiness, Ready
 from supervisor_hotreload.servers.generation import (
@@ -15,7 +14,8 @@ from supervisor_hotreload.servers.generation import (
     counts,
     helpers,
 )
-from supervisor_hotreload.system.endpoint import Endpoint
+from supervisor_hotreload.system.endpoint import Probe as Probe
+from supervisor_hotreload.system.endpoint import endpoint_probe
 from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.sd_notify import Notice
 from supervisor_hotreload.system.world import World
@@ -39,16 +39,10 @@ FALLS = 3
 """Ends of each worker before it is ready that are tolerated: some masters start another one at
 once, for ever."""
 
-BAKE_STEP_SECONDS = 10.0
-"""Seconds between two reports of the time that remains: each one is a line in the log."""
-
 STATUS_SECONDS = 1.0
 """Seconds between two texts of STATUS= that are reported, at least."""
 
 Verdict = Union[Readiness, Progress]
-
-Probe = Callable[[Process], Verdict]
-"""Judges the workers of a master each time it is called with that master."""
 
 
 class Falls:
@@ -103,10 +97,7 @@ class Bake:
                 f"{dead[0]}, one of the {count} new workers of {self._master}, died",
             )
         left = seconds - (self._world.now() - self._since)
-        if left <= 0:
-            return Readiness(count)
-        rounded = math.ceil(left / BAKE_STEP_SECONDS) * BAKE_STEP_SECONDS
-        return Progress(f"{min(seconds, rounded):g} s remain")
+        return Progress.of_seconds(left) if left > 0 else Readiness(count)
 
 
 class Settled:
@@ -147,7 +138,7 @@ class Settled:
         return Progress(f"{len(new)}/{total} new workers started", len(new), total)
 
 
-class NewWorkers:
+class WorkersAtWork:
     """Ready when as many new children of a master are at work as the old generation had.
 
     More workers may still come. So either every new child that holds the socket has to be at
@@ -217,7 +208,7 @@ class NewWorkers:
         ):
             return Readiness(len(ready))
         total = max(self._expected, len(ready) + (len(waiting) if enough else 0))
-        return Progress(f"{len(ready)}/{total} workers ready", len(ready), total)
+        return Progress.of_workers(len(ready), total)
 
     def _serving(self, processes: list[Process]) -> list[Process]:
         """Return those of *processes* that are workers at work."""
@@ -319,7 +310,7 @@ def probe(
     """
     expected = max(expected, old.workers)
     has_workers = bool(old.children) or expected > 0
-    endpoint = partial(Endpoint, world, ready, rights=world.ids(old.master))
+    endpoint = partial(endpoint_probe, world, ready, world.ids(old.master))
     notified = partial(Notified, world, old.children, world.now())
     if not has_workers:  # it reloads in its own process
         if ready.kind == "notify":
@@ -328,7 +319,7 @@ def probe(
         return Settled(world, 0, (), ready.seconds) if alone else endpoint(alone=True)
     if ready.kind == "settle":
         return Settled(world, max(expected, 1), old.children, ready.seconds)
-    workers: Probe = NewWorkers(
+    workers: Probe = WorkersAtWork(
         world,
         expected,
         old.children,

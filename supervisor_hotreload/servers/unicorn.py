@@ -19,6 +19,7 @@ import os
 from typing import Optional
 
 from supervisor_hotreload.core.model import Policy, Ready
+from supervisor_hotreload.core.text import there_are
 from supervisor_hotreload.servers.base import REEXEC, AcceptingFamily
 from supervisor_hotreload.servers.generation import (
     AcceptingGeneration,
@@ -105,7 +106,7 @@ class UnicornFamily(AcceptingFamily[AcceptingGeneration]):
             return super().readiness(old, policy)
         return policy.ready, (
             f"a worker counts from the moment when it handles USR1, which it does once the "
-            f"application is loaded; there are {old.workers} workers now"
+            f"application is loaded; {there_are(old.workers, 'worker')}"
         )
 
     def admit(

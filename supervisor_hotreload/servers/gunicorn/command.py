@@ -11,7 +11,7 @@ from typing import Optional
 from supervisor_hotreload.core.text import printable
 from supervisor_hotreload.servers.program import Program, mentions
 from supervisor_hotreload.system.credentials import rights_of
-from supervisor_hotreload.system.world import read_regular
+from supervisor_hotreload.system.files import read_regular
 
 BINARIES = frozenset({"gunicorn", "gunicorn3", "gunicorn_paster"})
 

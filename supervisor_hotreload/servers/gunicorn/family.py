@@ -6,6 +6,7 @@ import os
 from typing import Optional
 
 from supervisor_hotreload.core.model import Policy, Ready
+from supervisor_hotreload.core.text import there_are
 from supervisor_hotreload.servers.base import GUESS, REEXEC, Family
 from supervisor_hotreload.servers.command_line import own_name
 from supervisor_hotreload.servers.gunicorn.command import (
@@ -24,15 +25,15 @@ from supervisor_hotreload.servers.launchers import must_spare_successor
 from supervisor_hotreload.servers.program import Program
 from supervisor_hotreload.servers.readiness import (
     STEADY_SECONDS,
-    NewWorkers,
     Notified,
     Probe,
     Settled,
     Then,
+    WorkersAtWork,
 )
 from supervisor_hotreload.servers.trial import Trial, run_as
 from supervisor_hotreload.system.command import RunAs
-from supervisor_hotreload.system.endpoint import Endpoint
+from supervisor_hotreload.system.endpoint import endpoint_probe
 from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.world import World
 
@@ -79,7 +80,7 @@ class GunicornFamily(Family[GunicornGeneration]):
         if old.readable:
             return policy.ready, (
                 f"ready = heartbeat: a worker counts once it has loaded the application and "
-                f"touches its heartbeat file; there are {old.workers} workers now"
+                f"touches its heartbeat file; {there_are(old.workers, 'worker')}"
             )
         return GUESS, (
             f"warning: the heartbeat of pid {old.master.pid} cannot be read "
@@ -94,7 +95,7 @@ class GunicornFamily(Family[GunicornGeneration]):
         if ready.kind == "settle":
             return Settled(world, max(expected, 1), (), ready.seconds)
         if ready.kind == "accepting":
-            return NewWorkers(world, expected)
+            return WorkersAtWork(world, expected)
         workers: Probe = Heartbeat(world, expected)
         if not old.readable:
             workers = Settled(world, max(expected, 1), (), STEADY_SECONDS)
@@ -102,7 +103,7 @@ class GunicornFamily(Family[GunicornGeneration]):
             return workers
         if ready.kind == "notify":
             return Then(workers, Notified(world, old.children))
-        return Then(workers, Endpoint(world, ready, rights=world.ids(old.master)))
+        return Then(workers, endpoint_probe(world, ready, world.ids(old.master)))
 
     def trial(self, world: World, old: GunicornGeneration, program: Program) -> Optional[Trial]:
         """Return ``gunicorn --check-config``, which loads what the workers load.

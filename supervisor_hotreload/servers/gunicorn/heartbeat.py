@@ -60,4 +60,4 @@ class Heartbeat:
         if beats and ready == len(beats) and complete:
             return Readiness(ready)
         total = max(self._expected, len(beats))
-        return Progress(f"{ready}/{total} workers ready", ready, total)
+        return Progress.of_workers(ready, total)
