@@ -13,9 +13,10 @@ from typing import Any, Callable, Optional
 
 from supervisor_hotreload import servers
 from supervisor_hotreload.core import protocol
+from supervisor_hotreload.core.driver import Driver
 from supervisor_hotreload.core.model import Failure, Fault, Outcome, Policy
 from supervisor_hotreload.core.protocol import Steps
-from supervisor_hotreload.core.reload import Driver, Reload
+from supervisor_hotreload.core.reload import Reload
 from supervisor_hotreload.plugin.check_command import CheckCommand
 from supervisor_hotreload.plugin.events import Announcer, Exits
 from supervisor_hotreload.plugin.keeper import Keeper
@@ -356,7 +357,7 @@ class ReloadService:
 
     def _begin(self, tracked: SupervisedProgram, reload: Reload, wishes: Wishes) -> None:
         """Begin *reload*, or raise a Failure and nothing else: no reload may be left half begun."""
-        reload.take_up()
+        reload.restart_clock()
         try:
             self._look_and_run(tracked, reload, wishes)
         except Exception as error:  # noqa: BLE001 - whatever it is, it refuses this reload only

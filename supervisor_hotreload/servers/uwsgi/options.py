@@ -12,7 +12,7 @@ from supervisor_hotreload.core.text import printable
 from supervisor_hotreload.servers.command_line import Command, behind
 from supervisor_hotreload.servers.program import Program
 from supervisor_hotreload.system.credentials import Ids, rights_of
-from supervisor_hotreload.system.world import read_regular
+from supervisor_hotreload.system.files import read_regular
 
 NAME = re.compile(r"(uwsgi(-core|_(python|psgi|rack_ruby)[\d.]*)?|pyuwsgi)\Z")
 """The names of the program in distributions and wheels (Debian: uwsgi-core, uwsgi_python3)."""
