@@ -15,8 +15,8 @@ import pytest
 from supervisor_hotreload.core.model import Fault
 from supervisor_hotreload.servers.base import Program
 from supervisor_hotreload.servers.gunicorn import family as gunicorn
-from supervisor_hotreload.servers.uwsgi import family as uwsgi
 from supervisor_hotreload.servers.uwsgi import options as uwsgi_options
+from supervisor_hotreload.servers.uwsgi import trial as uwsgi_trial
 from supervisor_hotreload.system.command import Command, RunAs
 from supervisor_hotreload.system.credentials import Ids
 from tests.house import APP, House, wait_until
@@ -254,7 +254,7 @@ def test_whom_a_command_of_uwsgi_names(
     (tmp_path / "app.ini").write_text("[uwsgi]\nuid = root\ngid = root\nwho = root\n")
     rights = Ids.of_user(os.getuid())
     program = Program("myapp", command, str(tmp_path), given, rights=rights)
-    assert uwsgi._named_user(uwsgi_options.options(program)) == named
+    assert uwsgi_trial.named_user(uwsgi_options.options(program)) == named
 
 
 @pytest.mark.parametrize(
