@@ -8,7 +8,7 @@ JOBS ?= 5
 RERUNS ?= 2
 DEMO := $(VENV)/demo
 DOCS := $(VENV)/docs
-PACKAGES := nginx haproxy unicorn
+PACKAGES := nginx haproxy unicorn puma
 
 .PHONY: demo packages test hups lint docs transcripts matrix bench servers faults clean
 

@@ -77,7 +77,7 @@ def test_one_that_never_says_so_is_rolled_back(house: House) -> None:
     house.release("v2")
     done = house.ctl("hotreload", "myapp")
     assert done.returncode != 0
-    assert "booting was not over in 3 s (READY=1 is awaited" in done.stdout
+    assert "timed out after 3 s waiting for workers to boot (READY=1 is awaited" in done.stdout
     assert house.info()["pid"] == pid
     assert get(house.port).startswith(b"v1 ")
 
