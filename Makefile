@@ -10,7 +10,7 @@ DEMO := $(VENV)/demo
 DOCS := $(VENV)/docs
 PACKAGES := nginx haproxy unicorn puma
 
-.PHONY: demo packages test hups lint docs matrix bench servers faults clean
+.PHONY: demo packages test hups lint docs transcripts matrix bench servers faults clean
 
 # The first command of the README: no test tools, so that it is there soon.
 $(DEMO): setup.py pyproject.toml
@@ -55,6 +55,10 @@ $(DOCS): setup.py pyproject.toml
 docs: $(DOCS)
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build
 	@echo "the pages are in docs/_build/index.html"
+
+# The transcripts of the README, from a run of the demo.
+transcripts: $(DEMO)
+	$(BIN)/python docs/transcripts.py
 
 matrix: $(READY)
 	$(BIN)/python -m tests.matrix --write docs/matrix.rst
