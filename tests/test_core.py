@@ -13,7 +13,7 @@ from supervisor_hotreload.core.driver import Driver
 from supervisor_hotreload.core.model import Failure, Fault, Outcome, Phase, Policy, Progress
 from supervisor_hotreload.core.reload import Reload
 from supervisor_hotreload.core.text import counted, there_are
-from supervisor_hotreload.servers.readiness import Bake
+from supervisor_hotreload.servers.readiness import Bake, Heartbeat
 from supervisor_hotreload.system.descriptors import Beat
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
@@ -168,6 +168,21 @@ class Workers(World):
 
     def heartbeats(self, process: Process) -> dict[tuple[int, int], Beat]:
         return {(0, number): Beat(True, (0, 0, 0)) for number in range(self.count)}
+
+
+def test_a_generation_that_grows_is_not_ready_before_its_last_worker_is() -> None:
+    """gunicorn forks its workers up to 0.1 s apart (arbiter.spawn_workers)."""
+    world, texts = Workers(), []
+    ready = Heartbeat(world, 3)
+    for count in (1, 2, 3, 4, 4, 4, 4, 4, 4):
+        world.count = count
+        verdict = ready(Process(1, 1))
+        texts.append(verdict.text)
+        if verdict:
+            break
+        world.clock.time += 0.09
+    assert "3/3 workers ready" not in texts
+    assert texts[-1] == "4/4 workers ready"
 
 
 def test_a_bake_reports_the_seconds_that_remain() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Container, Iterable, Mapping
 from typing import Callable, Optional, Union
 
 from supervisor_hotreload.core.model import Failure, Fault, Progress, Readiness
+from supervisor_hotreload.core.text import counted
 from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.sd_notify import Notice
 from supervisor_hotreload.system.world import World
@@ -16,7 +17,8 @@ large as the old one: workers are forked up to 0.1 s apart (gunicorn
 arbiter.spawn_workers)."""
 
 FORKING = 0.25
-"""Seconds without another child after which a master has forked all, if they are enough."""
+"""Seconds without another child after which a master has forked all its workers, if they are
+as many as before. gunicorn forks them up to 0.1 s apart (arbiter.spawn_workers)."""
 
 BLIND = 10.0
 """Seconds that new workers have to live where it cannot be seen whether they accept."""
@@ -139,9 +141,12 @@ class Heartbeat:
         flipped = sum(beat.flipped for beat in beats.values())
         if frozenset(beats) != self._set:
             self._set, self._since = frozenset(beats), now
-        complete = flipped >= self._expected or now - self._since >= STEADY
-        if beats and flipped == len(beats) and complete:
+        all_ready, forked = bool(beats) and flipped == len(beats), now - self._since
+        if all_ready and forked >= (FORKING if flipped >= self._expected else STEADY):
             return Readiness(flipped)
+        if all_ready and flipped >= self._expected:
+            text = f"{counted(flipped, 'worker')} ready, more may start"
+            return Progress(text, flipped, flipped)
         total = max(self._expected, len(beats))
         return Progress.of_workers(flipped, total)
 
