@@ -124,18 +124,19 @@ for worker in workers:
 TOY_FAMILY = """\
 from supervisor_hotreload import servers
 from supervisor_hotreload.rpcinterface import make_hotreload_rpcinterface
-from supervisor_hotreload.servers.base import Family, Strategy, crew, probe
-from supervisor_hotreload.servers.reexec import Upgrade
+from supervisor_hotreload.servers.base import AcceptingFamily, Strategy
+from supervisor_hotreload.servers.generation import accepting_generation
+from supervisor_hotreload.servers.reexec import Reexec
 
-class Toy(Family):
+class Toy(AcceptingFamily):
     name = "toy"
     strategies = {"reexec": Strategy(False, False, "a second master")}
 
     def survey(self, world, tracked, program):
-        return crew(world, tracked, lambda process: "toy.py" in str(world.arguments(process)))
+        return accepting_generation(world, tracked, lambda p: "toy.py" in str(world.arguments(p)))
 
     def server(self, world, old, policy, program):
-        return Upgrade(world, old, policy, probe(world, policy.ready, old))
+        return Reexec(world, old, policy, self.probe(world, old, policy.ready))
 
 servers.FAMILIES = (*servers.FAMILIES, Toy())
 """

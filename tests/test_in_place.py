@@ -21,7 +21,9 @@ from supervisor_hotreload.core import protocol
 from supervisor_hotreload.core.model import Fault, Outcome, Policy, Ready
 from supervisor_hotreload.core.reload import Reload
 from supervisor_hotreload.servers import signal as generic
-from supervisor_hotreload.servers.base import Crew, Program, Renewal
+from supervisor_hotreload.servers.base import Program
+from supervisor_hotreload.servers.generation import AcceptingGeneration
+from supervisor_hotreload.servers.in_place import InPlaceReload
 from supervisor_hotreload.servers.settings import Settings
 from supervisor_hotreload.system import endpoint as endpoints
 from supervisor_hotreload.system.process import Process, lookup
@@ -173,12 +175,12 @@ class Toy:
             self._popen.kill()
             self._popen.wait(5)
 
-    def survey(self) -> Crew:
+    def survey(self) -> AcceptingGeneration:
         found = generic.FAMILY.survey(self.world, self.master, PROGRAM)
         assert found is not None
         return found
 
-    def wait_for(self, workers: int = 2) -> Crew:
+    def wait_for(self, workers: int = 2) -> AcceptingGeneration:
         wait_until(lambda: self.survey().workers == workers)
         wait_until(lambda: self.world.catches(self.master, "HUP"))
         return self.survey()
@@ -187,7 +189,9 @@ class Toy:
         os.kill(process.pid, signal.SIGKILL)
         wait_until(lambda: not self.world.alive(process))
 
-    def reload(self, settings: str = "", old: Optional[Crew] = None, timeout: float = 20) -> Reload:
+    def reload(
+        self, settings: str = "", old: Optional[AcceptingGeneration] = None, timeout: float = 20
+    ) -> Reload:
         """Reload it, and return how that went.
 
         :param settings: lines of its section.
@@ -210,8 +214,8 @@ class Toy:
             reload.step()
         return reload
 
-    def server(self, policy: Policy, old: Crew) -> Renewal:
-        return generic.FAMILY.server(self.world, old, policy, PROGRAM)
+    def server(self, policy: Policy, old: AcceptingGeneration) -> InPlaceReload:
+        return generic.FAMILY.in_place(self.world, old, policy, PROGRAM)
 
 
 def story(reload: Reload) -> str:

@@ -208,7 +208,7 @@ def test_a_strategy_that_it_has_not_is_refused(house: House) -> None:
     before = workers(house)
     for option, words in {
         "--brutal": "with die-on-term that stops it",
-        "--brutal --strategy graceful": "one strategy, please (given: brutal, graceful)",
+        "--brutal --strategy graceful": "a reload has one strategy: brutal and graceful clash",
         "--strategy=upgrade": "its family is uwsgi (graceful, chain, brutal); nothing was sent",
         "--strategy=chain": "needs lazy-apps",
         "--strategy=magic": "none of",
@@ -641,13 +641,13 @@ def test_whose_file_may_be_touched(
     assert (path.stat().st_mtime > 0) == good
 
 
-def crew_of(options: uwsgi_options.Options) -> tuple[World, family.UwsgiCrew]:
+def crew_of(options: uwsgi_options.Options) -> tuple[World, family.UwsgiGeneration]:
     """Return a crew whose master is this process."""
     world = World()
     own = world.lookup(os.getpid())
     assert own is not None
     nobody: frozenset[Process] = frozenset()
-    return world, family.UwsgiCrew(own, own, 0, True, nobody, nobody, options=options)
+    return world, family.UwsgiGeneration(own, own, 0, True, nobody, nobody, options=options)
 
 
 def test_any_file_that_can_be_touched_will_do(tmp_path: pathlib.Path) -> None:
@@ -881,7 +881,7 @@ def test_options_that_cannot_be_told_are_known_to_be_so(
     tmp_path: pathlib.Path, command: str
 ) -> None:
     found = configured(command, tmp_path)
-    assert family.FAMILY.names(Program("myapp", command, str(tmp_path)))
+    assert family.FAMILY.is_named_in(Program("myapp", command, str(tmp_path)))
     assert found.untold("master")
     assert "master" not in found
 
@@ -891,7 +891,7 @@ def test_options_that_cannot_be_told_are_known_to_be_so(
     ["uwsgi_exporter --x", "tail -f uwsgi.log", "sh -c 'tail -f uwsgi'", "python uwsgi_watch.py"],
 )
 def test_what_is_only_called_alike_is_no_uwsgi(command: str) -> None:
-    assert not family.FAMILY.names(Program("myapp", command, "/"))
+    assert not family.FAMILY.is_named_in(Program("myapp", command, "/"))
 
 
 @pytest.mark.parametrize("told", ["ini = :more\n", "ini = .\n", "ini = /dev/tty\n", "ini = fifo\n"])

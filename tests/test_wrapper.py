@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
@@ -158,6 +159,37 @@ def test_a_killed_master_leaves_no_workers_behind(wrapped: Wrapped) -> None:
     wrapped.servers()[0].kill()
     assert wrapped.wait() == -signal.SIGKILL
     wait_until(lambda: not any(process.is_running() for process in family), 5, "they are gone")
+
+
+HELPER = (
+    "import subprocess, time\n"
+    "helper = subprocess.Popen(['sleep', '{seconds}'])\n"
+    "print('up', flush=True)\n"
+    "time.sleep(60)"
+)
+"""A server with a helper that ends some seconds after it has begun; it is no worker."""
+
+
+def test_what_ends_a_moment_after_its_server_is_waited_for(wrapped: Wrapped) -> None:
+    """Else an orphan is handed to init, which may not even reap it in a container."""
+    wrapped.begin(*python(HELPER.format(seconds=1.5)))
+    up(wrapped)
+    family = wrapped.family()
+    assert len(family) == 2
+    wrapped.send("TERM")
+    assert wrapped.wait() == -signal.SIGTERM
+    assert not any(process.is_running() for process in family)
+
+
+def test_what_is_to_outlive_its_server_is_left_alone(wrapped: Wrapped) -> None:
+    wrapped.begin(*python(HELPER.format(seconds=60)))
+    up(wrapped)
+    _, helper = wrapped.family()
+    before = time.monotonic()
+    wrapped.send("TERM")
+    assert wrapped.wait() == -signal.SIGTERM
+    assert time.monotonic() - before < 10
+    assert helper.is_running()
 
 
 # -- the signals

@@ -120,7 +120,7 @@ def _inherits(world: World, recorded: Proofs, process: Process) -> bool:
         and not world.alive(known)
         and process.start >= known.start
         and sockets <= _held(world, process)
-        and any(family.leads(world, process) for family in servers.FAMILIES)
+        and any(family.is_master(world, process) for family in servers.FAMILIES)
         for known, sockets in recorded
     )
 
@@ -151,8 +151,8 @@ def _doubt(
         found = servers.family_of(world, process, tracked.program, strategy)
     except servers.Ambiguous as error:
         return f"is in doubt: {error}"
-    family = servers.named(tracked.program)
-    if found is None and (family is None or not family.boots(world, process)):
+    family = servers.family_by_command(tracked.program)
+    if found is None and (family is None or not family.may_be_booting(world, process)):
         return f"is no server with workers that hotreload knows; {leave}"
     if found is not None and found.family.only_if_asked_for and not found.old.workers:
         return f"has no workers; {leave}"

@@ -22,7 +22,7 @@ from supervisor.states import ProcessStates, getProcessStateDescription
 from supervisor_hotreload.core.model import Failure, Fault
 from supervisor_hotreload.plugin.exit_watch import UNKNOWN_STATUS, Watch
 from supervisor_hotreload.plugin.log import Log
-from supervisor_hotreload.servers import Family, Program, lineage
+from supervisor_hotreload.servers import AnyFamily, Program, lineage
 from supervisor_hotreload.servers.lineage import Lineage
 from supervisor_hotreload.system.credentials import NOBODY, Ids, ids_of
 from supervisor_hotreload.system.process import Process
@@ -234,11 +234,11 @@ class SupervisedProgram:
         process = status.process
         if self._lineage is None or self._lineage.tracked != process:
             made = status.group == process.pid
-            self._begin(Lineage(process, process.start, status.group, made, ours=True))
+            self._begin(Lineage(process, process.start, status.group, made, is_ours=True))
         known = self._known
         if process not in known.masters or not known.masters[process].image:
             own = self._world.lookup(self._world.own_pid())
-            known.know(self._world, process)
+            known.add_master(self._world, process)
             seen = known.masters[process]
             if own is not None and seen.image == self._world.image(own):
                 known.masters[process] = seen._replace(image=0)  # a fork that is yet to exec
@@ -256,7 +256,7 @@ class SupervisedProgram:
         """Remember a process that supervisord has just forked, before it has exec'd."""
         process = self._world.lookup(self.pid) if self.pid else None
         if process is not None:
-            self._begin(Lineage(process, process.start, process.pid, True, ours=True))
+            self._begin(Lineage(process, process.start, process.pid, True, is_ours=True))
 
     def _begin(self, begun: Lineage) -> None:
         self.generation = 1
@@ -274,18 +274,18 @@ class SupervisedProgram:
         if self._lineage is None:
             return
         self._observer.runs(self)
-        if self._lineage.record(self._world):
+        if self._lineage.refresh(self._world):
             self._observer.proven(self)
         if self._lineage.sockets:
             self._look_at = None
 
-    def remember(self, master: Process, family: Optional[Family] = None) -> None:
+    def remember(self, master: Process, family: Optional[AnyFamily] = None) -> None:
         """Remember the master of the running generation, which a shell may stand before."""
         self.note()
         if self._lineage is not None:
-            self._lineage.know(self._world, master)
+            self._lineage.add_master(self._world, master)
             self._lineage.family = family or self._lineage.family
-            if self._lineage.record(self._world):
+            if self._lineage.refresh(self._world):
                 self._observer.proven(self)
 
     def proofs(self) -> list[tuple[Process, frozenset[int]]]:
@@ -308,7 +308,7 @@ class SupervisedProgram:
         :raises Failure: when *new* acts as another user than the master does.
         """
         self.note()
-        if self._lineage is not None and not self._lineage.acts(self._world, new):
+        if self._lineage is not None and not self._lineage.acts_as_master(self._world, new):
             raise Failure(
                 Fault.NO_SUCCESSOR,
                 f"{new} is another user's than the master of {self.name}: it is not adopted",
@@ -336,10 +336,10 @@ class SupervisedProgram:
                 new,
                 old.since,
                 old.group,
-                old.made,
+                old.owns_group,
                 sockets=old.sockets,
                 family=old.family,
-                ours=old.ours,
+                is_ours=old.is_ours,
             )
         )
 
@@ -372,8 +372,8 @@ class SupervisedProgram:
         status = self._world.status(process.pid)
         group = status.group if status is not None else 0
         taken = Lineage(process, process.start, group, group == process.pid)
-        taken.know(self._world, process)
-        taken.record(self._world)
+        taken.add_master(self._world, process)
+        taken.refresh(self._world)
         self._take(taken)
         subprocess.change_state(ProcessStates.STARTING)
 
@@ -384,7 +384,7 @@ class SupervisedProgram:
         self._options.pidhistory[process.pid] = self.process
         self.process.pid = process.pid
         self._lineage = known
-        known.know(self._world, process)
+        known.add_master(self._world, process)
         self._look_soon()
         self._observer.proven(self)
 
@@ -504,8 +504,8 @@ class SupervisedProgram:
         would go on serving what they have loaded. They are elders until they are gone.
         """
         known = {*self.previous, self.successor, self.current()}
-        asked = dead.family.farewell if dead.family is not None else "TERM"
-        for worker in lineage.workers_left(self._world, dead, self._taken, by_sockets=False):
+        asked = dead.family.orphan_signal if dead.family is not None else "TERM"
+        for worker in lineage.orphaned_workers(self._world, dead, self._taken, by_sockets=False):
             if asked and worker not in known:
                 self._world.signal(worker, asked)
                 self.previous.append(worker)
@@ -516,7 +516,7 @@ class SupervisedProgram:
 
     def _record_workers(self) -> None:
         if self._lineage is not None:
-            self._lineage.record(self._world)
+            self._lineage.refresh(self._world)
 
     def _outlived(self, pid: int, sts: int) -> bool:
         """Tell whether something of the program outlives its tracked process *pid*.
@@ -528,7 +528,7 @@ class SupervisedProgram:
         """
         if self._lineage is None or self._lineage.tracked.pid != pid:
             return False
-        orphaned = lineage.workers_left(self._world, self._lineage, self._taken)
+        orphaned = lineage.orphaned_workers(self._world, self._lineage, self._taken)
         self._end_all(orphaned, signal.SIGTERM)
         left = self.previous_generations() + orphaned
         left = [process for process in left if process.pid != pid]
@@ -666,7 +666,7 @@ class SupervisedProgram:
             raise ProcessLookupError(3, "No such process")
         process = status.process
         group = status.group
-        if self._lineage.made and group == self._lineage.group and group != os.getpgrp():
+        if self._lineage.owns_group and group == self._lineage.group and group != os.getpgrp():
             os.killpg(group, sig)
         else:
             for member in [*self._world.children(process), process]:

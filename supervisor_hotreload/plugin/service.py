@@ -23,7 +23,7 @@ from supervisor_hotreload.plugin.keeper import Keeper
 from supervisor_hotreload.plugin.program import SupervisedProgram
 from supervisor_hotreload.plugin.settings_file import SettingsFile
 from supervisor_hotreload.plugin.supervisord import Supervisord
-from supervisor_hotreload.servers import AUTO, Family, Found
+from supervisor_hotreload.servers import AUTO, AnyFamily, Found
 from supervisor_hotreload.servers.settings import DEFAULTS, PREFIX, BadSetting, Settings
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
@@ -160,7 +160,7 @@ class ReloadService:
         A server that still boots is: it is refused, and that is said.
         """
         if tracked.starting:
-            return servers.named(tracked.program) is not None
+            return servers.family_by_command(tracked.program) is not None
         return tracked.running and (
             self._survey(tracked) is not None or self._boots(tracked) is not None
         )
@@ -185,7 +185,7 @@ class ReloadService:
         except BadSetting as error:
             raise Failure(Fault.BAD_SETTING, str(error)) from None
         if policy.pidfile is None:
-            family = servers.named(tracked.program)
+            family = servers.family_by_command(tracked.program)
             if family is not None:
                 policy = replace(policy, pidfile=family.pidfile(tracked.program))
         return policy
@@ -427,7 +427,7 @@ class ReloadService:
     def _strategy(self, tracked: SupervisedProgram, found: Found, policy: Policy) -> str:
         """Return the strategy of one reload: asked for, or what the family finds best."""
         if policy.strategy == AUTO:
-            return found.family.strategy(self.world, found.old, tracked.program)
+            return found.family.best_strategy(self.world, found.old, tracked.program)
         return policy.strategy
 
     def _run(
@@ -475,11 +475,12 @@ class ReloadService:
             reload.new_pid = old.master.pid
 
         def steps() -> Steps:  # what the trial leaves behind is seen before the server is asked
-            server = family.server(self.world, old, policy, tracked.program)
             if in_place:
-                server.heard = reload.output
-                yield from protocol.in_place(server, policy, keeper.commit, check)
+                renewal = family.in_place(self.world, old, policy, tracked.program)
+                renewal.output = reload.output
+                yield from protocol.in_place(renewal, policy, keeper.commit, check)
             else:
+                server = family.server(self.world, old, policy, tracked.program)
                 reload.when_ended(self._give_up(tracked, server))
                 yield from protocol.reload(server, policy, keeper, check)
 
@@ -501,7 +502,7 @@ class ReloadService:
                     f"told from command = {tracked.program.command}; write check_before = COMMAND",
                 )
             if told is None:
-                why = found.family.untried(found.old)
+                why = found.family.why_no_trial(found.old)
                 if why:
                     reload.say(
                         f"warning: {tracked.name}: the release is not tried before: {why}; "
@@ -545,16 +546,16 @@ class ReloadService:
 
     def _cause(self, tracked: SupervisedProgram) -> str:
         """Return why a program does not come up, where its command tells."""
-        family = servers.named(tracked.program)
-        why = family.down(tracked.program) if family is not None else ""
+        family = servers.family_by_command(tracked.program)
+        why = family.why_not_running(tracked.program) if family is not None else ""
         return f": {why}" if why else ""
 
-    def _boots(self, tracked: SupervisedProgram) -> Optional[Family]:
+    def _boots(self, tracked: SupervisedProgram) -> Optional[AnyFamily]:
         """Return the family of a server that has no workers yet."""
         current = tracked.current()
-        return servers.booting(self.world, current) if current is not None else None
+        return servers.booting_family(self.world, current) if current is not None else None
 
-    def _too_early(self, tracked: SupervisedProgram, family: Family) -> Failure:
+    def _too_early(self, tracked: SupervisedProgram, family: AnyFamily) -> Failure:
         lacking = family.lacks(tracked.program)
         return Failure(Fault.STILL_STARTING, f"{tracked.name} (pid {tracked.pid}) has no {lacking}")
 
@@ -582,9 +583,9 @@ class ReloadService:
                 Fault.FOREIGN_SUCCESSOR,
                 f"an older generation ({previous[0]}) of {tracked.name} still lives",
             )
-        servers.must_hear(self.world, tracked.name, old.master)
+        servers.must_not_be_stopped(self.world, tracked.name, old.master)
         for successor in tracked.successors():
-            raise servers.foreign(tracked.name, successor, old.master)
+            raise servers.foreign_successor(tracked.name, successor, old.master)
 
     def _must_be_heard(self, tracked: SupervisedProgram, old: Any) -> None:
         """Refuse to wait for a READY=1 that cannot come."""

@@ -147,7 +147,7 @@ class TriggerTable:
             "name": tracked.name,
             "group": tracked.group,
             "process": process,
-            "likely": listed and servers.named(tracked.program) is not None,
+            "likely": listed and servers.family_by_command(tracked.program) is not None,
             "triggers": _told(triggers),
         }
         return Fixed(struct, after)

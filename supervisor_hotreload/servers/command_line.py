@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Callable, Optional
 
 from supervisor_hotreload.core.text import printable
-from supervisor_hotreload.servers.base import Program
+from supervisor_hotreload.servers.program import Program
 
 PYTHON = re.compile(r"python[\d.]*\Z")
 
@@ -32,6 +32,17 @@ DEPTH = 6
 
 FIRST = 5
 """Words among which a server is looked for behind a wrapper that is not known."""
+
+INTERPRETERS = re.compile(r"(python|pypy|ruby|perl)[\d.]*$")
+
+
+def own_name(words: Sequence[str]) -> str:
+    """Return the name of what a command line runs, behind its interpreter."""
+    names = [os.path.basename(word) for word in words[:1]]
+    if names and INTERPRETERS.match(names[0]):
+        names = [os.path.basename(word) for word in words[1:] if not word.startswith("-")]
+    return names[0].partition(":")[0] if names else ""  # a title: 'gunicorn: master [app]'
+
 
 Names = Callable[[str], object]
 

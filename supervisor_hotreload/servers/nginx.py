@@ -13,24 +13,23 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Optional
 
 from supervisor_hotreload.core.model import Failure, Fault, Policy
-from supervisor_hotreload.servers.base import (
-    Crew,
-    Family,
-    Generation,
-    Program,
-    Renewal,
-    Strategy,
-    Trial,
-    crew,
-    probe,
-)
+from supervisor_hotreload.servers.base import AcceptingFamily, Strategy
 from supervisor_hotreload.servers.command_line import STUBS, Command, among, assigned, behind
-from supervisor_hotreload.servers.outliving import must_outlive
-from supervisor_hotreload.servers.readiness import STEADY, shared
-from supervisor_hotreload.servers.reexec import Upgrade
+from supervisor_hotreload.servers.generation import (
+    AcceptingGeneration,
+    Generation,
+    accepting_generation,
+    shares_socket,
+)
+from supervisor_hotreload.servers.in_place import InPlaceReload
+from supervisor_hotreload.servers.launchers import must_spare_successor
+from supervisor_hotreload.servers.program import Program
+from supervisor_hotreload.servers.readiness import STEADY, Probe
+from supervisor_hotreload.servers.reexec import Reexec
+from supervisor_hotreload.servers.trial import Trial
 from supervisor_hotreload.system.command import RunAs
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
@@ -39,7 +38,7 @@ STUB = "hotreload-orphan"
 
 
 @dataclass
-class NginxCrew(Crew):
+class NginxGeneration(AcceptingGeneration):
     """An nginx with its workers.
 
     :param command: how it is started, None where that cannot be told.
@@ -48,12 +47,14 @@ class NginxCrew(Crew):
     command: Optional[Command] = None
 
 
-class BinaryUpgrade(Upgrade):
+class NginxReexec(Reexec):
     """An upgrade of an nginx before which a stub may stand: nginx obeys only once that
     has left, for its parent has to have changed."""
 
-    def __init__(self, world: World, old: Crew, policy: Policy, program: Program) -> None:
-        super().__init__(world, old, policy, probe(world, policy.ready, old, STEADY))
+    def __init__(
+        self, world: World, old: AcceptingGeneration, policy: Policy, program: Program, probe: Probe
+    ) -> None:
+        super().__init__(world, old, policy, probe)
         self._program = program
         self._asked = False
 
@@ -77,24 +78,24 @@ class BinaryUpgrade(Upgrade):
         return stub_of(self._world, self._old, self._program) is not None
 
 
-class NginxFamily(Family):
+class NginxFamily(AcceptingFamily[NginxGeneration]):
     """Recognised by its name; its workers by what they accept from."""
 
     name = "nginx"
     binaries = frozenset({"nginx"})
-    farewell = "QUIT"
+    orphan_signal = "QUIT"
     ended_by_hup = False
     strategies = {  # noqa: RUF012 - a table, never changed
         "graceful": Strategy(True, True, "HUP: new workers with the configuration as it is now"),
         "upgrade": Strategy(False, True, "USR2: a new binary beside the old one"),
     }
 
-    def names(self, program: Program) -> bool:
+    def is_named_in(self, program: Program) -> bool:
         return started(program) is not None
 
-    def survey(self, world: World, tracked: Process, program: Program) -> Optional[NginxCrew]:
-        found = crew(world, tracked, lambda process: _is_nginx(world, process))
-        return None if found is None else found.refined(NginxCrew, command=started(program))
+    def survey(self, world: World, tracked: Process, program: Program) -> Optional[NginxGeneration]:
+        found = accepting_generation(world, tracked, lambda process: _is_nginx(world, process))
+        return None if found is None else found.refined(NginxGeneration, command=started(program))
 
     def lacks(self, program: Program) -> str:
         return (
@@ -102,11 +103,11 @@ class NginxFamily(Family):
             "'master_process off' it has none, and cannot be reloaded)"
         )
 
-    def admit(self, world: World, old: Crew, policy: Policy, program: Program) -> None:
+    def admit(self, world: World, old: NginxGeneration, policy: Policy, program: Program) -> None:
         """Refuse an upgrade that nginx would ignore, with the cure."""
         if policy.strategy != "upgrade":
             return
-        must_outlive(world, program, old)
+        must_spare_successor(world, program, old)
         if stub_of(world, old, program) is not None:
             return
         status = world.status(old.master.pid)
@@ -121,7 +122,7 @@ class NginxFamily(Family):
                 f"{program.command}",
             )
 
-    def trial(self, world: World, old: NginxCrew, program: Program) -> Optional[Trial]:
+    def trial(self, world: World, old: NginxGeneration, program: Program) -> Optional[Trial]:
         """Run it with ``-t``, in the directory and environment that its wrappers set."""
         command = old.command
         if command is None or command.why:
@@ -132,16 +133,21 @@ class NginxFamily(Family):
         run_as, given = RunAs(program.user), assigned(program, command.environment)
         return Trial(words, "nginx -t", run_as, given)
 
-    def untried(self, old: NginxCrew) -> str:
+    def why_no_trial(self, old: NginxGeneration) -> str:
         return "no nginx is found in its command" if old.command is None else old.command.why
 
-    def server(self, world: World, old: Crew, policy: Policy, program: Program) -> Any:
-        if policy.strategy == "upgrade":
-            return BinaryUpgrade(world, old, policy, program)
-        return Renewal(world, old, policy, lambda: world.signal(old.master, "HUP"), STEADY)
+    def server(
+        self, world: World, old: NginxGeneration, policy: Policy, program: Program
+    ) -> NginxReexec:
+        return NginxReexec(world, old, policy, program, self.probe(world, old, policy.ready))
 
-    def leads(self, world: World, process: Process) -> bool:
-        return _is_nginx(world, process) and shared(world, process)
+    def in_place(
+        self, world: World, old: NginxGeneration, policy: Policy, program: Program
+    ) -> InPlaceReload:
+        return InPlaceReload(world, old, policy, lambda: world.signal(old.master, "HUP"), STEADY)
+
+    def is_master(self, world: World, process: Process) -> bool:
+        return _is_nginx(world, process) and shares_socket(world, process)
 
 
 def stub_of(world: World, old: Generation, program: Program) -> Optional[Process]:

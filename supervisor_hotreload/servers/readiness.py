@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable
+from functools import partial
 from typing import Callable, Optional, Union
 
-from supervisor_hotreload.core.model import Failure, Fault, Progress, Readiness
+from supervisor_hotreload.core.model import Failure, Fault, Progress, Readiness, Ready
 from supervisor_hotreload.core.text import counted
+from supervisor_hotreload.servers.generation import AcceptingGeneration, counts, helpers
+from supervisor_hotreload.system.endpoint import endpoint_probe
 from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.sd_notify import Notice
 from supervisor_hotreload.system.world import World
@@ -20,6 +23,10 @@ FORKING = 0.25
 """Seconds without another child after which a master has forked all its workers, if they are
 as many as before. gunicorn forks them up to 0.1 s apart (arbiter.spawn_workers)."""
 
+ONE_BY_ONE = 5.0
+"""Seconds until fewer workers than before are all that come, where one follows the
+other: between the end of an old one and the fork of a new one lies a second or more."""
+
 BLIND = 10.0
 """Seconds that new workers have to live where it cannot be seen whether they accept."""
 
@@ -28,6 +35,9 @@ FALLS = 3
 for ever."""
 
 Verdict = Union[Readiness, Progress]
+
+Probe = Callable[[Process], Verdict]
+"""Judges the workers of a master each time it is called."""
 
 
 def shares(world: World, beats: Container[tuple[int, int]], child: Process) -> bool:
@@ -40,28 +50,6 @@ def shares(world: World, beats: Container[tuple[int, int]], child: Process) -> b
         return any(key in beats for key in world.heartbeats(child))
     except Unreadable:
         return True
-
-
-def accepting(world: World, processes: list[Process]) -> list[Process]:
-    """Return those of *processes* that accept connections.
-
-    :raises Unreadable: when the kernel hides the descriptors of a living one.
-    """
-    if not processes:
-        return []
-    known = world.listening(processes[0])
-    return [p for p in processes if world.sockets(p, known).accepted and world.alive(p)]
-
-
-def shared(world: World, process: Process) -> bool:
-    """Tell whether *process* shares a listening socket with a child of its own."""
-    try:
-        known = world.listening(process)
-        own = world.sockets(process, known).held
-        children = world.children(process)
-        return bool(own) and any(own & world.sockets(child, known).held for child in children)
-    except Unreadable:
-        return False
 
 
 class Falls:
@@ -256,15 +244,6 @@ class Accepting:
         return any(counts(sockets, known, self._apart) for sockets in seen)
 
 
-def counts(sockets: Iterable[int], known: Mapping[int, str], apart: Container[str]) -> bool:
-    """Tell whether one of *sockets* is a worker's.
-
-    :param known: their addresses.
-    :param apart: ports, as the kernel writes them, from which others than workers accept.
-    """
-    return any(known[inode].rpartition(":")[2] not in apart for inode in sockets)
-
-
 class Renewed:
     """Ready when the new children of a master have been the same for some seconds: a guess.
 
@@ -311,7 +290,7 @@ class Lasting:
 class Then:
     """Ready when *first* has been and *second* is: an address is shared by generations."""
 
-    def __init__(self, first: Callable[[Process], Verdict], second: Callable[[Process], Verdict]):
+    def __init__(self, first: Probe, second: Probe):
         self._first = first
         self._second = second
         self._verdict: Verdict = Progress("")
@@ -338,7 +317,7 @@ class Notified:
     def __init__(
         self,
         world: World,
-        first: Optional[Callable[[Process], Verdict]],
+        first: Optional[Probe],
         before: frozenset[Process],
         since: float = 0.0,
     ) -> None:
@@ -378,3 +357,37 @@ class Notified:
         if found != self._status and now - self._status_at >= 1.0:
             self._status, self._status_at = found, now
         return self._status
+
+
+def probe(
+    world: World,
+    ready: Ready,
+    old: AcceptingGeneration,
+    steady: float = ONE_BY_ONE,
+    own: Optional[Probe] = None,
+    expected: int = 0,
+) -> Probe:
+    """Return what tells when the workers that replace those of *old* are ready.
+
+    :param steady: seconds after which fewer than before are all that come.
+    :param own: the family's own proof, where it has a better one than what they accept from.
+    :param expected: how many workers there are to be, at least.
+    """
+    expected = max(expected, old.workers)
+    has_workers = bool(old.children) or expected > 0
+    endpoint = partial(endpoint_probe, world, ready, world.ids(old.master))
+    if not has_workers and ready.kind != "notify":  # it reloads in its own process
+        alone = ready.kind == "settle"
+        return Lasting(world, ready.seconds) if alone else endpoint(alone=True)
+    if ready.kind == "settle":
+        return Renewed(world, expected, old.children, ready.seconds)
+    told: Probe = Accepting(world, expected, old.children, steady, old.apart, helpers(world, old))
+    if own is not None and ready.kind != "accepting":
+        told = own
+    if not old.readable or not expected:
+        told = Renewed(world, max(expected, len(old.children)), old.children, STEADY)
+    if ready.kind in ("heartbeat", "accepting"):
+        return told
+    if ready.kind == "notify":
+        return Notified(world, told if has_workers else None, old.children, world.now())
+    return Then(told, endpoint(before=old.children, apart=old.apart))

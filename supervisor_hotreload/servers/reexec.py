@@ -8,12 +8,13 @@ ends either of them gracefully, so that a rollback is a QUIT to the new one.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Callable, Optional
+from typing import Optional
 
 from supervisor_hotreload.core.model import Failure, Fault, Policy, Progress
-from supervisor_hotreload.servers.base import Generation, Rung, rung, stopped
+from supervisor_hotreload.servers.generation import Generation, accepting
 from supervisor_hotreload.servers.lineage import acts_alike, held_together, workers_under
-from supervisor_hotreload.servers.readiness import Bake, Verdict, accepting
+from supervisor_hotreload.servers.readiness import Bake, Probe, Verdict
+from supervisor_hotreload.servers.signals import Rung, is_stopped, rung
 from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.world import World
 
@@ -27,19 +28,17 @@ QUICK = 5.0
 """Seconds between a quick stop and SIGKILL, and after that."""
 
 
-class Upgrade:
+class Reexec:
     """One reload of one program, bound to its old generation.
 
-    :param told: tells when the workers of a successor are ready.
+    :param probe: judges the workers of a successor.
     """
 
-    def __init__(
-        self, world: World, old: Generation, policy: Policy, told: Callable[[Process], Verdict]
-    ) -> None:
+    def __init__(self, world: World, old: Generation, policy: Policy, probe: Probe) -> None:
         self._world = world
         self._old = old
         self._policy = policy
-        self._told = told
+        self._probe = probe
         self._sockets, _ = held_together(world, old.master)
         self._new: Optional[Process] = None
         self.before: Optional[frozenset[Process]] = None
@@ -114,7 +113,7 @@ class Upgrade:
     def ready(self, new: Process) -> Verdict:
         self._must_live(new)
         self._born.update(self._under(new))
-        return self._told(new)
+        return self._probe(new)
 
     def baked(self, new: Process, seconds: float) -> object:
         self._must_live(new)
@@ -135,7 +134,7 @@ class Upgrade:
 
     def recall(self) -> bool:
         """A stopped master has the USR2 still before it: let it come, then end what comes."""
-        if stopped(self._world, self._old.master):
+        if is_stopped(self._world, self._old.master):
             self._world.signal(self._old.master, "CONT")
         return self.before is not None
 

@@ -12,7 +12,10 @@ from collections.abc import Iterable
 from typing import Optional
 
 from supervisor_hotreload.core.model import Failure, Fault, Policy
-from supervisor_hotreload.servers.base import Crew, Family, Program, Renewal, Strategy, crew
+from supervisor_hotreload.servers.base import AcceptingFamily, Strategy
+from supervisor_hotreload.servers.generation import AcceptingGeneration, accepting_generation
+from supervisor_hotreload.servers.in_place import InPlaceReload
+from supervisor_hotreload.servers.program import Program
 from supervisor_hotreload.system.credentials import rights_of
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
@@ -21,7 +24,7 @@ ENDING = ("INT", "QUIT", "TERM")
 """Signals on which servers end, whatever they are configured to."""
 
 
-class GenericFamily(Family):
+class GenericFamily(AcceptingFamily[AcceptingGeneration]):
     """Whatever has children that accept; asked only where ``strategy = signal``."""
 
     name = "signal"
@@ -30,10 +33,14 @@ class GenericFamily(Family):
         "signal": Strategy(True, False, "{signal}, on which it replaces its workers itself")
     }
 
-    def survey(self, world: World, tracked: Process, program: Program) -> Optional[Crew]:
-        return crew(world, tracked) or _childless(world, tracked)
+    def survey(
+        self, world: World, tracked: Process, program: Program
+    ) -> Optional[AcceptingGeneration]:
+        return accepting_generation(world, tracked) or _childless(world, tracked)
 
-    def admit(self, world: World, old: Crew, policy: Policy, program: Program) -> None:
+    def admit(
+        self, world: World, old: AcceptingGeneration, policy: Policy, program: Program
+    ) -> None:
         """Refuse what the signal would end, what would load the old code again, and what
         cannot be seen to have been done."""
         moved = _moved(world, old, program)
@@ -62,16 +69,18 @@ class GenericFamily(Family):
                 f"set: it may still start; if it uses no epoll, set another ready",
             )
 
-    def warnings(self, world: World, old: Crew, program: Program) -> Iterable[str]:
+    def warnings(self, world: World, old: AcceptingGeneration, program: Program) -> Iterable[str]:
         moved = _moved(world, old, program)
         if moved and _finds_anew(world, old, program):
             yield f"warning: {moved}: what it imports from there is the old code again"
 
-    def server(self, world: World, old: Crew, policy: Policy, program: Program) -> Renewal:
-        return Renewal(world, old, policy, lambda: world.signal(old.master, policy.signal))
+    def in_place(
+        self, world: World, old: AcceptingGeneration, policy: Policy, program: Program
+    ) -> InPlaceReload:
+        return InPlaceReload(world, old, policy, lambda: world.signal(old.master, policy.signal))
 
 
-def _moved(world: World, old: Crew, program: Program) -> str:
+def _moved(world: World, old: AcceptingGeneration, program: Program) -> str:
     """Return where a server runs whose ``directory`` is elsewhere by now, '' where it is not."""
     cwd = world.directory(old.master)
     try:
@@ -84,17 +93,17 @@ def _moved(world: World, old: Crew, program: Program) -> str:
     return f"{old.master} runs in {cwd}, not in what {program.directory} is now"
 
 
-def _finds_anew(world: World, old: Crew, program: Program) -> bool:
+def _finds_anew(world: World, old: AcceptingGeneration, program: Program) -> bool:
     """Tell whether the directory is named where it may be imported from by its name."""
     given = program.started_with
     texts = [value for key, value in given.items() if key not in ("PWD", "OLDPWD")]
     return any(program.directory in text for text in (program.command, *texts))
 
 
-def _childless(world: World, tracked: Process) -> Crew:
+def _childless(world: World, tracked: Process) -> AcceptingGeneration:
     """Return the generation of a server none of whose children is seen to accept."""
     children = frozenset(world.children(tracked))
-    return Crew(tracked, tracked, world.image(tracked), True, children, frozenset())
+    return AcceptingGeneration(tracked, tracked, world.image(tracked), True, children, frozenset())
 
 
 FAMILY = GenericFamily()

@@ -21,19 +21,17 @@ from typing import Optional
 
 from supervisor_hotreload.core.model import Policy, Progress, Readiness, Ready
 from supervisor_hotreload.core.text import there_are
-from supervisor_hotreload.servers.base import (
-    REEXEC,
-    Crew,
-    Family,
-    Program,
-    Rung,
-    crew,
-    probe,
-    rung,
+from supervisor_hotreload.servers.base import REEXEC, AcceptingFamily
+from supervisor_hotreload.servers.generation import (
+    AcceptingGeneration,
+    accepting_generation,
+    shares_socket,
 )
-from supervisor_hotreload.servers.outliving import must_outlive
-from supervisor_hotreload.servers.readiness import STEADY, Falls, Verdict, shared
-from supervisor_hotreload.servers.reexec import Upgrade
+from supervisor_hotreload.servers.launchers import must_spare_successor
+from supervisor_hotreload.servers.program import Program
+from supervisor_hotreload.servers.readiness import STEADY, Falls, Probe, Verdict, probe
+from supervisor_hotreload.servers.reexec import Reexec
+from supervisor_hotreload.servers.signals import Rung, rung
 from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.world import World
 
@@ -100,7 +98,7 @@ class Looping:
         return Progress.of_workers(len(ready), total)
 
 
-class Reexec(Upgrade):
+class UnicornReexec(Reexec):
     """One reload of one unicorn (protocol.Server), bound to its old generation."""
 
     def at_work(self, children: list[Process]) -> list[Process]:
@@ -129,26 +127,28 @@ class Reexec(Upgrade):
             self._world.signal(new, "KILL")
 
 
-class UnicornFamily(Family):
+class UnicornFamily(AcceptingFamily[AcceptingGeneration]):
     """Recognised by its command or its title, and by what its workers do with signals."""
 
     name = "unicorn"
     binaries = NAMES
-    farewell = ""
+    orphan_signal = ""
     strategies = {"reexec": REEXEC}  # noqa: RUF012 - a table, never changed
 
-    def survey(self, world: World, tracked: Process, program: Program) -> Optional[Crew]:
-        named = self.names(program)
+    def survey(
+        self, world: World, tracked: Process, program: Program
+    ) -> Optional[AcceptingGeneration]:
+        named = self.is_named_in(program)
 
         def fits(process: Process) -> bool:
             return (named or is_master(world, process)) and obeys(world, process)
 
-        return crew(world, tracked, fits, looping)
+        return accepting_generation(world, tracked, fits, looping)
 
     def lacks(self, program: Program) -> str:
         return "unicorn workers yet: no child of its master has the application loaded"
 
-    def readiness(self, old: Crew, policy: Policy) -> tuple[Ready, str]:
+    def readiness(self, old: AcceptingGeneration, policy: Policy) -> tuple[Ready, str]:
         if policy.ready.kind != "heartbeat" or not old.readable:
             return super().readiness(old, policy)
         return policy.ready, (
@@ -156,19 +156,28 @@ class UnicornFamily(Family):
             f"application is loaded; {there_are(old.workers, 'worker')}"
         )
 
-    def admit(self, world: World, old: Crew, policy: Policy, program: Program) -> None:
-        must_outlive(world, program, old)
+    def admit(
+        self, world: World, old: AcceptingGeneration, policy: Policy, program: Program
+    ) -> None:
+        must_spare_successor(world, program, old)
 
-    def server(self, world: World, old: Crew, policy: Policy, program: Program) -> Reexec:
-        told = probe(world, policy.ready, old, STEADY, Looping(world, old.workers))
-        return Reexec(world, old, policy, told)
+    def server(
+        self, world: World, old: AcceptingGeneration, policy: Policy, program: Program
+    ) -> UnicornReexec:
+        return UnicornReexec(world, old, policy, self.probe(world, old, policy.ready))
 
-    def may_follow(self, world: World, process: Process) -> bool:
+    def probe(
+        self, world: World, old: AcceptingGeneration, ready: Ready, expected: int = 0
+    ) -> Probe:
+        expected = max(expected, old.workers)
+        return probe(world, ready, old, STEADY, Looping(world, expected), expected)
+
+    def may_be_successor(self, world: World, process: Process) -> bool:
         """With ``worker_exec`` a worker is an exec too."""
         return is_master(world, process)
 
-    def leads(self, world: World, process: Process) -> bool:
-        return is_master(world, process) and obeys(world, process) and shared(world, process)
+    def is_master(self, world: World, process: Process) -> bool:
+        return is_master(world, process) and obeys(world, process) and shares_socket(world, process)
 
 
 def obeys(world: World, process: Process) -> bool:

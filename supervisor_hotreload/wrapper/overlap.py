@@ -14,10 +14,10 @@ from typing import Callable, Optional
 
 from supervisor_hotreload.core.model import Failure, Fault, Progress, Readiness
 from supervisor_hotreload.core.protocol import Stop
-from supervisor_hotreload.servers.base import Rung
 from supervisor_hotreload.servers.gunicorn import family as gunicorn
-from supervisor_hotreload.servers.gunicorn.family import Generation
+from supervisor_hotreload.servers.gunicorn.family import GunicornGeneration
 from supervisor_hotreload.servers.readiness import Heartbeat
+from supervisor_hotreload.servers.signals import Rung
 from supervisor_hotreload.system.credentials import ids_of
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.sockets import is_bound_to
@@ -54,7 +54,7 @@ class Overlap:
         self,
         world: World,
         old: Copy,
-        generation: Optional[Generation],
+        generation: Optional[GunicornGeneration],
         options: Options,
         start: Callable[[], Process],
         pidfile: Optional[str],

@@ -6,7 +6,7 @@ import os
 import shlex
 from collections.abc import Sequence
 
-from supervisor_hotreload.servers.base import Program, mentions
+from supervisor_hotreload.servers.program import Program, mentions
 
 BINARIES = frozenset({"gunicorn", "gunicorn3", "gunicorn_paster"})
 

@@ -10,24 +10,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Callable, Optional
+from typing import Optional
 
 from supervisor_hotreload.core.model import Failure, Fault, Policy, Progress, Ready
 from supervisor_hotreload.core.text import there_are
-from supervisor_hotreload.servers import base as family
-from supervisor_hotreload.servers.base import (
-    GUESS,
-    REEXEC,
-    Family,
-    Program,
-    Rung,
-    Trial,
-    own_name,
-    run_as,
-    rung,
-    stopped,
-    walk,
-)
+from supervisor_hotreload.servers.base import GUESS, REEXEC, Family
+from supervisor_hotreload.servers.command_line import own_name
+from supervisor_hotreload.servers.generation import Generation, walk
 from supervisor_hotreload.servers.gunicorn.command import (
     BINARIES,
     bound,
@@ -43,20 +32,24 @@ from supervisor_hotreload.servers.gunicorn.start_context import (
     must_hand_over,
     must_start_again,
 )
-from supervisor_hotreload.servers.gunicorn.workers import Crew, handed_over, sockets_of
+from supervisor_hotreload.servers.gunicorn.workers import Workers, handed_over, sockets_of
+from supervisor_hotreload.servers.launchers import LauncherEnd, must_spare_successor
 from supervisor_hotreload.servers.lineage import same_command
-from supervisor_hotreload.servers.outliving import Leaving, must_outlive
+from supervisor_hotreload.servers.program import Program
 from supervisor_hotreload.servers.readiness import (
     STEADY,
     Accepting,
     Heartbeat,
     Notified,
+    Probe,
     Settle,
     Then,
     Verdict,
     shares,
 )
-from supervisor_hotreload.servers.reexec import DRAIN_CEILING, QUICK, Upgrade
+from supervisor_hotreload.servers.reexec import DRAIN_CEILING, QUICK, Reexec
+from supervisor_hotreload.servers.signals import Rung, is_stopped, rung
+from supervisor_hotreload.servers.trial import Trial, run_as
 from supervisor_hotreload.system.command import RunAs
 from supervisor_hotreload.system.endpoint import endpoint_probe
 from supervisor_hotreload.system.process import Process, Unreadable
@@ -73,7 +66,7 @@ GRACEFUL_TIMEOUT = 30.0
 
 
 @dataclass
-class Generation(family.Generation):
+class GunicornGeneration(Generation):
     """A master with its workers as they were at one moment; the heartbeats tell them."""
 
     beats: frozenset[tuple[int, int]] = field(default_factory=frozenset)
@@ -83,7 +76,7 @@ class Generation(family.Generation):
         return len(self.beats) if self.readable else len(self.children)
 
 
-def survey(world: World, tracked: Process, looks_right: bool) -> Optional[Generation]:
+def survey(world: World, tracked: Process, looks_right: bool) -> Optional[GunicornGeneration]:
     """Find the generation under the supervised process *tracked*.
 
     The master is the topmost process that shares a heartbeat file with a
@@ -113,8 +106,8 @@ def _generation(
     master: Process,
     beats: Optional[frozenset[tuple[int, int]]],
     children: list[Process],
-) -> Generation:
-    return Generation(
+) -> GunicornGeneration:
+    return GunicornGeneration(
         tracked=tracked,
         master=master,
         image=world.image(master),
@@ -124,7 +117,7 @@ def _generation(
     )
 
 
-class Gunicorn(Upgrade):
+class GunicornReexec(Reexec):
     """One reload of one gunicorn program, bound to its old generation.
 
     :param program: where it is known, what a re-exec needs is looked at with its rights.
@@ -135,19 +128,19 @@ class Gunicorn(Upgrade):
     def __init__(
         self,
         world: World,
-        old: Generation,
+        old: GunicornGeneration,
         policy: Policy,
         command: str,
         program: Optional[Program] = None,
     ) -> None:
-        super().__init__(world, old, policy, probe(world, old, policy.ready))
+        super().__init__(world, old, policy, probe(world, old, policy.ready, old.workers))
         self._generation = old
         self._program = program
         self._forks = Forks(world, old.master, old.image)
         self._options = options(command)
-        self._crews: dict[Process, Crew] = {}
-        self._crew(old.master).look()
-        self._wrapper = Leaving(world, old)
+        self._workers_of_master: dict[Process, Workers] = {}
+        self._workers_of(old.master).look()
+        self._wrapper = LauncherEnd(world, old)
         self._promotion = Promotion(world, old.master, policy.pidfile)
         self._idle_since: Optional[float] = None
         self._links: frozenset[str] = frozenset()
@@ -172,7 +165,7 @@ class Gunicorn(Upgrade):
             return new
         born = self._born_since()
         if self._given_up:
-            self._crew(self._old.master).kill(self._forks.waiting(born))
+            self._workers_of(self._old.master).kill(self._forks.waiting(born))
         elif (fork := self._forks.failed(born)) is not None:
             self._world.signal(fork, "KILL")
             raise Failure(
@@ -206,21 +199,21 @@ class Gunicorn(Upgrade):
     def ready(self, new: Process) -> Verdict:
         self._must_live(new)
         for master in (self._old.master, new):  # whoever dies, its workers are known
-            self._crew(master).look()
-        if stopped(self._world, new):
+            self._workers_of(master).look()
+        if is_stopped(self._world, new):
             return Progress("the successor is stopped by a signal")
-        verdict = self._told(new)
+        verdict = self._probe(new)
         self._was_ready = self._was_ready or bool(verdict)
         return verdict
 
     def baked(self, new: Process, seconds: float) -> object:
         self._must_live(new)
         for master in (self._old.master, new):  # whoever dies, its workers are known
-            self._crew(master).look()
-        if stopped(self._world, new):
+            self._workers_of(master).look()
+        if is_stopped(self._world, new):
             raise Failure(Fault.BAKE_FAILED, f"the successor ({new}) is stopped by a signal")
         over = super().baked(new, seconds)
-        asleep = next((w for w in self._workers(new) if stopped(self._world, w)), None)
+        asleep = next((w for w in self._workers(new) if is_stopped(self._world, w)), None)
         if asleep is not None:
             raise Failure(Fault.BAKE_FAILED, f"{asleep}, a worker of {new}, is stopped by a signal")
         return over
@@ -233,13 +226,13 @@ class Gunicorn(Upgrade):
             return children
         return [child for child in children if shares(self._world, beats, child)]
 
-    def _crew(self, master: Process) -> Crew:
+    def _workers_of(self, master: Process) -> Workers:
         """Return the workers of *master*; its successor is a child of it too."""
-        if master not in self._crews:
-            self._crews[master] = Crew(self._world, master, self._grace())
-        crew = self._crews[master]
-        crew.outsider = self._new if master == self._old.master else None
-        return crew
+        if master not in self._workers_of_master:
+            self._workers_of_master[master] = Workers(self._world, master, self._grace())
+        workers = self._workers_of_master[master]
+        workers.outsider = self._new if master == self._old.master else None
+        return workers
 
     def _grace(self) -> float:
         return self._number("graceful-timeout", GRACEFUL_TIMEOUT)
@@ -252,7 +245,7 @@ class Gunicorn(Upgrade):
         if self._new is not None:  # a successor holds them all
             self._links = frozenset(f"socket:[{inode}]" for inode in self._sockets)
             self._links = self._links or self._handed_over(self._new)
-        first = "TERM" if self._crew(old).look() else "QUIT"
+        first = "TERM" if self._workers_of(old).look() else "QUIT"
         yield rung(self._world, old, first, self._patience())
         yield rung(self._world, old, "QUIT", QUICK)
         yield Rung(lambda: self._kill(old), QUICK)
@@ -260,10 +253,10 @@ class Gunicorn(Upgrade):
     def dismissal(self, new: Process) -> Iterator[Rung]:
         """TERM: workers that are ready have requests; those that are not have none."""
         yield rung(self._world, new, "TERM", BOOT_GRACE)
-        crew = self._crew(new)
-        unready = crew.unready()
-        serves = self._was_ready or len(unready) < len(crew.look())
-        yield Rung(lambda: crew.kill(unready), self._patience() if serves else QUICK)
+        workers = self._workers_of(new)
+        unready = workers.unready()
+        serves = self._was_ready or len(unready) < len(workers.look())
+        yield Rung(lambda: workers.kill(unready), self._patience() if serves else QUICK)
         yield rung(self._world, new, "QUIT", QUICK)
         yield Rung(lambda: self._kill(new), QUICK)
 
@@ -275,8 +268,8 @@ class Gunicorn(Upgrade):
         return self._grace() + DRAIN_MARGIN if told else DRAIN_CEILING
 
     def _kill(self, master: Process) -> None:
-        crew = self._crew(master)
-        crew.kill([master, *crew.look()])
+        workers = self._workers_of(master)
+        workers.kill([master, *workers.look()])
 
     # -- after adoption
 
@@ -284,17 +277,17 @@ class Gunicorn(Upgrade):
         """Return truthy when the old master, and a shell before it, are gone."""
         if self._new is not None:
             self._must_live(self._new)
-        crew = self._crew(self._old.master)
-        if crew.look() or self._world.alive(self._old.master):
-            crew.urge()
-            left = len(crew.workers())
+        workers = self._workers_of(self._old.master)
+        if workers.look() or self._world.alive(self._old.master):
+            workers.urge()
+            left = len(workers.workers())
             return Progress(f"{left} old worker{'' if left == 1 else 's'} left", 0, left)
         return self._wrapper.ended()
 
     def dismissed(self, new: Process) -> bool:
         """Return True when the successor and its workers are gone."""
-        left = self._crew(new).look()
-        self._crew(new).urge()
+        left = self._workers_of(new).look()
+        self._workers_of(new).urge()
         return not self._world.alive(new) and not left
 
     def promoted(self, new: Process) -> bool:
@@ -348,15 +341,15 @@ class Gunicorn(Upgrade):
             return default
 
 
-def probe(world: World, old: Generation, ready: Ready) -> Callable[[Process], Verdict]:
+def probe(world: World, old: GunicornGeneration, ready: Ready, expected: int) -> Probe:
     """Return what tells when as many workers as *old* has are ready."""
     if ready.kind == "settle":
-        return Settle(world, old.workers, ready.seconds)
+        return Settle(world, expected, ready.seconds)
     if ready.kind == "accepting":
-        return Accepting(world, old.workers, (), STEADY)
-    beats: Callable[[Process], Verdict] = Heartbeat(world, old.workers)
+        return Accepting(world, expected, (), STEADY)
+    beats: Probe = Heartbeat(world, expected)
     if not old.readable:
-        beats = Settle(world, old.workers, STEADY)
+        beats = Settle(world, expected, STEADY)
     if ready.kind == "heartbeat":
         return beats
     if ready.kind == "notify":
@@ -371,16 +364,18 @@ def resembles(arguments: list[str], before: list[str]) -> bool:
     )
 
 
-class GunicornFamily(Family):
+class GunicornFamily(Family[GunicornGeneration]):
     """Recognised by the heartbeat files that a master shares with its workers."""
 
     name = "gunicorn"
     binaries = BINARIES
-    farewell = ""
+    orphan_signal = ""
     strategies = {"reexec": REEXEC}  # noqa: RUF012 - a table, never changed
 
-    def survey(self, world: World, tracked: Process, program: Program) -> Optional[Generation]:
-        return survey(world, tracked, self.names(program))
+    def survey(
+        self, world: World, tracked: Process, program: Program
+    ) -> Optional[GunicornGeneration]:
+        return survey(world, tracked, self.is_named_in(program))
 
     def lacks(self, program: Program) -> str:
         return (
@@ -392,7 +387,7 @@ class GunicornFamily(Family):
         told = options(configured(program)).get("pid")
         return os.path.join(program.directory, told) if told else None
 
-    def readiness(self, old: Generation, policy: Policy) -> tuple[Ready, str]:
+    def readiness(self, old: GunicornGeneration, policy: Policy) -> tuple[Ready, str]:
         if policy.ready.kind != "heartbeat":
             return super().readiness(old, policy)
         if old.readable:
@@ -409,12 +404,14 @@ class GunicornFamily(Family):
     def addresses(self, program: Program) -> list[str]:
         return bound(program)
 
-    def admit(self, world: World, old: Generation, policy: Policy, program: Program) -> None:
+    def admit(
+        self, world: World, old: GunicornGeneration, policy: Policy, program: Program
+    ) -> None:
         must_hand_over(world, program.name, old)
-        must_outlive(world, program, old)
+        must_spare_successor(world, program, old)
         must_start_again(world, old.master, program)
 
-    def down(self, program: Program) -> str:
+    def why_not_running(self, program: Program) -> str:
         if not daemonizes(program):
             return ""
         return (
@@ -422,7 +419,7 @@ class GunicornFamily(Family):
             "ends at once; take --daemon away"
         )
 
-    def trial(self, world: World, old: Generation, program: Program) -> Optional[Trial]:
+    def trial(self, world: World, old: GunicornGeneration, program: Program) -> Optional[Trial]:
         """Load what gunicorn loads, as its workers do; None where the command is not its own:
         a script or a shell would start a second one, on the address of the first.
         """
@@ -433,10 +430,17 @@ class GunicornFamily(Family):
         user = run_as(world, old, loaded, program, _named_user(program))
         return Trial((*words, "--check-config"), "gunicorn --check-config", user)
 
-    def server(self, world: World, old: Generation, policy: Policy, program: Program) -> Gunicorn:
-        return Gunicorn(world, old, policy, configured(program), program)
+    def server(
+        self, world: World, old: GunicornGeneration, policy: Policy, program: Program
+    ) -> GunicornReexec:
+        return GunicornReexec(world, old, policy, configured(program), program)
 
-    def leads(self, world: World, process: Process) -> bool:
+    def probe(
+        self, world: World, old: GunicornGeneration, ready: Ready, expected: int = 0
+    ) -> Probe:
+        return probe(world, old, ready, max(expected, old.workers))
+
+    def is_master(self, world: World, process: Process) -> bool:
         """It shares a heartbeat file with a child of its own."""
         try:
             beats = world.heartbeats(process)
@@ -444,7 +448,7 @@ class GunicornFamily(Family):
             return False
         return bool(beats) and any(shares(world, beats, child) for child in world.children(process))
 
-    def boots(self, world: World, process: Process) -> bool:
+    def may_be_booting(self, world: World, process: Process) -> bool:
         try:
             return not world.heartbeats(process)
         except Unreadable:

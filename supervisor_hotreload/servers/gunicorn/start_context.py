@@ -17,9 +17,10 @@ from typing import Callable, Optional
 
 from supervisor_hotreload.core.model import Failure, Fault
 from supervisor_hotreload.core.text import printable
-from supervisor_hotreload.servers.base import Generation, Program
+from supervisor_hotreload.servers.generation import Generation
 from supervisor_hotreload.servers.gunicorn.command import BINARIES, configured, options_of
 from supervisor_hotreload.servers.gunicorn.workers import handed_over
+from supervisor_hotreload.servers.program import Program
 from supervisor_hotreload.system.credentials import rights_of
 from supervisor_hotreload.system.files import read_regular
 from supervisor_hotreload.system.process import Process, Unreadable

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Optional
 
-from supervisor_hotreload.servers.base import stopped
 from supervisor_hotreload.servers.lineage import held_together, workers_under
 from supervisor_hotreload.servers.reexec import QUICK
+from supervisor_hotreload.servers.signals import is_stopped
 from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.world import World
 
@@ -32,7 +32,7 @@ def sockets_of(world: World, process: Process) -> frozenset[str]:
     return frozenset(link for link in links if link.startswith("socket:"))
 
 
-class Crew:
+class Workers:
     """The workers of one master, also after it has died and left them orphaned.
 
     :param grace: seconds that orphaned workers have to finish their requests.
@@ -82,7 +82,7 @@ class Crew:
         """
         now = self._world.now()
         if self._world.alive(self._master):
-            if stopped(self._world, self._master):
+            if is_stopped(self._world, self._master):
                 self._world.signal(self._master, "CONT")
             self._urge_bare(now)
             return

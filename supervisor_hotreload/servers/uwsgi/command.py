@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Optional
 
-from supervisor_hotreload.servers.base import Program
 from supervisor_hotreload.servers.command_line import Command, behind
+from supervisor_hotreload.servers.program import Program
 
 NAME = re.compile(r"(uwsgi(-core|_(python|psgi|rack_ruby)[\d.]*)?|pyuwsgi)\Z")
 """What distributions and wheels call the program (Debian: uwsgi-core, uwsgi_python3)."""

@@ -21,19 +21,18 @@ from typing import Any, Callable, Optional
 
 from supervisor_hotreload.core.model import Failure, Fault, Policy, Progress, Readiness, Ready
 from supervisor_hotreload.core.text import printable
-from supervisor_hotreload.servers.base import (
-    DEPTH,
-    Crew,
-    Family,
-    Program,
-    Renewal,
-    Strategy,
-    Trial,
-    crew,
-    run_as,
-)
+from supervisor_hotreload.servers.base import AcceptingFamily, Strategy
 from supervisor_hotreload.servers.command_line import assigned
-from supervisor_hotreload.servers.readiness import Verdict, counts
+from supervisor_hotreload.servers.generation import (
+    DEPTH,
+    AcceptingGeneration,
+    accepting_generation,
+    counts,
+)
+from supervisor_hotreload.servers.in_place import InPlaceReload
+from supervisor_hotreload.servers.program import Program
+from supervisor_hotreload.servers.readiness import Verdict
+from supervisor_hotreload.servers.trial import Trial, run_as
 from supervisor_hotreload.servers.uwsgi.chain import fifo, must_be_touchable, touch, write_to_fifo
 from supervisor_hotreload.servers.uwsgi.command import NAME, uwsgi_command
 from supervisor_hotreload.servers.uwsgi.options import Options, options
@@ -101,7 +100,7 @@ def _effect(called: str) -> str:
 
 
 @dataclass
-class UwsgiCrew(Crew):
+class UwsgiGeneration(AcceptingGeneration):
     """A uWSGI with its workers.
 
     :param options: what it is configured to do.
@@ -114,7 +113,7 @@ class UwsgiCrew(Crew):
     rivals: tuple[Process, ...] = ()
 
 
-class UwsgiRenewal(Renewal):
+class UwsgiInPlace(InPlaceReload):
     """One reload of one uWSGI.
 
     :param stats: its stats server, if the master holds one.
@@ -126,7 +125,7 @@ class UwsgiRenewal(Renewal):
     def __init__(
         self,
         world: World,
-        old: UwsgiCrew,
+        old: UwsgiGeneration,
         policy: Policy,
         ask: Callable[[], object],
         stats: Optional[Stats],
@@ -199,7 +198,7 @@ class UwsgiRenewal(Renewal):
     def _must_have_loaded(self) -> None:
         """Believe uWSGI that it could not load the application (uwsgi_init_all_apps)."""
         words = (BROKEN, EMPTY) if self._loads else (BROKEN,)
-        said = next((line for line in self.heard if any(word in line for word in words)), None)
+        said = next((line for line in self.output if any(word in line for word in words)), None)
         if said is not None:
             raise Failure(
                 Fault.NOT_READY,
@@ -247,7 +246,7 @@ TRIED = (*APPS, "callable", "chdir", "pythonpath", "home", "env", "pyargv")
 """Options that decide what is imported, and where."""
 
 
-class UwsgiFamily(Family):
+class UwsgiFamily(AcceptingFamily[UwsgiGeneration]):
     """Recognised by its name; its workers by what they accept from."""
 
     name = "uwsgi"
@@ -259,17 +258,17 @@ class UwsgiFamily(Family):
         "brutal": Strategy(True, True, "TERM: the workers are ended, the master execs itself"),
     }
 
-    def names(self, program: Program) -> bool:
+    def is_named_in(self, program: Program) -> bool:
         return uwsgi_command(program) is not None
 
-    def survey(self, world: World, tracked: Process, program: Program) -> Optional[UwsgiCrew]:
-        found = crew(world, tracked, lambda process: _is_master(world, process))
+    def survey(self, world: World, tracked: Process, program: Program) -> Optional[UwsgiGeneration]:
+        found = accepting_generation(world, tracked, lambda process: _is_master(world, process))
         if found is None:
             return None
         known = options(program)
         found = _without_routers(world, found, known)
         rivals, by_root = _rivals(world, found), not program.user
-        return found.refined(UwsgiCrew, options=known, by_root=by_root, rivals=rivals)
+        return found.refined(UwsgiGeneration, options=known, by_root=by_root, rivals=rivals)
 
     def lacks(self, program: Program) -> str:
         found = options(program)
@@ -280,14 +279,14 @@ class UwsgiFamily(Family):
     def pidfile(self, program: Program) -> Optional[str]:
         return options(program).path("pidfile")
 
-    def strategy(self, world: World, old: UwsgiCrew, program: Program) -> str:
+    def best_strategy(self, world: World, old: UwsgiGeneration, program: Program) -> str:
         found = old.options
         unsure = found.untold("lazy-apps", "chdir", "pythonpath")
         if unsure or not found.on("lazy-apps") or _moved(world, old):
             return "graceful"
         return "graceful" if _no_chain(world, old) else "chain"
 
-    def warnings(self, world: World, old: UwsgiCrew, program: Program) -> Iterable[str]:
+    def warnings(self, world: World, old: UwsgiGeneration, program: Program) -> Iterable[str]:
         found, name = old.options, program.name
         stop = program.stopsignal
         if stop in ("TERM", "QUIT") and handler(found, stop)[0] in RELOADS:
@@ -323,7 +322,7 @@ class UwsgiFamily(Family):
                 f"is imported from there again; --chdir is followed"
             )
 
-    def admit(self, world: World, old: UwsgiCrew, policy: Policy, program: Program) -> None:
+    def admit(self, world: World, old: UwsgiGeneration, policy: Policy, program: Program) -> None:
         found = old.options
         if "emperor" in found or old.rivals:
             others = ", ".join(str(process) for process in old.rivals)
@@ -367,7 +366,7 @@ class UwsgiFamily(Family):
                     f"that {_effect(called)}",
                 )
 
-    def readiness(self, old: UwsgiCrew, policy: Policy) -> tuple[Ready, str]:
+    def readiness(self, old: UwsgiGeneration, policy: Policy) -> tuple[Ready, str]:
         ready, why = super().readiness(old, policy)
         if ready.kind == "notify":
             why = (
@@ -376,9 +375,9 @@ class UwsgiFamily(Family):
             )
         return ready, why
 
-    def trial(self, world: World, old: UwsgiCrew, program: Program) -> Optional[Trial]:
+    def trial(self, world: World, old: UwsgiGeneration, program: Program) -> Optional[Trial]:
         """Import what uWSGI imports, as the workers' user; None where that cannot be told."""
-        if self.untried(old):
+        if self.why_no_trial(old):
             return None
         found = old.options
         apps, python = _apps(found), _python(found)
@@ -396,13 +395,15 @@ class UwsgiFamily(Family):
         given = {**_environment(found, program), "HOTRELOAD_TRIAL": _json(told)}
         return Trial((python, "-c", TRY), title, user, given)
 
-    def untried(self, old: UwsgiCrew) -> str:
+    def why_no_trial(self, old: UwsgiGeneration) -> str:
         why = old.options.untold(*TRIED)
         if not why and not _apps(old.options):
             why = "its options name neither a module, nor a wsgi-file, nor a mount of one"
         return why
 
-    def server(self, world: World, old: UwsgiCrew, policy: Policy, program: Program) -> Renewal:
+    def in_place(
+        self, world: World, old: UwsgiGeneration, policy: Policy, program: Program
+    ) -> UwsgiInPlace:
         found = old.options
         directory = world.directory(old.master) or _directory(old)
         told = stats_address(world, old.master, found.last("stats"), directory)
@@ -429,10 +430,10 @@ class UwsgiFamily(Family):
             "chain": chain,
             "brutal": lambda: world.signal(old.master, "TERM"),
         }.get(policy.strategy, lambda: world.signal(old.master, "HUP"))
-        return UwsgiRenewal(world, old, policy, ask, stats, program.name)
+        return UwsgiInPlace(world, old, policy, ask, stats, program.name)
 
 
-def _touched_by(old: UwsgiCrew, path: str) -> tuple[Optional[Ids], bool]:
+def _touched_by(old: UwsgiGeneration, path: str) -> tuple[Optional[Ids], bool]:
     """Return with whose rights *path* is touched, and whether it is supervisord's own
     configuration that names it: then it may be root's, for a program that root starts."""
     found = old.options
@@ -440,14 +441,14 @@ def _touched_by(old: UwsgiCrew, path: str) -> tuple[Optional[Ids], bool]:
     return found.rights, old.by_root and path in stated
 
 
-def _no_chain(world: World, old: UwsgiCrew) -> str:
+def _no_chain(world: World, old: UwsgiGeneration) -> str:
     """Return why a chain reload cannot be asked for, '' when it can."""
     if fifo(world, old.master, old.options) is not None:
         return ""
     return _touchable(world, old)[1]
 
 
-def _touchable(world: World, old: UwsgiCrew) -> tuple[Optional[str], str]:
+def _touchable(world: World, old: UwsgiGeneration) -> tuple[Optional[str], str]:
     """Return the first file that may be touched for a chain reload, or why there is none."""
     paths = old.options.paths(TOUCH, world.directory(old.master))
     if not paths:
@@ -493,12 +494,12 @@ def _environment(found: Options, program: Program) -> dict[str, str]:
     return given
 
 
-def _directory(old: UwsgiCrew) -> str:
+def _directory(old: UwsgiGeneration) -> str:
     """Return the directory that a program is configured to run in."""
     return old.options.path("chdir") or old.options.directory
 
 
-def _elsewhere(world: World, old: UwsgiCrew) -> Optional[str]:
+def _elsewhere(world: World, old: UwsgiGeneration) -> Optional[str]:
     """Return where the master runs if it imports from there, and is configured to run elsewhere.
 
     HUP changes into --chdir again, and else stays where it was; a chain reload
@@ -510,7 +511,7 @@ def _elsewhere(world: World, old: UwsgiCrew) -> Optional[str]:
     return cwd if cwd != _real(old, _directory(old)) else None
 
 
-def _real(old: UwsgiCrew, path: str) -> str:
+def _real(old: UwsgiGeneration, path: str) -> str:
     """Return where *path* leads as far as the program's own user may look."""
     try:
         with rights_of(old.options.rights):
@@ -519,7 +520,7 @@ def _real(old: UwsgiCrew, path: str) -> str:
         return path
 
 
-def _moved(world: World, old: UwsgiCrew) -> Optional[str]:
+def _moved(world: World, old: UwsgiGeneration) -> Optional[str]:
     """Return where the master runs if a symlink led there once and leads elsewhere now.
 
     An application may have changed its directory itself: only one beside what a
@@ -541,7 +542,7 @@ def _moved(world: World, old: UwsgiCrew) -> Optional[str]:
     return None
 
 
-def _rivals(world: World, old: Crew) -> tuple[Process, ...]:
+def _rivals(world: World, old: AcceptingGeneration) -> tuple[Process, ...]:
     """Return the other masters beside the one of *old*: the vassals of an Emperor."""
     level = [old.tracked]
     for _ in range(DEPTH):
@@ -567,7 +568,7 @@ def _is_master(world: World, process: Process) -> bool:
         return True
 
 
-def _without_routers(world: World, old: Crew, found: Options) -> Crew:
+def _without_routers(world: World, old: AcceptingGeneration, found: Options) -> AcceptingGeneration:
     """Leave out the processes that only hand requests on: a chain reload lets them live."""
     apart = _apart(found)
     if not apart or not old.readable:

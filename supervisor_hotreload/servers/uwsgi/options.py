@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 from supervisor_hotreload.core.text import printable
-from supervisor_hotreload.servers.base import Program
 from supervisor_hotreload.servers.command_line import Command
+from supervisor_hotreload.servers.program import Program
 from supervisor_hotreload.servers.uwsgi.command import uwsgi_command
 from supervisor_hotreload.servers.uwsgi.flags import FLAGS, SHORT_FLAGS, VALUED
 from supervisor_hotreload.system.credentials import Ids, rights_of

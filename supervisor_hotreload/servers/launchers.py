@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Callable, NamedTuple, Optional
 
 from supervisor_hotreload.core.model import Failure, Fault
-from supervisor_hotreload.servers.base import DEPTH, Generation, Program, own_name
+from supervisor_hotreload.servers.command_line import own_name
+from supervisor_hotreload.servers.generation import DEPTH, Generation
+from supervisor_hotreload.servers.program import Program
 from supervisor_hotreload.servers.reexec import QUICK
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
@@ -72,7 +74,7 @@ WRAPPERS = {
 """By name; tini ends nothing (reap_zombies), with -g it only forwards what it is sent."""
 
 
-def must_outlive(world: World, program: Program, old: Generation) -> None:
+def must_spare_successor(world: World, program: Program, old: Generation) -> None:
     """Refuse to replace a master whose successor would be ended together with it.
 
     :raises Failure: NOT_RELOADABLE with the cure.
@@ -105,7 +107,7 @@ def above(world: World, old: Generation) -> Iterator[Process]:
         yield process
 
 
-class Leaving:
+class LauncherEnd:
     """The end of the supervised process that stood before an old master, if one did.
 
     It ends by itself, or is ended: one that waits for its other children (``gunicorn | cat``)

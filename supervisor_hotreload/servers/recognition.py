@@ -12,12 +12,14 @@ import os
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Optional
+from typing import Optional
 
-from supervisor_hotreload.servers.base import DEPTH, Family, Program, own_name
-from supervisor_hotreload.servers.command_line import SHELLS, shell_tokens
+from supervisor_hotreload.servers.base import AnyFamily
+from supervisor_hotreload.servers.command_line import SHELLS, own_name, shell_tokens
+from supervisor_hotreload.servers.generation import DEPTH, Generation
+from supervisor_hotreload.servers.launchers import WRAPPERS
 from supervisor_hotreload.servers.lineage import runs
-from supervisor_hotreload.servers.outliving import WRAPPERS
+from supervisor_hotreload.servers.program import Program
 from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.world import World
 
@@ -41,16 +43,16 @@ class Found:
     :param old: the family's Generation.
     """
 
-    family: Family
-    old: Any
+    family: AnyFamily
+    old: Generation
 
 
 class Ambiguous(LookupError):
     """It cannot be told which of several processes the program is."""
 
 
-def own(
-    world: World, tracked: Process, program: Program, families: Iterable[Family]
+def find_server(
+    world: World, tracked: Process, program: Program, families: Iterable[AnyFamily]
 ) -> Optional[Found]:
     """Return the master that *program* is, None when there is none.
 
@@ -71,7 +73,9 @@ def own(
             )
         return named[0]
     one = found[0]
-    if one.family.names(replace(program, command=foreground)) or _named(world, program, [one]):
+    if one.family.is_named_in(replace(program, command=foreground)) or _named(
+        world, program, [one]
+    ):
         return one
     beside = _beside(world, tracked, one.old.master, program)
     if beside:
@@ -86,7 +90,7 @@ _CURE = "set pidfile = PATH in [hotreload:{program}] to name the server, or star
 
 
 def _under(
-    family: Family, world: World, top: Process, program: Program, depth: int = DEPTH
+    family: AnyFamily, world: World, top: Process, program: Program, depth: int = DEPTH
 ) -> list[Found]:
     """Return the topmost masters of *family* under *top*, one for each branch."""
     old = family.survey(world, top, program)
@@ -139,7 +143,7 @@ def _named(world: World, program: Program, found: list[Found]) -> list[Found]:
 
 def _addressed(world: World, foreground: str, program: Program, found: list[Found]) -> list[Found]:
     """Return those that listen where the command in the foreground says."""
-    named = [one for one in found if one.family.names(replace(program, command=foreground))]
+    named = [one for one in found if one.family.is_named_in(replace(program, command=foreground))]
     if len(named) < 2:
         return named
     fits = []
