@@ -57,7 +57,7 @@ class Server:
         return iter(())
 
     def dismissal(self, new: str) -> Iterator[Any]:
-        yield types.SimpleNamespace(send=lambda: None, patience=1)
+        yield types.SimpleNamespace(send=lambda: None, grace_seconds=1)
 
     def dismissed(self, new: str) -> bool:
         return True

@@ -23,7 +23,7 @@ from supervisor_hotreload.core.protocol import Steps, Wait, timed_out
 OUTPUT_LINES = 200
 """How many lines of the program's own output are remembered for one reload."""
 
-DRAIN_PATIENCE = 60.0
+DRAINING_SECONDS = 60.0
 """Seconds after which others stop waiting for a reload that drains: a client may keep an old
 worker busy for an hour, and the new generation serves."""
 
@@ -91,7 +91,7 @@ class Reload:
     def drains_on(self) -> bool:
         """Whether the reload has drained for so long that nobody should wait for it."""
         drains = self.adopted and self.phase is Phase.DRAINING
-        return drains and self._clock() - self._entered >= DRAIN_PATIENCE
+        return drains and self._clock() - self._entered >= DRAINING_SECONDS
 
     def when_ended(self, callback: Callable[[Reload], None]) -> None:
         """Call *callback* with this reload once it has an outcome."""

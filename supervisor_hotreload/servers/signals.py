@@ -15,7 +15,7 @@ class Rung:
     """One rung of a ladder of signals: what to send, then how long to wait."""
 
     send: Callable[[], None]
-    patience: float
+    grace_seconds: float
 
 
 def rung(world: World, process: Process, name: str, patience: float) -> Rung:
