@@ -267,7 +267,7 @@ def ask(judge: Judge, new: Any, timeout: float, fault: Fault = Fault.CHECK_FAILE
     :raises Failure: *fault* when it does not agree, or not in time.
     """
     try:
-        yield Wait(Phase.CHECKING, lambda: judge(new), timeout, fault)
+        yield Wait(Phase.CHECKING, lambda: judge(new), timeout, fault, str(judge))
     except Overdue:
         reason = f"{timed_out(timeout, str(judge), 'check_timeout')}{judge.tail()}"
         raise Overdue(fault, reason) from None

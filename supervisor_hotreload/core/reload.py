@@ -227,7 +227,7 @@ class Reload:
         if phase is Phase.UNDOING and failure is not None:
             self.say(f"{phase.value}: {failure.reason}")
         else:
-            self.say(f"{phase.value}: {first_line(phase, self.old_pid, self.new_pid)}")
+            self.say(f"{phase.value}: {first_line(self._wait, self.old_pid, self.new_pid)}")
 
     def _restart_timeout(self, wait: Wait, ready: int) -> None:
         """Give the next worker the whole timeout when another one is ready."""
@@ -259,9 +259,11 @@ class Reload:
         self.lines.write(self.seconds, self.phase, text)
 
 
-def first_line(phase: Phase, old_pid: int, new_pid: int) -> str:
-    """Return what happens in *phase*, as its first line says it."""
-    in_place = new_pid == old_pid
+def first_line(wait: Optional[Wait], old_pid: int, new_pid: int) -> str:
+    """Return what happens in the phase of *wait*, as its first line says it."""
+    if wait is None:
+        return ""
+    phase, in_place = wait.phase, new_pid == old_pid
     if phase is Phase.BAKING:
         who = "the new workers are" if in_place else "both generations serve, the new one is"
         return f"{who} watched"
@@ -271,7 +273,7 @@ def first_line(phase: Phase, old_pid: int, new_pid: int) -> str:
     return {
         Phase.SPAWNING: f"asked the master (pid {old_pid}) for a successor",
         Phase.BOOTING: f"the successor (pid {new_pid}) starts its workers",
-        Phase.CHECKING: "the check command runs",
+        Phase.CHECKING: f"{wait.awaited} runs",
         Phase.REPLACING: f"pid {old_pid} replaces its workers",
         Phase.PROMOTING: f"pid {new_pid} becomes a master like any other",
         Phase.UNDOING: f"the old generation (pid {old_pid}) serves on",
