@@ -288,7 +288,7 @@ def test_a_child_that_receives_may_be_killed(house: House) -> None:
     house.start()
     (child,) = (p for p in house.family() if p.name() == "notify-receiver")
     child.kill()
-    wait_until(lambda: house.nudge() and "the child that received" in house.log())
+    wait_until(lambda: house.nudge() and "that received its messages has ended" in house.log())
     done = house.ctl("hotreload", "myapp")
     assert "start it once more: supervisorctl restart myapp" in done.stdout
     house.ctl("restart", "myapp")
