@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import threading
 import time
@@ -12,6 +11,7 @@ import psutil
 import pytest
 
 from supervisor_hotreload.core.model import Fault
+from tests.harness.missing import program
 from tests.house import APP, House, lives, wait_until
 from tests.load import Load, get, wait_for_answer
 from tests.test_refusals import assert_unchanged, fault_of
@@ -192,12 +192,18 @@ WRAPPERS = {
 }
 
 
+CURES = {
+    "dumb-init": "pip install dumb-init",
+    "honcho": "pip install honcho",
+    "script": "apt-get install bsdutils",
+    "tini": "apt-get install tini",
+}
+
+
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_a_wrapper_that_would_end_the_successor_is_refused(house: House, name: str) -> None:
-    path = f"{os.path.dirname(house.python)}:{os.environ['PATH']}"
-    if shutil.which(name, path=path) is None:
-        pytest.skip(f"{name} is not installed")
-    house.environment["PATH"] = path
+    program(name, CURES[name])
+    house.environment["PATH"] = f"{house.bin}:{os.environ['PATH']}"
     command, cure = WRAPPERS[name]
     (house.root / "Procfile").write_text(f"web: {house.gunicorn()}\n")
     house.configure(command=command.format(command=house.gunicorn(), root=house.root))
@@ -216,10 +222,9 @@ def test_a_wrapper_that_would_end_the_successor_is_refused(house: House, name: s
 
 @pytest.mark.parametrize("words", ["dumb-init --single-child --", "dumb-init -vc", "tini -g --"])
 def test_a_wrapper_that_lets_it_live_is_none(house: House, words: str) -> None:
-    path = f"{os.path.dirname(house.python)}:{os.environ['PATH']}"
-    if shutil.which(words.split()[0], path=path) is None:
-        pytest.skip(f"{words} is not installed")
-    house.environment["PATH"] = path
+    name = words.split()[0]
+    program(name, CURES[name])
+    house.environment["PATH"] = f"{house.bin}:{os.environ['PATH']}"
     house.configure(command=f"{words} {house.gunicorn()}")
     house.start()
     with Load(house.port) as load:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import time
@@ -9,10 +10,21 @@ import time
 import psutil
 import pytest
 
+from tests.harness.choosing import mostly_slow
 from tests.house import House, wait_until
 from tests.load import Load, get, wait_for_answer
 
 PHASES = ["booting", "baking", "draining"]
+
+OPERATIONS = {
+    "stop": "draining",
+    "restart": "booting",
+    "remove": "baking",
+    "update": "draining",
+    "shutdown": "booting",
+    "reload": "baking",
+}
+"""What an operator does, and the phase in which ``make test`` tries it."""
 
 
 def in_phase(house: House, phase: str, program: str = "") -> None:
@@ -28,8 +40,9 @@ def in_phase(house: House, phase: str, program: str = "") -> None:
     house.wait_for_phase(phase)
 
 
-@pytest.mark.parametrize("phase", PHASES)
-@pytest.mark.parametrize("what", ["stop", "restart", "remove", "update", "shutdown", "reload"])
+@pytest.mark.parametrize(
+    ("what", "phase"), mostly_slow(itertools.product(OPERATIONS, PHASES), OPERATIONS.items())
+)
 def test_an_operator_in_the_middle(house: House, what: str, phase: str) -> None:
     slow = phase == "draining"
     with_slow = Load(house.port, fast=0, slow=int(slow), slow_path="/slow6")

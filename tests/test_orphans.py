@@ -15,6 +15,7 @@ from supervisor_hotreload.plugin import orphans
 from supervisor_hotreload.system.credentials import Ids
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
+from tests.harness.choosing import mostly_slow
 from tests.house import House, lives, wait_until, with_children
 from tests.load import Load, get, wait_for_answer
 from tests.otherservers import configure_nginx, nginx, start
@@ -80,7 +81,10 @@ def test_the_exit_of_an_orphan_is_seen(house: House) -> None:
     assert masters_of(house) == [house.info()["pid"]]
 
 
-@pytest.mark.parametrize("phase", ["booting", "baking", "draining", "promoting"])
+@pytest.mark.parametrize(
+    "phase",
+    mostly_slow(["booting", "baking", "draining", "promoting"], ["booting", "draining"]),
+)
 def test_killed_in_the_middle_of_a_reload(house: House, phase: str) -> None:
     house.configure("--workers 2", settings="bake = 1")
     house.start()
