@@ -65,7 +65,7 @@ serverurl = unix://%(here)s/supervisor.sock
 
 def wait_until(
     condition: Callable[[], Any],
-    timeout: float = 20.0,
+    timeout: float = 60.0,
     what: Union[str, Callable[[], str]] = "",
     longest: float = 0.1,
 ) -> Any:
@@ -204,15 +204,20 @@ class House:
     def wait_until_complete(self, running: str = "myapp") -> None:
         """Wait until *running* is RUNNING and gunicorn has workers."""
         self.wait_for("RUNNING", running)
-        if "gunicorn" in self._sections:
+        if "gunicorn" in self._commands():
             wait_until(self._is_complete, what=lambda: self.story("gunicorn lacks workers"))
+
+    def _commands(self) -> str:
+        """Return the sections, and the scripts that their commands may be."""
+        scripts = [*self.root.glob("*.sh"), self.root / "launcher.py", self.root / "Procfile"]
+        return self._sections + "\n".join(map(_read, scripts))
 
     def _is_complete(self) -> bool:
         """Tell whether every worker of every gunicorn here has loaded the application.
 
         One that has not would load the next release, as soon as ``current`` points to it.
         """
-        wanted = sum(int(number) for number in re.findall(r"--workers (\d+)", self._sections))
+        wanted = sum(int(number) for number in re.findall(r"--workers (\d+)", self._commands()))
         family = {*self.family(), *self.application()}
         masters = [lookup(process.pid) for process in with_children([*family])]
         world = World()
@@ -238,7 +243,7 @@ class House:
     def info(self, name: str = "myapp") -> Any:
         return self.rpc().supervisor.getProcessInfo(name)
 
-    def wait_for(self, state: str, name: str = "myapp", timeout: float = 20.0) -> Any:
+    def wait_for(self, state: str, name: str = "myapp", timeout: float = 60.0) -> Any:
         """Wait until supervisord reports *name* as *state*; return its info."""
 
         def reported() -> Any:
@@ -450,7 +455,7 @@ class House:
             self.nudge()
             return process.poll() is not None
 
-        wait_until(ended, 30, lambda: self.story("supervisord is to end"))
+        wait_until(ended, 60, lambda: self.story("supervisord is to end"))
 
     def stop(self) -> None:
         """End supervisord and everything it ever had, by pid."""

@@ -137,7 +137,7 @@ def test_a_rollback_cuts_no_request_of_a_ready_successor(house: House) -> None:
     answers = ask_successor(house, new, "/slow46")
     house.ctl("hotreload", "--cancel", "myapp", timeout=100)
     assert wait_until(lambda: answers, 60)[0].startswith(b"v2 ")
-    wait_until(lambda: not psutil.pid_exists(new), 10)
+    wait_until(lambda: not psutil.pid_exists(new), 60)
 
 
 def test_a_successor_that_never_got_ready_goes_quickly(house: House) -> None:
@@ -155,7 +155,7 @@ def test_a_successor_that_never_got_ready_goes_quickly(house: House) -> None:
     )
     began = time.monotonic()
     assert fault_of(house).faultCode == Fault.NOT_READY
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 60  # not the 100 s that it may be graceful for
     assert_unchanged(house, before)
 
 
@@ -179,7 +179,7 @@ def test_a_thread_does_not_keep_an_old_master(house: House, tracker: bool) -> No
     house.release("v2")
     began = time.monotonic()
     done = house.reload()
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 40  # not graceful_timeout and the margin after it
     assert "0 old workers left" in done.stdout
     assert not psutil.pid_exists(old)
     assert get(house.port).startswith(b"v2 ")
@@ -287,7 +287,7 @@ def test_a_pipeline_after_the_server_costs_no_time(house: House) -> None:
         house.reload()
     assert load.dropped == []
     assert lives(sidecar)
-    assert took < 4.5
+    assert took < 15  # it would be waited for as long as that lives
 
 
 def test_a_sidecar_that_its_shell_would_end_lives_on(house: House) -> None:

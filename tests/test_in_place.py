@@ -188,7 +188,9 @@ class Toy:
         os.kill(process.pid, signal.SIGKILL)
         wait_until(lambda: not self.world.alive(process))
 
-    def reload(self, settings: str = "", old: Optional[Crew] = None, timeout: float = 20) -> Reload:
+    def reload(
+        self, settings: str = "", old: Optional[Crew] = None, timeout: float = 60.0
+    ) -> Reload:
         """Reload it, and return how that went.
 
         :param settings: lines of its section.

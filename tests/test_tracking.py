@@ -202,8 +202,8 @@ def test_a_successor_that_comes_too_late_is_ended(house: House) -> None:
         info = house.reload_info()
         if info["outcome"] != "succeeded":  # older versions hear USR2 meanwhile
             assert "spawning was not over in 1 s" in info["reason"]
-            wait_until(lambda: "has come after all and is ended" in house.log(), 30)
-            wait_until(lambda: len(house.masters()) == 1, 30)
+            wait_until(lambda: "has come after all and is ended" in house.log(), 60)
+            wait_until(lambda: len(house.masters()) == 1, 60)
     house.reload()
     assert len(house.masters()) == 1
 
