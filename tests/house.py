@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
 import pathlib
 import re
@@ -208,9 +209,11 @@ class House:
             wait_until(self._is_complete, what=lambda: self.story("gunicorn lacks workers"))
 
     def _commands(self) -> str:
-        """Return the sections, and the scripts that their commands may be."""
+        """Return the sections, or the scripts that their commands are."""
+        if "gunicorn" in self._sections:
+            return self._sections
         scripts = [*self.root.glob("*.sh"), self.root / "launcher.py", self.root / "Procfile"]
-        return self._sections + "\n".join(map(_read, scripts))
+        return "\n".join(map(_read, scripts))
 
     def _is_complete(self) -> bool:
         """Tell whether every worker of every gunicorn here has loaded the application.
@@ -261,7 +264,9 @@ class House:
 
         def recorded() -> bool:
             self.nudge()
-            return path.exists() and str(pid) in path.read_text()
+            programs = json.loads(_read(path) or '{"programs": {}}')["programs"]
+            rows = [row for proofs in programs.values() for row in proofs]
+            return any(row[0] == pid and row[2] for row in rows)
 
         wait_until(recorded, what=lambda: self.story(f"{pid} is recorded"))
 

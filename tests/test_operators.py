@@ -197,4 +197,4 @@ def test_no_descriptor_is_lost_over_restarts(house: House) -> None:
         return len(os.listdir(f"/proc/{house.pid}/fd"))
 
     first = round_trip()
-    assert [round_trip() for _ in range(3)] == [first] * 3
+    assert max(round_trip() for _ in range(3)) <= first

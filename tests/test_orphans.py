@@ -205,6 +205,7 @@ def test_an_nginx_is_found_again(house: House) -> None:
     house.configure(command=nginx(house))
     start(house, house.port, 2)
     pid = house.info()["pid"]
+    house.wait_until_recorded(pid)
     kill_supervisord(house)
     house.start()
     assert house.info()["pid"] == pid

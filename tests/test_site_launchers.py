@@ -54,7 +54,7 @@ def start(house: House, kind: str) -> int:
     wait_until(lambda: [m for m in house.masters() if "app:app" in m.cmdline()])
     wait_for_answer(house.port)
     master = int(get(house.port).split()[2])
-    house.wait_until_recorded(master)
+    house.wait_until_recorded(house.info()["pid"])
     return master
 
 
@@ -78,7 +78,6 @@ def test_by_hand(house: House, kind: str) -> None:
         os.kill(master, signal.SIGUSR2)
         load.wait_for("v2")
         (new,) = (child.pid for child in psutil.Process(master).children() if child.children())
-        house.wait_until_recorded(new)
         os.kill(master, signal.SIGTERM)
         wait_until(lambda: not psutil.pid_exists(master))
         wait_until(lambda: house.nudge() and house.info()["pid"] == new, what=house.log)
