@@ -43,7 +43,6 @@ setup(
             *DEMO,
             "pytest>=7.4",
             "pytest-xdist>=3.3",
-            "pytest-rerunfailures>=12",
             "hypothesis>=6.100",
             "dumb-init>=1.2.5; sys_platform == 'linux'",
             "honcho>=1.1",
