@@ -44,7 +44,7 @@ def make_saboteur_rpcinterface(supervisord: Any, **config: str) -> SaboteurRPCIn
     if "hold" in config:
         _hold(config["hold"], float(config["seconds"]))
     if "patience" in config:
-        driver.DRAIN_PATIENCE = float(config["patience"])
+        driver.DRAINING_SECONDS = float(config["patience"])
         triggers.SILENCE_SECONDS = float(config["patience"])
     if "times" in config:
         _time_steps(config["times"])

@@ -155,7 +155,7 @@ class ReloadService:
 
     def proven(self, program: SupervisedProgram) -> None:
         """Record for the next supervisord whose the program's processes are."""
-        self.supervised.keep_record()
+        self.supervised.write_record()
 
     def runs(self, program: SupervisedProgram) -> None:
         """Find the master behind a shell before it is needed."""

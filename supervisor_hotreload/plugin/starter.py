@@ -9,6 +9,7 @@ from supervisor_hotreload.core.model import Failure, Fault, Outcome
 from supervisor_hotreload.core.reload import Reload
 from supervisor_hotreload.plugin import builder, report
 from supervisor_hotreload.plugin.admission import Admission, Overrides, Plan
+from supervisor_hotreload.plugin.capture import capture
 from supervisor_hotreload.plugin.events import Announcer
 from supervisor_hotreload.plugin.program import SupervisedProgram
 from supervisor_hotreload.plugin.supervisord import Supervisord
@@ -107,7 +108,7 @@ class Starter:
         steps = builder.steps(self._world, plan, reload)  # or it is refused
         program.remember(master, plan.family)
         program.want_successor()
-        end_capture = self._supervised.capture(program, reload.output.append)
+        end_capture = capture(program.process, reload.output.append)
         reload.when_ended(lambda ended: self._conclude(plan, ended, end_capture))
         self._supervised.tick.turn_on()
         self._announcer.announce(program, reload)
