@@ -18,11 +18,11 @@ class Rung:
     """One rung of the ladder.
 
     :param send: sends the signals.
-    :param patience: seconds until the next rung.
+    :param grace_seconds: how long the next rung waits.
     """
 
     send: Callable[[], None]
-    patience: float
+    grace_seconds: float
 
 
 def rung(world: World, process: Process, name: str, patience: float) -> Rung:

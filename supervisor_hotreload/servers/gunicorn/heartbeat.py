@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container
 
 from supervisor_hotreload.core.model import Progress, Readiness
+from supervisor_hotreload.core.text import counted
 from supervisor_hotreload.servers.readiness import FORKING_SECONDS, STEADY_SECONDS, Verdict
 from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.world import World
@@ -57,7 +58,10 @@ class Heartbeat:
             self._files, self._since = frozenset(beats), now
         steady = FORKING_SECONDS if ready >= self._expected else STEADY_SECONDS
         complete = now - self._since >= steady
-        if beats and ready == len(beats) and complete:
+        all_ready = bool(beats) and ready == len(beats)
+        if all_ready and complete:
             return Readiness(ready)
+        if all_ready and ready >= self._expected:
+            return Progress(f"{counted(ready, 'worker')} ready, more may start", ready, ready)
         total = max(self._expected, len(beats))
         return Progress.of_workers(ready, total)
