@@ -7,7 +7,6 @@ import pathlib
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -59,12 +58,11 @@ def test_supervisord_does_not_wait_for_an_exec(house: House, leased: str, which:
     before = house.info()
     house.rpc().hotreload.reloadProcess("myapp", False)
     house.wait_for_phase("checking")
-    longest = 0.0
+    answers = 0
     while house.reload_info()["phase"] == "checking":
-        began = time.monotonic()
         assert house.rpc().supervisor.getState()["statename"] == "RUNNING"
-        longest = max(longest, time.monotonic() - began)
-    assert longest < 1
+        answers += 1
+    assert answers > 3  # one, at the end of it, where supervisord waits
     info = house.wait_for_outcome()
     assert "timed out after 3 s (check_timeout) waiting for check" in info["reason"]
     assert_unchanged(house, before)

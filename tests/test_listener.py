@@ -7,7 +7,6 @@ import pathlib
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -89,10 +88,7 @@ def many(everything: Listening) -> Iterator[Listening]:
 
 def test_touch(many: Listening) -> None:
     path = many.house.root / "touch"
-    began = time.monotonic()
     path.touch()
-    many.until(lambda: many.reloads("touched") == 1)
-    assert time.monotonic() - began < 1.2
     many.succeeded("touched", 1)
     os.utime(path, (1, 1))  # any change of the time counts, also back
     many.succeeded("touched", 2)

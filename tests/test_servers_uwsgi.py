@@ -25,6 +25,7 @@ from supervisor_hotreload.servers.uwsgi import trial as uwsgi_trial
 from supervisor_hotreload.system.credentials import Ids
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
+from tests.harness.choosing import mostly_slow
 from tests.house import APP, House, free_port, parent, wait_until
 from tests.listening import QUICK, Listening
 from tests.load import Load, get
@@ -50,7 +51,7 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", mostly_slow(LAYOUTS, ["graceful", "graceful-lazy-stats"]))
 def test_a_graceful_reload_drops_nothing_and_blocks_until_done(house: House, layout: str) -> None:
     arguments = [word.replace("stats.", f"{house.root}/stats.") for word in LAYOUTS[layout]]
     house.configure(command=uwsgi(house, *arguments), program=STOP)
@@ -112,7 +113,7 @@ def test_a_router_is_no_worker(house: House, strategy: str, http: str) -> None:
     assert {get(house.port).split()[0] for _ in range(6)} == {b"v2"}
 
 
-@pytest.mark.parametrize("strategy", ["graceful", "chain", "auto"])
+@pytest.mark.parametrize("strategy", mostly_slow(["graceful", "chain", "auto"], ["chain", "auto"]))
 def test_broken_code_is_tried_before_and_changes_nothing(house: House, strategy: str) -> None:
     more = f"--lazy-apps --need-app --master-fifo {house.root}/fifo"
     path = f"--pythonpath {house.root}/current"
@@ -344,7 +345,7 @@ def test_a_release_that_cannot_be_tried_is_named(house: House) -> None:
     house.configure(command=f"sh -c 'exec {script}'", program=STOP)
     start(house, house.port, 2)
     printed = house.reload().stdout
-    assert "warning: myapp: the release is not tried before: " in printed
+    assert "warning: myapp: the release is not tried before the reload: " in printed
     assert "set check_before = COMMAND" in printed
     house.configure(
         command=f"sh -c 'exec {script}'",

@@ -158,7 +158,7 @@ def test_a_killed_master_leaves_no_workers_behind(wrapped: Wrapped) -> None:
     family = wrapped.family()
     wrapped.servers()[0].kill()
     assert wrapped.wait() == -signal.SIGKILL
-    wait_until(lambda: not any(process.is_running() for process in family), 5, "they are gone")
+    wait_until(lambda: not any(process.is_running() for process in family), 60, "they are gone")
 
 
 HELPER = (
@@ -425,7 +425,7 @@ def test_it_reaps_orphans(wrapped: Wrapped) -> None:
     wrapped.begin(*python(code))
     up(wrapped)
     wait_until(lambda: len(wrapped.servers()) == 1, what="orphans end")
-    wait_until(lambda: zombies(wrapped.pid) == [], 5, "they are reaped")
+    wait_until(lambda: zombies(wrapped.pid) == [], 60, "they are reaped")
 
 
 def test_pid_1_of_a_container(wrapped: Wrapped) -> None:

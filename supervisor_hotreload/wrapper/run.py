@@ -15,7 +15,7 @@ from supervisor_hotreload.core.reload import Reload
 from supervisor_hotreload.servers.base import GUESS, foreign_successor
 from supervisor_hotreload.servers.gunicorn import command as gunicorn_command
 from supervisor_hotreload.servers.gunicorn import family as gunicorn
-from supervisor_hotreload.servers.gunicorn.family import GunicornGeneration
+from supervisor_hotreload.servers.gunicorn.survey import GunicornGeneration
 from supervisor_hotreload.servers.lineage import Inheritor
 from supervisor_hotreload.servers.recognition import Ambiguous
 from supervisor_hotreload.servers.release_guard import ReleaseGuard

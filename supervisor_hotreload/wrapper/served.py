@@ -10,7 +10,8 @@ from typing import Callable, Optional
 
 from supervisor_hotreload.servers.base import GUESS, Program
 from supervisor_hotreload.servers.gunicorn import family as gunicorn
-from supervisor_hotreload.servers.gunicorn.family import GunicornGeneration
+from supervisor_hotreload.servers.gunicorn.heartbeat import Heartbeat
+from supervisor_hotreload.servers.gunicorn.survey import GunicornGeneration
 from supervisor_hotreload.servers.lineage import (
     Inheritor,
     Lineage,
@@ -18,7 +19,6 @@ from supervisor_hotreload.servers.lineage import (
     orphaned_workers,
     successors,
 )
-from supervisor_hotreload.servers.readiness import Heartbeat
 from supervisor_hotreload.servers.recognition import Ambiguous, find_server
 from supervisor_hotreload.system.credentials import ids_of
 from supervisor_hotreload.system.process import Process
