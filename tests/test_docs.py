@@ -32,6 +32,15 @@ def test_every_setting_has_a_row() -> None:
     assert sorted(rows) == sorted({*KEYS, *GLOBAL})
 
 
+def test_files_named_for_newcomers_exist() -> None:
+    text = (ROOT / "docs" / "hacking.rst").read_text(encoding="utf-8")
+    named = set(re.findall(r"``([\w/]+\.(?:py|rst))``", text))
+    named = {path for path in named if "NAME" not in path}
+    assert len(named) > 20
+    missing = [path for path in named if not any((top / path).exists() for top in (PACKAGE, ROOT))]
+    assert missing == []
+
+
 def literals() -> list[str]:
     """Return every string of the package; those of an f-string one by one."""
     return [
@@ -44,7 +53,8 @@ def literals() -> list[str]:
 
 def test_quoted_messages_are_those_of_the_code() -> None:
     text = (ROOT / "docs" / "troubleshooting.rst").read_text(encoding="utf-8")
-    quoted = re.findall(r"^``([^`]+)``$", text, re.MULTILINE)
+    terms = re.findall(r"^``.+``$", text, re.MULTILINE)
+    quoted = [message for term in terms for message in re.findall(r"``([^`]+)``", term)]
     assert len(quoted) > 8
     known = literals()
     of_supervisor = ("*** Unknown syntax", "Server requires authentication")
