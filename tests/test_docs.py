@@ -9,6 +9,9 @@ import re
 import pytest
 
 import supervisor_hotreload
+from supervisor_hotreload.core.model import Fault
+from supervisor_hotreload.ctl.options import FLAGS
+from supervisor_hotreload.rpcinterface import HotReloadNamespaceRPCInterface
 from supervisor_hotreload.servers.settings import GLOBAL, KEYS
 
 PACKAGE = pathlib.Path(supervisor_hotreload.__file__).parent
@@ -30,6 +33,17 @@ def test_every_setting_has_a_row() -> None:
     text = (ROOT / "docs" / "settings.rst").read_text(encoding="utf-8")
     rows = re.findall(r"^``(\w+)``  ", text, re.MULTILINE)
     assert sorted(rows) == sorted({*KEYS, *GLOBAL})
+
+
+def test_every_fault_option_and_method_has_a_row() -> None:
+    text = (ROOT / "docs" / "commands.rst").read_text(encoding="utf-8")
+    faults = re.findall(r"^(\d+) +([A-Z_]{4,}) ", text, re.MULTILINE)
+    assert faults == [(str(int(fault)), fault.name) for fault in Fault]
+    options = re.findall(r"^``(-[^`]+)``  ", text, re.MULTILINE)
+    flags = {word.strip(",") for option in options for word in option.split() if word[0] == "-"}
+    assert flags == set(FLAGS) - {"-h", "--help"}
+    methods = set(re.findall(r"^``(\w+)\(", text, re.MULTILINE))
+    assert methods <= set(vars(HotReloadNamespaceRPCInterface))
 
 
 def test_files_named_for_newcomers_exist() -> None:
