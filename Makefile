@@ -8,11 +8,13 @@ JOBS ?= 8
 # how often make test-busy runs the tests
 RUNS ?= 5
 DEMO := $(VENV)/demo
-PACKAGES := nginx haproxy unicorn tini busybox
+DOCS := $(VENV)/docs
+PACKAGES := nginx haproxy unicorn puma tini busybox
 
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
-.PHONY: demo packages test test-slow test-busy hups lint matrix bench servers faults clean
+.PHONY: demo packages test test-slow test-busy hups lint docs transcripts matrix bench servers \
+    faults clean
 
 # The first command of the README: no test tools, so that it is there soon.
 $(DEMO): setup.py pyproject.toml
@@ -60,6 +62,20 @@ lint: $(READY)
 	$(BIN)/ruff format --check supervisor_hotreload tests
 	$(BIN)/mypy
 
+# No test tools for this one either. Warnings are errors.
+$(DOCS): setup.py pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	touch $@
+
+docs: $(DOCS)
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build
+	@echo "the pages are in docs/_build/index.html"
+
+# The transcripts of the README, from a run of the demo.
+transcripts: $(DEMO)
+	$(BIN)/python docs/transcripts.py
+
 matrix: $(READY)
 	$(BIN)/python -m tests.matrix --write docs/matrix.rst
 
@@ -67,7 +83,7 @@ bench: $(READY)
 	$(BIN)/python -m tests.bench --write docs/bench.rst
 
 servers: $(READY) packages
-	$(BIN)/python -m tests.servers_table --write README.rst
+	$(BIN)/python -m tests.servers_table --write docs/servers.rst
 
 faults: $(READY)
 	$(BIN)/python -m tests.faults --write docs/faults.rst

@@ -1,8 +1,8 @@
 """An rpcinterface plugin for tests: breaks hotreload from inside a real supervisord.
 
-``break`` names a method of servers.gunicorn.Gunicorn, or of Keeper, that is to
+``break`` names a method of servers.gunicorn.family.GunicornReexec, or of ProgramAdopter, that is to
 raise; ``times`` names a file for the processor time of every step of a reload;
-``hold`` names a method of Gunicorn that has nothing to say for ``seconds``;
+``hold`` names a method of GunicornReexec that has nothing to say for ``seconds``;
 ``patience`` is how long a batch waits for a generation that drains, and a listener may be silent;
 ``polls`` counts the turns of supervisord's loop; ``setClock`` lets the system
 clock jump as supervisord sees it.
@@ -14,10 +14,10 @@ import time
 from typing import Any
 
 from supervisor_hotreload.core import reload as driver
-from supervisor_hotreload.core.reload import Driver
-from supervisor_hotreload.plugin import service as reloads
+from supervisor_hotreload.core.driver import Driver
 from supervisor_hotreload.plugin import triggers
-from supervisor_hotreload.servers.gunicorn.family import Gunicorn
+from supervisor_hotreload.plugin.adopter import ProgramAdopter
+from supervisor_hotreload.servers.gunicorn.family import GunicornReexec
 
 
 class SaboteurRPCInterface:
@@ -39,13 +39,13 @@ def make_saboteur_rpcinterface(supervisord: Any, **config: str) -> SaboteurRPCIn
     interface = SaboteurRPCInterface()
     target = config.get("break")
     if target:
-        owner = reloads.Keeper if hasattr(reloads.Keeper, target) else Gunicorn
+        owner = ProgramAdopter if hasattr(ProgramAdopter, target) else GunicornReexec
         setattr(owner, target, _raise)
     if "hold" in config:
         _hold(config["hold"], float(config["seconds"]))
     if "patience" in config:
         driver.DRAIN_PATIENCE = float(config["patience"])
-        triggers.SILENCE = float(config["patience"])
+        triggers.SILENCE_SECONDS = float(config["patience"])
     if "times" in config:
         _time_steps(config["times"])
     if "polls" in config:
@@ -58,15 +58,15 @@ def _raise(*_: Any) -> None:
 
 
 def _hold(name: str, seconds: float) -> None:
-    real = getattr(Gunicorn, name)
+    real = getattr(GunicornReexec, name)
     began: list[float] = []
 
-    def held(self: Gunicorn, *arguments: Any) -> Any:
+    def held(self: GunicornReexec, *arguments: Any) -> Any:
         if not began:
             began.append(time.monotonic())
         return real(self, *arguments) if time.monotonic() - began[0] > seconds else None
 
-    setattr(Gunicorn, name, held)
+    setattr(GunicornReexec, name, held)
 
 
 def _time_steps(path: str) -> None:

@@ -13,8 +13,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from supervisor_hotreload.system import peek, world
-from supervisor_hotreload.system import process as identity
+from supervisor_hotreload.system import peek, process, world
 from supervisor_hotreload.system.credentials import Ids, ids_of
 from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.world import World
@@ -37,25 +36,25 @@ def sleepers(count: int, user: int) -> Iterator[list[int]]:
 @needs_root
 def test_the_orphans_of_other_users_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[int] = []
-    real = identity.lookup
-    monkeypatch.setattr(identity, "lookup", lambda pid: looked.append(pid) or real(pid))
+    real = process.lookup
+    monkeypatch.setattr(world, "lookup", lambda pid: looked.append(pid) or real(pid))
     here = World()
     here.subreaper = True
     with sleepers(20, 65534) as pids:
         found = here.orphanage({1}, ours=True)
-        assert not {process.pid for process in found} & {*pids}
+        assert not {child.pid for child in found} & {*pids}
         assert not {*looked} & {*pids}
         found = here.orphanage({65534}, ours=True)
-        assert {process.pid for process in found} >= {*pids}
+        assert {child.pid for child in found} >= {*pids}
         monkeypatch.setattr(world, "ORPHANS", 10)
         assert here.orphanage({65534}, ours=True) == []
 
 
 def test_the_children_of_few_threads_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    real = identity.read
+    real = process.read_whole
     monkeypatch.setattr(
-        identity, "read", lambda path, *more: read.append(path) or real(path, *more)
+        process, "read_whole", lambda path, *more: read.append(path) or real(path, *more)
     )
     end = threading.Event()
     threads = [threading.Thread(target=end.wait) for _ in range(100)]
@@ -63,18 +62,18 @@ def test_the_children_of_few_threads_are_looked_for(monkeypatch: pytest.MonkeyPa
         thread.start()
     try:
         with sleepers(1, os.getuid()) as pids:
-            assert pids[0] in [child.pid for child in identity.children(os.getpid())]
+            assert pids[0] in [child.pid for child in process.children_of(os.getpid())]
     finally:
         end.set()
         for thread in threads:
             thread.join()
     tasks = {path for path in read if path.endswith("/children")}
-    assert len(tasks) == identity.THREADS
+    assert len(tasks) == process.THREADS
 
 
 def test_a_process_with_very_many_children_is_not_read() -> None:
     with sleepers(5, os.getuid()), pytest.raises(Unreadable, match="more than 3 children"):
-        identity.children(os.getpid(), 3)
+        process.children_of(os.getpid(), 3)
 
 
 @needs_root
@@ -82,7 +81,7 @@ def test_an_environment_that_cannot_be_read_keeps_nobody_waiting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One user's processes keep another's from nothing."""
-    environment = identity.environment
+    environment = process.environment_of
     stuck: list[int] = []
 
     def read(pid: int) -> dict[str, str]:
@@ -93,7 +92,7 @@ def test_an_environment_that_cannot_be_read_keeps_nobody_waiting(
     def signal_never_comes() -> None:
         threading.Event().wait(1000)
 
-    monkeypatch.setattr(identity, "environment", read)
+    monkeypatch.setattr(peek, "environment_of", read)
     with sleepers(1, 65534) as theirs, sleepers(1, 1) as others:
         stuck += theirs
         asked = {process_of(pid): ids(pid) for pid in (*theirs, *others)}
@@ -102,7 +101,7 @@ def test_an_environment_that_cannot_be_read_keeps_nobody_waiting(
 
 
 def process_of(pid: int) -> Process:
-    found = identity.lookup(pid)
+    found = process.lookup(pid)
     assert found is not None
     return found
 

@@ -14,8 +14,8 @@ import pytest
 from supervisor_hotreload.core.model import Fault
 from supervisor_hotreload.servers.base import Program
 from supervisor_hotreload.servers.gunicorn import family as gunicorn
-from supervisor_hotreload.servers.uwsgi import family as uwsgi
 from supervisor_hotreload.servers.uwsgi import options as uwsgi_options
+from supervisor_hotreload.servers.uwsgi import trial as uwsgi_trial
 from supervisor_hotreload.system.command import Command, RunAs
 from supervisor_hotreload.system.credentials import Ids
 from tests.house import APP, House, wait_until
@@ -64,7 +64,7 @@ def test_supervisord_does_not_wait_for_an_exec(house: House, leased: str, which:
         answers += 1
     assert answers > 3  # one, at the end of it, where supervisord waits
     info = house.wait_for_outcome()
-    assert "was not over in 3 s (check_timeout)" in info["reason"]
+    assert "timed out after 3 s (check_timeout) waiting for check" in info["reason"]
     assert_unchanged(house, before)
     wait_until(lambda: len(house.family()) == 3, what="the check is ended")
 
@@ -252,7 +252,7 @@ def test_whom_a_command_of_uwsgi_names(
     (tmp_path / "app.ini").write_text("[uwsgi]\nuid = root\ngid = root\nwho = root\n")
     rights = Ids.of_user(os.getuid())
     program = Program("myapp", command, str(tmp_path), given, rights=rights)
-    assert uwsgi._named_user(uwsgi_options.options(program)) == named
+    assert uwsgi_trial.named_user(uwsgi_options.options(program)) == named
 
 
 @pytest.mark.parametrize(

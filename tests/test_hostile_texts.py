@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from supervisor_hotreload.plugin.record import proofs_in
 from supervisor_hotreload.system.credentials import read_ids
-from supervisor_hotreload.system.process import boot, read_environment, read_stat
+from supervisor_hotreload.system.process import boot_id, read_environment, read_stat
 
 EXAMPLES = int(os.environ.get("HOTRELOAD_EXAMPLES", "300"))
 """How many examples each parser is given; make faults gives 100,000."""
@@ -72,8 +72,8 @@ values = st.recursive(
 @given(programs=values, proofs=values, raw=st.text(max_size=60))
 def test_a_record(programs: object, proofs: object, raw: str) -> None:
     texts = [
-        json.dumps({"boot": boot(), "programs": programs}),
-        json.dumps({"boot": boot(), "programs": {"myapp": proofs}}),
+        json.dumps({"boot": boot_id(), "programs": programs}),
+        json.dumps({"boot": boot_id(), "programs": {"myapp": proofs}}),
         raw,
     ]
     for text in texts:

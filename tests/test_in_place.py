@@ -21,7 +21,9 @@ from supervisor_hotreload.core import protocol
 from supervisor_hotreload.core.model import Fault, Outcome, Policy, Ready
 from supervisor_hotreload.core.reload import Reload
 from supervisor_hotreload.servers import signal as generic
-from supervisor_hotreload.servers.base import Crew, Program, Renewal
+from supervisor_hotreload.servers.base import Program
+from supervisor_hotreload.servers.generation import AcceptingGeneration
+from supervisor_hotreload.servers.in_place import InPlaceReload
 from supervisor_hotreload.servers.settings import Settings
 from supervisor_hotreload.system import endpoint as endpoints
 from supervisor_hotreload.system.process import Process, lookup
@@ -174,12 +176,12 @@ class Toy:
             self._popen.kill()
             self._popen.wait(5)
 
-    def survey(self) -> Crew:
+    def survey(self) -> AcceptingGeneration:
         found = generic.FAMILY.survey(self.world, self.master, PROGRAM)
         assert found is not None
         return found
 
-    def wait_for(self, workers: int = 2) -> Crew:
+    def wait_for(self, workers: int = 2) -> AcceptingGeneration:
         wait_until(lambda: self.survey().workers == workers)
         wait_until(lambda: self.world.catches(self.master, "HUP"))
         return self.survey()
@@ -189,7 +191,7 @@ class Toy:
         wait_until(lambda: not self.world.alive(process))
 
     def reload(
-        self, settings: str = "", old: Optional[Crew] = None, timeout: float = 60.0
+        self, settings: str = "", old: Optional[AcceptingGeneration] = None, timeout: float = 60
     ) -> Reload:
         """Reload it, and return how that went.
 
@@ -213,8 +215,8 @@ class Toy:
             reload.step()
         return reload
 
-    def server(self, policy: Policy, old: Crew) -> Renewal:
-        return generic.FAMILY.server(self.world, old, policy, PROGRAM)
+    def server(self, policy: Policy, old: AcceptingGeneration) -> InPlaceReload:
+        return generic.FAMILY.in_place(self.world, old, policy, PROGRAM)
 
 
 def story(reload: Reload) -> str:
@@ -338,7 +340,7 @@ def test_a_worker_that_does_not_come_ends_the_patience(toys: Any) -> None:
     toy.plan(boot=[0.5, 30])
     reload = toy.reload("ready_timeout = 1")
     assert reload.fault is Fault.NOT_READY
-    assert "took more than 1 s for one worker (worker 1 of 2 accepts)" in reload.reason
+    assert "timed out after 1 s waiting for the next worker (1 of 2 ready)" in reload.reason
     assert reload.seconds < 3
 
 
@@ -379,11 +381,11 @@ def test_old_workers_that_take_long_are_left_to_finish(toys: Any) -> None:
     reload = toy.reload("drain_timeout = 0.3")
     assert reload.outcome is Outcome.SUCCEEDED
     assert reload.seconds < 2
-    assert when(reload, "draining: 2 old workers still finish what they have") > 0.3
+    assert when(reload, "draining: 2 old workers still finish their requests") > 0.3
 
 
 def test_the_next_reload_does_not_wait_for_an_hour() -> None:
-    assert protocol.DRAIN_PATIENCE == 60
+    assert protocol.DRAIN_SECONDS == 60
 
 
 @pytest.mark.parametrize("how", [{"refuses": True}, {"aborts": True, "doomed": True, "boot": [1]}])
@@ -393,7 +395,7 @@ def test_a_master_that_keeps_its_old_workers_has_refused(toys: Any, how: dict[st
     toy.plan(**how)
     reload = toy.reload()
     assert reload.fault is Fault.NOT_READY
-    assert f"{toy.master} kept its old workers: it has refused" in reload.reason
+    assert f"{toy.master} has refused the new configuration" in reload.reason
     assert 4.5 < reload.seconds < 7
 
 
@@ -442,7 +444,7 @@ def test_a_new_worker_is_asked_among_old_ones(toys: Any, port: int, kind: str) -
 def test_a_worker_that_answers_slowly_is_ready(
     toys: Any, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoints, "PATIENCE", 0.5)
+    monkeypatch.setattr(endpoints, "ANSWER_SECONDS", 0.5)
     toy = toys(workers=1)
     toy.wait_for(1)
     toy.plan(workers=1, slow=0.8)

@@ -15,9 +15,9 @@ from supervisor_hotreload.servers.lineage import (
     Lineage,
     find_inheritor,
     held_together,
+    orphaned_workers,
     same_command,
     successors,
-    workers_left,
 )
 from supervisor_hotreload.system.credentials import Ids
 from supervisor_hotreload.system.process import Process, Status, Unreadable
@@ -106,8 +106,8 @@ NEXT = Seen(20, parent=10, image=6, sockets=frozenset({1, 2, 9}))
 def lineage(*more: Seen) -> Lineage:
     world = Few(MASTER, WORKER, *more)
     known = Lineage(MASTER.process, MASTER.start, family=FAMILIES[0])
-    known.know(world, MASTER.process)
-    known.record(world)
+    known.add_master(world, MASTER.process)
+    known.refresh(world)
     return known
 
 
@@ -176,8 +176,8 @@ def test_without_recorded_sockets_nothing_proves_an_orphan() -> None:
 def test_a_title_hides_the_command_and_the_sockets_do() -> None:
     world = Few(replace(MASTER, words=("gunicorn: master [app]",)), WORKER)
     known = Lineage(MASTER.process, MASTER.start, family=FAMILIES[0])
-    known.know(world, MASTER.process)
-    known.record(world)
+    known.add_master(world, MASTER.process)
+    known.refresh(world)
     booting = replace(NEXT, parent=1, sockets=frozenset({1, 2}))
     assert find_inheritor(Few(booting), known, [], free) is not None
     worker = replace(WORKER, parent=20, image=6)
@@ -212,7 +212,7 @@ def test_a_socket_that_workers_do_not_share_is_not_the_program_s() -> None:
 )
 def test_what_a_dead_master_leaves(left: Seen, is_left: bool) -> None:
     orphan = replace(left, parent=1)
-    found = workers_left(Few(orphan), lineage(), free)
+    found = orphaned_workers(Few(orphan), lineage(), free)
     assert found == ([orphan.process] if is_left else [])
 
 
@@ -248,4 +248,4 @@ def test_a_family_that_renews_itself_in_place_has_no_successors() -> None:
     assert successors(Few(MASTER, WORKER, NEXT), known) == []
     orphan = replace(NEXT, parent=1)
     assert find_inheritor(Few(orphan), known, [], free) is None
-    assert workers_left(Few(orphan), known, free) == [orphan.process]
+    assert orphaned_workers(Few(orphan), known, free) == [orphan.process]

@@ -202,7 +202,7 @@ def test_stopped_programs_are_left_alone(app: App) -> None:
     supervisor = app.listening.house.rpc().supervisor
     supervisor.stopProcess("stopped")
     app.path.touch()
-    app.listening.wait_for_log("it is STOPPED, no reload")
+    app.listening.wait_for_log("no reload: the program is STOPPED")
     supervisor.startProcess("stopped")
     time.sleep(1.5)
     assert app.reloads == 0
@@ -249,7 +249,7 @@ def test_corrupt_state_is_begun_anew(app: App) -> None:
     saved["programs"]["corrupt"]["due"] = {"cause": 5, "first": "NaN", "last": [], "settle": 1}
     listening.path.write_text(json.dumps(saved))
     start_listener(listening)
-    listening.wait_for_log("corrupt: what an earlier listener has left makes no sense")
+    listening.wait_for_log("corrupt: the state file makes no sense and is ignored")
     time.sleep(1.2)
     assert app.reloads == 0
     app.path.touch()
@@ -290,11 +290,11 @@ def test_odd_paths_are_logged_once_and_watched_again(app: App) -> None:
     assert app.reloads == 0
     folder.mkdir()
     listening.succeeded("odd", 1)
-    listening.wait_for_log(f"watch {folder}: is all right now")
+    listening.wait_for_log(f"watch {folder}: it is all right now")
     loop.unlink()
     loop.symlink_to(folder)
-    listening.wait_for_log(f"watch {loop}: is all right now")
+    listening.wait_for_log(f"watch {loop}: it is all right now")
     fifo.unlink()
     fifo.touch()
-    listening.wait_for_log(f"touch {fifo}: is all right now")
+    listening.wait_for_log(f"touch {fifo}: it is all right now")
     assert listening.pid == first

@@ -14,7 +14,7 @@ from typing import Optional
 import pytest
 
 from supervisor_hotreload.plugin.notify_place import place
-from supervisor_hotreload.system.process import Process, environment, lookup
+from supervisor_hotreload.system.process import Process, environment_of, lookup
 from supervisor_hotreload.system.sd_notify import SENDERS, Notices
 from tests.house import APP, House, wait_until
 from tests.load import Load, get
@@ -77,7 +77,7 @@ def test_one_that_never_says_so_is_rolled_back(house: House) -> None:
     house.release("v2")
     done = house.ctl("hotreload", "myapp")
     assert done.returncode != 0
-    assert "booting was not over in 3 s (READY=1 is awaited" in done.stdout
+    assert "timed out after 3 s waiting for workers to boot (READY=1 is awaited" in done.stdout
     assert house.info()["pid"] == pid
     assert get(house.port).startswith(b"v1 ")
 
@@ -124,7 +124,7 @@ def test_only_the_new_generation_is_heard(house: House, who: str) -> None:
     house.release("v2")
     stranger = None
     if who == "a stranger":
-        given = dict(os.environ, **environment(house.info()["pid"]))
+        given = dict(os.environ, **environment_of(house.info()["pid"]))
         stranger = subprocess.Popen([sys.executable, str(house.root / "speak.py")], env=given)
     try:
         done = house.ctl("hotreload", "myapp")
@@ -264,7 +264,7 @@ def test_a_descriptor_that_is_slow_to_close_holds_nobody_up(house: House, receiv
     release(house, "v1")
     house.configure(settings="ready = notify")
     house.start()
-    address = environment(house.info()["pid"])["NOTIFY_SOCKET"]
+    address = environment_of(house.info()["pid"])["NOTIFY_SOCKET"]
     attacker = subprocess.Popen(
         [sys.executable, "-c", LINGER, address], stdout=subprocess.PIPE, text=True
     )
@@ -287,7 +287,7 @@ def test_a_child_that_receives_may_be_killed(house: House) -> None:
     house.start()
     (child,) = (p for p in house.family() if p.name() == "notify-receiver")
     child.kill()
-    wait_until(lambda: house.nudge() and "the child that received" in house.log())
+    wait_until(lambda: house.nudge() and "that received its messages has ended" in house.log())
     done = house.ctl("hotreload", "myapp")
     assert "start it once more: supervisorctl restart myapp" in done.stdout
     house.ctl("restart", "myapp")
@@ -305,7 +305,7 @@ def test_only_the_programs_user_reaches_its_socket(house: House, received: str) 
     house.start()
     release(house, "v2")
     house.reload()
-    path = pathlib.Path(environment(house.info()["pid"])["NOTIFY_SOCKET"])
+    path = pathlib.Path(environment_of(house.info()["pid"])["NOTIFY_SOCKET"])
     assert path.parent == house.root / "supervisord.hotreload"
     assert (path.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) == (65534, 0o600)
     assert (path.parent.stat().st_uid, stat.S_IMODE(path.parent.stat().st_mode)) == (0, 0o711)
@@ -329,7 +329,7 @@ def test_a_folder_that_others_may_change_is_not_used(house: House) -> None:
     house.root.chmod(0o777)
     house.configure(settings="ready = notify")
     house.start()
-    path = pathlib.Path(environment(house.info()["pid"])["NOTIFY_SOCKET"])
+    path = pathlib.Path(environment_of(house.info()["pid"])["NOTIFY_SOCKET"])
     assert path.parent.parent == pathlib.Path("/run")
     house.reload()
     house.stop()

@@ -210,7 +210,7 @@ def test_the_nginx_in_a_command_is_found(command: str, words: Optional[tuple[str
     program = Program("myapp", command, "/")
     found = started(program)
     assert (found and (found.binary, *found.words)) == words
-    assert FAMILY.names(program) == (words is not None)
+    assert FAMILY.is_named_in(program) == (words is not None)
 
 
 def test_an_upgrade_is_tried_before(house: House) -> None:

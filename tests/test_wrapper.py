@@ -10,13 +10,14 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
 
 import supervisor_hotreload.wrapper
 from supervisor_hotreload import __version__
-from supervisor_hotreload.system import process as identity
+from supervisor_hotreload.system.process import count_of_sleeps, lookup
 from supervisor_hotreload.system.world import World
 from supervisor_hotreload.wrapper import handover, listeners
 from supervisor_hotreload.wrapper.options import Usage, parse
@@ -160,6 +161,37 @@ def test_a_killed_master_leaves_no_workers_behind(wrapped: Wrapped) -> None:
     wait_until(lambda: not any(process.is_running() for process in family), 60, "they are gone")
 
 
+HELPER = (
+    "import subprocess, time\n"
+    "helper = subprocess.Popen(['sleep', '{seconds}'])\n"
+    "print('up', flush=True)\n"
+    "time.sleep(60)"
+)
+"""A server with a helper that ends some seconds after it has begun; it is no worker."""
+
+
+def test_what_ends_a_moment_after_its_server_is_waited_for(wrapped: Wrapped) -> None:
+    """Else an orphan is handed to init, which may not even reap it in a container."""
+    wrapped.begin(*python(HELPER.format(seconds=1.5)))
+    up(wrapped)
+    family = wrapped.family()
+    assert len(family) == 2
+    wrapped.send("TERM")
+    assert wrapped.wait() == -signal.SIGTERM
+    assert not any(process.is_running() for process in family)
+
+
+def test_what_is_to_outlive_its_server_is_left_alone(wrapped: Wrapped) -> None:
+    wrapped.begin(*python(HELPER.format(seconds=60)))
+    up(wrapped)
+    _, helper = wrapped.family()
+    before = time.monotonic()
+    wrapped.send("TERM")
+    assert wrapped.wait() == -signal.SIGTERM
+    assert time.monotonic() - before < 10
+    assert helper.is_running()
+
+
 # -- the signals
 
 
@@ -229,7 +261,7 @@ def test_an_upgrade_that_cannot_start_changes_nothing(wrapped: Wrapped) -> None:
 
 
 def test_a_state_of_another_process_is_not_believed() -> None:
-    mine = identity.lookup(os.getpid())
+    mine = lookup(os.getpid())
     assert mine is not None
     state = handover.Handover(mine, 3, "/", True, [], [], {}, [])
     environment: dict[str, str] = {}
@@ -372,7 +404,7 @@ def test_memory_and_idle_time(wrapped: Wrapped) -> None:
         for seconds in (0.5, 2):
             assert not select.select([], [], [], seconds)[0]
             times = psutil.Process(wrapped.pid).cpu_times()[:2]
-            spent.append((identity.sleeps(wrapped.pid), times))
+            spent.append((count_of_sleeps(wrapped.pid), times))
         assert spent[0] == spent[1]
 
 
@@ -434,7 +466,7 @@ def test_without_a_subreaper_it_watches(wrapped: Wrapped) -> None:
 
 
 def test_a_listener_accepts_once_it_is_in_an_epoll_set() -> None:
-    me = identity.lookup(os.getpid())
+    me = lookup(os.getpid())
     assert me is not None
     before = listeners.survey(World(), me).accepting
     with socket.create_server(("127.0.0.1", 0)) as server, select.epoll() as poll:

@@ -185,7 +185,7 @@ class Wrapped(House):
     @property
     def alone(self) -> bool:
         """Tell whether every process that was ever seen here has ended."""
-        return not any(process.is_running() for process in self._pids)
+        return not any(map(lives, self._pids))
 
     def successor(self) -> int:
         """Return the pid of the last successor that was told of."""

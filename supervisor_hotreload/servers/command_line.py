@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Callable, Optional
 
 from supervisor_hotreload.core.text import printable
-from supervisor_hotreload.servers.base import Program
+from supervisor_hotreload.servers.program import Program
 
 PYTHON = re.compile(r"python[\d.]*\Z")
 
@@ -32,6 +32,23 @@ DEPTH = 6
 
 FIRST = 5
 """Words among which a server is looked for behind a wrapper that is not known."""
+
+INTERPRETERS = re.compile(r"(python|pypy|ruby|perl)[\d.]*$")
+
+
+def own_name(words: Sequence[str]) -> str:
+    """Return the name of the program that a command line runs, behind its interpreter.
+
+    The only word may be a title, such as 'gunicorn: master [app]' or 'puma 5.6 (tcp://...)'.
+    """
+    first = "".join(words[:1])
+    title = first.partition(" ")[0]
+    name = os.path.basename(first if "/" in title else title)
+    if INTERPRETERS.match(name):
+        rest = (word for word in words[1:] if not word.startswith("-"))
+        name = os.path.basename(next(rest, ""))
+    return name.partition(":")[0]
+
 
 Names = Callable[[str], object]
 

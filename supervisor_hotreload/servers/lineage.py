@@ -17,10 +17,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Callable, NamedTuple, Optional, Protocol
+from typing import Callable, NamedTuple, Optional
 
-from supervisor_hotreload.servers.base import INTERPRETERS, own_name
-from supervisor_hotreload.servers.command_line import SHELLS
+from supervisor_hotreload.servers.base import AnyFamily
+from supervisor_hotreload.servers.command_line import INTERPRETERS, SHELLS, own_name
 from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.world import World
 
@@ -38,20 +38,6 @@ class Master(NamedTuple):
     words: tuple[str, ...] = ()
 
 
-class Kin(Protocol):
-    """What a family of servers says of a process that holds its sockets."""
-
-    @property
-    def binaries(self) -> frozenset[str]: ...
-
-    @property
-    def farewell(self) -> str: ...
-
-    def leads(self, world: World, process: Process) -> bool: ...
-
-    def may_follow(self, world: World, process: Process) -> bool: ...
-
-
 @dataclass
 class Lineage:
     """What is known of the generation that supervisord tracks.
@@ -59,23 +45,23 @@ class Lineage:
     :param tracked: the supervised process.
     :param since: nothing of the program is older.
     :param group: the process group that it was in; signals go there, it proves nothing.
-    :param made: supervisord made that group for it.
+    :param owns_group: supervisord made that group for it.
     :param masters: the supervised process, and the master that it stands before.
     :param sockets: the listening sockets that its master shares with its workers.
     :param workers: its workers as they were last seen, with their four user ids.
-    :param ours: its orphans become our children, for we are a subreaper and have started it.
+    :param is_ours: its orphans become our children, for we are a subreaper and have started it.
     :param family: what recognises its masters, None while that is not known.
     """
 
     tracked: Process
     since: int = 0
     group: int = 0
-    made: bool = False
+    owns_group: bool = False
     masters: dict[Process, Master] = field(default_factory=dict)
     sockets: frozenset[int] = frozenset()
     workers: dict[Process, tuple[int, ...]] = field(default_factory=dict)
-    family: Optional[Kin] = None
-    ours: bool = False
+    family: Optional[AnyFamily] = None
+    is_ours: bool = False
 
     @property
     def users(self) -> set[tuple[int, ...]]:
@@ -92,24 +78,24 @@ class Lineage:
         known = self.masters.get(self.tracked)
         return known is not None and os.path.basename("".join(known.words[:1])) in SHELLS
 
-    def acts(self, world: World, process: Process) -> bool:
+    def acts_as_master(self, world: World, process: Process) -> bool:
         """Tell whether *process* acts as one of the masters does, in all four user ids."""
         ids = world.ids(process)
         return ids is not None and any(ids.users == m.users for m in self.masters.values())
 
-    def served(self, world: World, process: Process) -> bool:
+    def acts_as_member(self, world: World, process: Process) -> bool:
         """Tell whether *process* acts as a master or a worker of the generation did."""
         ids = world.ids(process)
         if ids is None or ids.users in self.users:
             return ids is not None
         # a master of root may let its forks be anybody
-        return ids.user is not None and (0,) * 4 in self.users and self.forked(world, process)
+        return ids.user is not None and (0,) * 4 in self.users and self.is_fork(world, process)
 
-    def forked(self, world: World, process: Process) -> bool:
+    def is_fork(self, world: World, process: Process) -> bool:
         """Tell whether *process* is a fork of a master."""
         return world.image(process) in self.images
 
-    def know(self, world: World, master: Process) -> None:
+    def add_master(self, world: World, master: Process) -> None:
         """Remember a master that was proven to be one."""
         ids = world.ids(master)
         self.masters[master] = Master(
@@ -118,7 +104,7 @@ class Lineage:
             tuple(world.arguments(master)),
         )
 
-    def record(self, world: World) -> bool:
+    def refresh(self, world: World) -> bool:
         """Record the sockets and the workers of the generation while it lives.
 
         :return: True when it has sockets now that it had not before.
@@ -219,10 +205,10 @@ def find_inheritor(
         if master != dead.tracked and world.alive(master) and not taken(master.pid):
             return Inheritor(master, "the master that it stood before")
     for process in seen:
-        if world.alive(process) and dead.acts(world, process):
+        if world.alive(process) and dead.acts_as_master(world, process):
             return Inheritor(process, "seen while the old master lived")
-    for child in orphans(world, dead, taken) if dead.sockets else ():
-        if dead.acts(world, child) and is_successor(world, dead, child):
+    for child in possible_orphans(world, dead, taken) if dead.sockets else ():
+        if dead.acts_as_master(world, child) and is_successor(world, dead, child):
             return Inheritor(child, "a successor that holds the old master's sockets")
     return None
 
@@ -233,7 +219,7 @@ def successors(world: World, living: Lineage) -> list[Process]:
         child
         for master in living.masters
         for child in world.children(master)
-        if living.acts(world, child) and is_successor(world, living, child)
+        if living.acts_as_master(world, child) and is_successor(world, living, child)
     ]
 
 
@@ -241,9 +227,9 @@ def is_successor(world: World, lineage: Lineage, process: Process) -> bool:
     """Tell whether *process*, a child or an orphan of a master that acts as that does, is to
     follow it: an exec of the same command that holds all of its sockets."""
     family = lineage.family
-    if not execed(world, process, lineage):
+    if not is_exec(world, process, lineage):
         return False
-    if family is not None and not family.may_follow(world, process):
+    if family is not None and not family.may_be_successor(world, process):
         return False
     try:
         if not lineage.sockets <= world.held(process):
@@ -258,13 +244,13 @@ def is_successor(world: World, lineage: Lineage, process: Process) -> bool:
 
 
 def _is_alone(
-    world: World, sockets: frozenset[int], process: Process, words: Sequence[str], family: Kin
+    world: World, sockets: frozenset[int], process: Process, words: Sequence[str], family: AnyFamily
 ) -> bool:
     """Tell whether a server whose command is hidden, or another, has just the *sockets* of the
     program: a sidecar that has inherited them by chance has one of its own."""
     if not world.children(process):
         return own_name(words) in family.binaries and world.held(process) == sockets
-    return family.leads(world, process) and held_together(world, process)[0] == sockets
+    return family.is_master(world, process) and held_together(world, process)[0] == sockets
 
 
 def workers_of(world: World, living: Lineage) -> list[Process]:
@@ -277,7 +263,7 @@ def workers_of(world: World, living: Lineage) -> list[Process]:
     ]
 
 
-def workers_left(
+def orphaned_workers(
     world: World, dead: Lineage, taken: Callable[[int], bool], by_sockets: bool = True
 ) -> list[Process]:
     """Return what a dead master has left: its workers, and whoever holds its sockets.
@@ -285,27 +271,31 @@ def workers_left(
     :param by_sockets: False: only its own, not those of the generation that shares them.
     """
     known = dead if by_sockets else replace(dead, sockets=frozenset())
-    return [child for child in orphans(world, dead, taken) if is_worker(world, known, child)]
+    return [
+        child for child in possible_orphans(world, dead, taken) if is_worker(world, known, child)
+    ]
 
 
 def is_worker(world: World, lineage: Lineage, process: Process) -> bool:
     """Tell whether *process*, a child or an orphan of a master, is a worker: a fork of it,
     or a holder of its sockets. So is one that shuts down."""
-    if process in lineage.workers or lineage.forked(world, process):
+    if process in lineage.workers or lineage.is_fork(world, process):
         return True
     return _holds_some(world, process, lineage.sockets)
 
 
-def orphans(world: World, dead: Lineage, taken: Callable[[int], bool]) -> Iterator[Process]:
+def possible_orphans(
+    world: World, dead: Lineage, taken: Callable[[int], bool]
+) -> Iterator[Process]:
     """Yield what may be left of a generation: children of us, or of our ancestors where this
     system has no subreaper, that act as its masters or workers did. This proves nothing yet."""
     users = {one[0] for one in dead.users if one}
-    for child in world.orphanage(users, ours=dead.ours):
-        if not taken(child.pid) and child.start >= dead.since and dead.served(world, child):
+    for child in world.orphanage(users, ours=dead.is_ours):
+        if not taken(child.pid) and child.start >= dead.since and dead.acts_as_member(world, child):
             yield child
 
 
-def execed(world: World, process: Process, lineage: Lineage) -> bool:
+def is_exec(world: World, process: Process, lineage: Lineage) -> bool:
     """Tell whether *process* is an exec of its own, no fork of a master."""
     image = world.image(process)
     return bool(image) and image not in lineage.images

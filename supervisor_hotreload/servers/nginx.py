@@ -1,11 +1,12 @@
 """nginx: HUP reads the configuration again, USR2 starts a new binary beside the old one.
 
-Of 'Upgrading Executable on the Fly' (nginx's documentation, Controlling nginx)
-the step WINCH is left out: with 'daemon off' nginx ignores it until it has been
-upgraded once (ngx_signal_handler: ngx_daemonized), and QUIT lets the workers
-finish as well. nginx ignores USR2 while its parent is the process that started
-it; a QUIT after that would end the service: so it is refused before, and QUIT
-goes only to a master whose successor is adopted.
+nginx's documentation ('Controlling nginx', 'Upgrading Executable on the Fly') has a step WINCH
+before QUIT. It is left out: with 'daemon off' nginx ignores WINCH until it has been upgraded
+once (ngx_signal_handler: ngx_daemonized), and QUIT lets the workers finish as well.
+
+nginx ignores USR2 while its parent is the process that started it, and a QUIT after that would
+end the service. So such an upgrade is refused, and QUIT goes only to a master whose successor
+is adopted.
 """
 
 from __future__ import annotations
@@ -13,24 +14,23 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Optional
 
 from supervisor_hotreload.core.model import Failure, Fault, Policy
-from supervisor_hotreload.servers.base import (
-    Crew,
-    Family,
-    Generation,
-    Program,
-    Renewal,
-    Strategy,
-    Trial,
-    crew,
-    probe,
-)
+from supervisor_hotreload.servers.base import AcceptingFamily, Strategy
 from supervisor_hotreload.servers.command_line import STUBS, Command, among, assigned, behind
-from supervisor_hotreload.servers.outliving import must_outlive
-from supervisor_hotreload.servers.readiness import STEADY, shared
-from supervisor_hotreload.servers.reexec import Upgrade
+from supervisor_hotreload.servers.generation import (
+    AcceptingGeneration,
+    Generation,
+    accepting_generation,
+    shares_socket,
+)
+from supervisor_hotreload.servers.in_place import InPlaceReload
+from supervisor_hotreload.servers.launchers import must_spare_successor
+from supervisor_hotreload.servers.program import Program
+from supervisor_hotreload.servers.readiness import STEADY_SECONDS, Probe
+from supervisor_hotreload.servers.reexec import Reexec
+from supervisor_hotreload.servers.trial import Trial
 from supervisor_hotreload.system.command import RunAs
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
@@ -39,26 +39,30 @@ STUB = "hotreload-orphan"
 
 
 @dataclass
-class NginxCrew(Crew):
+class NginxGeneration(AcceptingGeneration):
     """An nginx with its workers.
 
-    :param command: how it is started, None where that cannot be told.
+    :param command: how it is started, None when that is not clear.
     """
 
     command: Optional[Command] = None
 
 
-class BinaryUpgrade(Upgrade):
-    """An upgrade of an nginx before which a stub may stand: nginx obeys only once that
-    has left, for its parent has to have changed."""
+class NginxReexec(Reexec):
+    """One upgrade of an nginx, bound to its old generation.
 
-    def __init__(self, world: World, old: Crew, policy: Policy, program: Program) -> None:
-        super().__init__(world, old, policy, probe(world, policy.ready, old, STEADY))
+    A stub may stand before nginx. It leaves first: nginx obeys USR2 once its parent has changed.
+    """
+
+    def __init__(
+        self, world: World, old: NginxGeneration, policy: Policy, probe: Probe, program: Program
+    ) -> None:
+        super().__init__(world, old, policy, probe)
         self._program = program
         self._asked = False
 
     def reexec(self) -> None:
-        """Let the stub leave first."""
+        """Ask the stub to leave, or, where there is none, nginx for a successor."""
         if self._has_stub():
             self._world.signal(self._old.tracked, "USR2")
         else:
@@ -77,24 +81,24 @@ class BinaryUpgrade(Upgrade):
         return stub_of(self._world, self._old, self._program) is not None
 
 
-class NginxFamily(Family):
-    """Recognised by its name; its workers by what they accept from."""
+class NginxFamily(AcceptingFamily[NginxGeneration]):
+    """Recognised by its name; its workers are the children that accept."""
 
     name = "nginx"
     binaries = frozenset({"nginx"})
-    farewell = "QUIT"
+    orphan_signal = "QUIT"
     ended_by_hup = False
     strategies = {  # noqa: RUF012 - a table, never changed
         "graceful": Strategy(True, True, "HUP: new workers with the configuration as it is now"),
         "upgrade": Strategy(False, True, "USR2: a new binary beside the old one"),
     }
 
-    def names(self, program: Program) -> bool:
+    def is_named_in(self, program: Program) -> bool:
         return started(program) is not None
 
-    def survey(self, world: World, tracked: Process, program: Program) -> Optional[NginxCrew]:
-        found = crew(world, tracked, lambda process: _is_nginx(world, process))
-        return None if found is None else found.refined(NginxCrew, command=started(program))
+    def survey(self, world: World, tracked: Process, program: Program) -> Optional[NginxGeneration]:
+        found = accepting_generation(world, tracked, lambda process: _is_nginx(world, process))
+        return None if found is None else found.refined(NginxGeneration, command=started(program))
 
     def lacks(self, program: Program) -> str:
         return (
@@ -102,11 +106,11 @@ class NginxFamily(Family):
             "'master_process off' it has none, and cannot be reloaded)"
         )
 
-    def admit(self, world: World, old: Crew, policy: Policy, program: Program) -> None:
-        """Refuse an upgrade that nginx would ignore, with the cure."""
+    def admit(self, world: World, old: NginxGeneration, policy: Policy, program: Program) -> None:
+        """Refuse an upgrade that nginx would ignore."""
         if policy.strategy != "upgrade":
             return
-        must_outlive(world, program, old)
+        must_spare_successor(world, program, old)
         if stub_of(world, old, program) is not None:
             return
         status = world.status(old.master.pid)
@@ -116,13 +120,13 @@ class NginxFamily(Family):
         if status is not None and status.parent in starters:
             raise Failure(
                 Fault.NOT_RELOADABLE,
-                f"{program.name}: {old.master} ignores USR2 while its parent is the one that has "
+                f"{program.name}: {old.master} ignores USR2 while its parent is the process that "
                 f"started it; nothing was sent. Start it once by: command = {_stub()} "
                 f"{program.command}",
             )
 
-    def trial(self, world: World, old: NginxCrew, program: Program) -> Optional[Trial]:
-        """Run it with ``-t``, in the directory and environment that its wrappers set."""
+    def trial(self, world: World, old: NginxGeneration, program: Program) -> Optional[Trial]:
+        """Return ``nginx -t``, in the directory and environment that its wrappers set."""
         command = old.command
         if command is None or command.why:
             return None
@@ -132,20 +136,28 @@ class NginxFamily(Family):
         run_as, given = RunAs(program.user), assigned(program, command.environment)
         return Trial(words, "nginx -t", run_as, given)
 
-    def untried(self, old: NginxCrew) -> str:
+    def why_no_trial(self, old: NginxGeneration) -> str:
         return "no nginx is found in its command" if old.command is None else old.command.why
 
-    def server(self, world: World, old: Crew, policy: Policy, program: Program) -> Any:
-        if policy.strategy == "upgrade":
-            return BinaryUpgrade(world, old, policy, program)
-        return Renewal(world, old, policy, lambda: world.signal(old.master, "HUP"), STEADY)
+    def server(
+        self, world: World, old: NginxGeneration, policy: Policy, program: Program
+    ) -> NginxReexec:
+        return NginxReexec(world, old, policy, self.probe(world, old, policy.ready), program)
 
-    def leads(self, world: World, process: Process) -> bool:
-        return _is_nginx(world, process) and shared(world, process)
+    def in_place(
+        self, world: World, old: NginxGeneration, policy: Policy, program: Program
+    ) -> InPlaceReload:
+        def ask() -> bool:
+            return world.signal(old.master, "HUP")
+
+        return InPlaceReload(world, old, policy, ask, STEADY_SECONDS)
+
+    def is_master(self, world: World, process: Process) -> bool:
+        return _is_nginx(world, process) and shares_socket(world, process)
 
 
 def stub_of(world: World, old: Generation, program: Program) -> Optional[Process]:
-    """Return the stub that stands between supervisord and the master, None where none does.
+    """Return the stub between supervisord and the master, None without one.
 
     The operator's own command says that it is one.
     """
@@ -157,13 +169,13 @@ def stub_of(world: World, old: Generation, program: Program) -> Optional[Process
 
 
 def _stub() -> str:
-    """Return the stub's path where it is installed with us: PATH may not have it."""
+    """Return the stub's path where it is installed with this package: PATH may lack it."""
     beside = os.path.join(os.path.dirname(sys.executable), STUB)
     return beside if os.access(beside, os.X_OK) else STUB
 
 
 def started(program: Program) -> Optional[Command]:
-    """Return the nginx that a program's command starts, None where none is found."""
+    """Return the nginx that a program's command starts, None when it starts none."""
     names = FAMILY.binaries.__contains__
     return behind(program, names) or among(program, names)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Callable
 
-from supervisor_hotreload.system.check import Check
+from supervisor_hotreload.system.check import JudgingCommand
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.wrapper.options import Options
 
 
-class CheckCommand(Check):
+class CheckCommand(JudgingCommand):
     """``--check COMMAND``.
 
     :param reapers: by pid, whom the wrapper tells that a child has ended.

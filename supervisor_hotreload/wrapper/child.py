@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import NoReturn, Optional
 
-from supervisor_hotreload.system import process as identity
-from supervisor_hotreload.system.process import Process
+from supervisor_hotreload.system.process import Process, status_of
 from supervisor_hotreload.wrapper.signals import Signals
 
 FIRST = 3
@@ -76,7 +75,7 @@ class Command:
             os.close(writer)
         with open(reader, "rb") as errors:
             told = errors.read().decode("utf-8", "replace")  # ends at the exec
-        status = identity.status(pid)
+        status = status_of(pid)
         if told or status is None:
             os.waitpid(pid, 0)
             code, _, reason = told.partition(" ")

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import NoReturn, Optional
 
 from supervisor_hotreload.core.text import printable
-from supervisor_hotreload.system.subreaper import become_subreaper
+from supervisor_hotreload.system.linux import become_subreaper
 from supervisor_hotreload.system.world import World
 from supervisor_hotreload.wrapper import files, handover
 from supervisor_hotreload.wrapper.child import CannotStart, Command

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Callable, Optional
 
 from supervisor_hotreload.system.credentials import Ids, rights_of
-from supervisor_hotreload.system.world import read_regular
+from supervisor_hotreload.system.files import read_regular
 
 
 def write(path: str, text: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import MutableMapping
 from dataclasses import asdict, dataclass
 from typing import Any, Optional
 
-from supervisor_hotreload.system.process import Process, status
+from supervisor_hotreload.system.process import Process, status_of
 
 VARIABLE = "HOTRELOAD_RUN"
 
@@ -63,7 +63,7 @@ def take(environment: MutableMapping[str, str]) -> Optional[Handover]:
 
 
 def _self() -> tuple[int, int]:
-    seen = status(os.getpid())
+    seen = status_of(os.getpid())
     assert seen is not None
     return seen.process.pid, seen.process.start
 
@@ -77,6 +77,6 @@ def image() -> list[str]:
 
 def _command_line() -> list[str]:
     """Python 3.9 has no sys.orig_argv."""
-    from supervisor_hotreload.system.process import arguments
+    from supervisor_hotreload.system.process import arguments_of
 
-    return arguments(os.getpid())
+    return arguments_of(os.getpid())

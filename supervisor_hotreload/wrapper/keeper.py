@@ -1,17 +1,17 @@
-"""Takes a successor for the server, unless the release has moved under it."""
+"""Adopts the successor of a reload: hotreload-run tracks it from then on."""
 
 from __future__ import annotations
 
-import os
 from typing import Protocol
 
 from supervisor_hotreload.core.model import Cancelled
 from supervisor_hotreload.core.reload import Reload
+from supervisor_hotreload.servers.release_guard import ReleaseGuard
 from supervisor_hotreload.system.process import Process
 
 
 class Tracker(Protocol):
-    """Whoever tracks the server: the runner."""
+    """What tracks the server of hotreload-run."""
 
     def expect(self, new: Process) -> None: ...
 
@@ -21,34 +21,25 @@ class Tracker(Protocol):
 
 
 class Keeper:
-    """Lets the wrapper keep the successor (protocol.Keeper).
+    """Adopts the successor of one reload (protocol.Keeper)."""
 
-    A gunicorn that starts while the symlink it was started in moves to another
-    release takes the directory that it finds for its own, and every later
-    re-exec of it starts there again (gunicorn util.getcwd, arbiter.reexec):
-    such a successor is ended, and the old generation asked for another one.
-
-    :param folder: the working directory, as it was written.
-    """
-
-    def __init__(self, runner: Tracker, reload: Reload, folder: str) -> None:
-        self._runner = runner
+    def __init__(self, tracker: Tracker, reload: Reload, guard: ReleaseGuard) -> None:
+        self._tracker = tracker
         self._reload = reload
-        self._folder = folder
-        self._release = os.path.realpath(folder)
+        self._guard = guard
 
     def expect(self, new: Process) -> None:
         self._reload.new_pid = new.pid
-        self._runner.expect(new)
+        self._tracker.expect(new)
 
     def adopt(self, new: Process) -> None:
-        """:raises Cancelled: when the working directory has moved during the reload."""
-        release = os.path.realpath(self._folder)
-        if release != self._release:
-            self._runner.again()
-            raise Cancelled(
-                f"{self._folder} moved from {self._release} to {release} while the successor "
-                f"started: once more"
-            )
-        self._runner.adopt(new)
+        """Track *new*.
+
+        :raises Cancelled: when the release has moved; then another reload follows.
+        """
+        refusal = self._guard.refusal(new)
+        if refusal:
+            self._tracker.again()
+            raise Cancelled(f"{refusal}; hotreload-run reloads once more")
+        self._tracker.adopt(new)
         self._reload.adopted = True

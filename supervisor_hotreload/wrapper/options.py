@@ -11,7 +11,6 @@ from typing import Any, Optional
 
 from supervisor_hotreload.core.model import Policy
 from supervisor_hotreload.servers.gunicorn import command as gunicorn_command
-from supervisor_hotreload.servers.gunicorn import family as gunicorn
 from supervisor_hotreload.servers.settings import read
 
 USAGE = """\
@@ -126,7 +125,7 @@ class Options:
 
     @property
     def looks_like_gunicorn(self) -> bool:
-        return gunicorn.resembles(list(self.command), [])
+        return gunicorn_command.looks_like_gunicorn(self.command)
 
 
 def parse(program: str, arguments: list[str]) -> Options:

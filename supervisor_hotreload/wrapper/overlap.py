@@ -14,10 +14,9 @@ from typing import Callable, Optional
 
 from supervisor_hotreload.core.model import Failure, Fault, Progress, Readiness
 from supervisor_hotreload.core.protocol import Stop
-from supervisor_hotreload.servers.base import Rung
-from supervisor_hotreload.servers.gunicorn import family as gunicorn
-from supervisor_hotreload.servers.gunicorn.family import Generation
-from supervisor_hotreload.servers.readiness import Heartbeat
+from supervisor_hotreload.servers.gunicorn.heartbeat import Heartbeat
+from supervisor_hotreload.servers.gunicorn.survey import GunicornGeneration, survey
+from supervisor_hotreload.servers.signals import Rung
 from supervisor_hotreload.system.credentials import ids_of
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.sockets import is_bound_to
@@ -54,7 +53,7 @@ class Overlap:
         self,
         world: World,
         old: Copy,
-        generation: Optional[Generation],
+        generation: Optional[GunicornGeneration],
         options: Options,
         start: Callable[[], Process],
         pidfile: Optional[str],
@@ -104,7 +103,7 @@ class Overlap:
         """
         self._must_live(new)
         if self._heartbeat is not None:
-            found = gunicorn.survey(self._world, new, True)
+            found = survey(self._world, new, True)
             return Progress("no workers yet") if found is None else self._heartbeat(found.master)
         settles = self._policy.ready.kind == "settle"
         wanted = self._policy.ready.seconds if settles else self._warmup

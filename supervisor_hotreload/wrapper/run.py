@@ -12,12 +12,15 @@ from typing import Callable, Optional, TypeVar
 from supervisor_hotreload.core import protocol
 from supervisor_hotreload.core.model import Failure, Fault, Phase
 from supervisor_hotreload.core.reload import Reload
-from supervisor_hotreload.servers.base import GUESS, foreign, must_hear
+from supervisor_hotreload.servers.base import GUESS, foreign_successor
 from supervisor_hotreload.servers.gunicorn import command as gunicorn_command
 from supervisor_hotreload.servers.gunicorn import family as gunicorn
-from supervisor_hotreload.servers.gunicorn.family import Generation
+from supervisor_hotreload.servers.gunicorn.survey import GunicornGeneration
 from supervisor_hotreload.servers.lineage import Inheritor
-from supervisor_hotreload.servers.roles import Ambiguous
+from supervisor_hotreload.servers.recognition import Ambiguous
+from supervisor_hotreload.servers.release_guard import ReleaseGuard
+from supervisor_hotreload.servers.signals import must_not_be_stopped
+from supervisor_hotreload.system.credentials import ids_of
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
 from supervisor_hotreload.wrapper import listeners, upgrade
@@ -49,6 +52,10 @@ child of ours (no subreaper), at a first generation that takes its time."""
 
 STOPS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 """What ends the server, and with it the wrapper."""
+
+LAST_CHILDREN = 2.0
+"""Seconds that processes which the server has left behind have to end by themselves. Python's
+multiprocessing has a resource tracker, which ends a moment after all others."""
 
 BLIND = 5.0
 """Seconds that the wrapper waits for what it cannot look at, once the server has ended."""
@@ -99,6 +106,8 @@ class Runner:
         self._leftovers: dict[Process, float] = {}
         self._upset = False
         self._blind_since: Optional[float] = None
+        self._ended_at: Optional[float] = None
+        self._has_children = True
 
     # -- the loop
 
@@ -107,7 +116,9 @@ class Runner:
         while True:
             self._guarded(self._bury)
             self._guarded(self._step)
-            if self._final is not None and not self._waits_for_strays():
+            if self._final is not None and not (
+                self._waits_for_strays() or self._waits_for_children()
+            ):
                 break
             self._guarded(lambda: self._report(""))
             for number in self._guarded(self._heard) or ():
@@ -153,6 +164,17 @@ class Runner:
         now = time.monotonic()
         self._blind_since = self._blind_since or now
         return now - self._blind_since < BLIND
+
+    def _waits_for_children(self) -> bool:
+        """Tell whether something that the server has left behind may still end by itself.
+
+        Nothing is sent to it: a server may have started a process that is to outlive it.
+        """
+        if self._wants_to_leave or not self._has_children:
+            return False
+        now = time.monotonic()
+        self._ended_at = self._ended_at or now
+        return now - self._ended_at < LAST_CHILDREN
 
     def _patience(self) -> Optional[float]:
         """Return how long to sleep at most, None for as long as nothing happens."""
@@ -239,9 +261,9 @@ class Runner:
             raise Failure(Fault.NOT_RELOADABLE, f"{error}; nothing was sent") from None
         server: protocol.Server
         if old is not None and not self._inherits:
-            must_hear(self._world, self._options.name, old.master)
+            must_not_be_stopped(self._world, self._options.name, old.master)
             for successor in self._served.successors():
-                raise foreign(self._options.name, successor, old.master)
+                raise foreign_successor(self._options.name, successor, old.master)
             if not old.readable and policy.ready.kind == "heartbeat":
                 policy = replace(policy, ready=GUESS)
             master, program = old.master, self._served.program
@@ -256,7 +278,8 @@ class Runner:
             server = overlap = self._overlap(old)
             reload.when_ended(lambda _: overlap.close())
         reload.old_pid = master.pid
-        keeper = Keeper(self, reload, self._command.folder)
+        guard = ReleaseGuard(self._world, self._command.folder, ids_of(os.getpid()))
+        keeper = Keeper(self, reload, guard)
         return protocol.reload(server, policy, keeper, self._check(master))
 
     @property
@@ -265,7 +288,7 @@ class Runner:
         it is given and keeps a copy, so that its own re-exec does not find it any more."""
         return bool(self._listening.descriptors) or "fd://" in self._options.line
 
-    def _overlap(self, old: Optional[Generation]) -> Overlap:
+    def _overlap(self, old: Optional[GunicornGeneration]) -> Overlap:
         told = gunicorn_command.options(self._options.line)
         return Overlap(
             self._world,
@@ -276,7 +299,7 @@ class Runner:
             told.get("pid") or told.get("pidfile"),
         )
 
-    def _check(self, master: Process) -> Optional[protocol.Check]:
+    def _check(self, master: Process) -> Optional[protocol.Judge]:
         if self._options.policy.check is None:
             return None
         from supervisor_hotreload.wrapper.check import CheckCommand  # tempfile takes memory
@@ -327,7 +350,9 @@ class Runner:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
+                self._has_children = False
                 return
+            self._has_children = True
             if pid == 0:
                 return
             if pid == self._served.process.pid:

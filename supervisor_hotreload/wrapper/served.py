@@ -10,16 +10,16 @@ from typing import Callable, Optional
 
 from supervisor_hotreload.servers.base import GUESS, Program
 from supervisor_hotreload.servers.gunicorn import family as gunicorn
-from supervisor_hotreload.servers.gunicorn.family import Generation
+from supervisor_hotreload.servers.gunicorn.heartbeat import Heartbeat
+from supervisor_hotreload.servers.gunicorn.survey import GunicornGeneration
 from supervisor_hotreload.servers.lineage import (
     Inheritor,
     Lineage,
     find_inheritor,
+    orphaned_workers,
     successors,
-    workers_left,
 )
-from supervisor_hotreload.servers.readiness import Heartbeat
-from supervisor_hotreload.servers.roles import Ambiguous, own
+from supervisor_hotreload.servers.recognition import Ambiguous, find_server
 from supervisor_hotreload.system.credentials import ids_of
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
@@ -68,12 +68,12 @@ class Served:
     def know(self, master: Process) -> None:
         """Remember a master that was proven to be one, and what it holds."""
         with suppress(OSError):  # no descriptor is left, say
-            self._lineage.know(self._world, master)
-            self._lineage.record(self._world)
+            self._lineage.add_master(self._world, master)
+            self._lineage.refresh(self._world)
 
     # -- what it is
 
-    def survey(self) -> Optional[Generation]:
+    def survey(self) -> Optional[GunicornGeneration]:
         """Return the gunicorn generation that it is, None when it is none."""
         with suppress(Ambiguous):
             return self.told_apart()
@@ -92,17 +92,17 @@ class Served:
             pidfile=options.policy.pidfile,
         )
 
-    def told_apart(self) -> Optional[Generation]:
+    def told_apart(self) -> Optional[GunicornGeneration]:
         """Return the same.
 
         :raises Ambiguous: when the command has started several of them.
         """
-        found = own(self._world, self.process, self.program, [gunicorn.FAMILY])
+        found = find_server(self._world, self.process, self.program, [gunicorn.FAMILY])
         if found is None:
             return None
         self.know(found.old.master)
-        generation: Generation = found.old
-        return generation
+        assert isinstance(found.old, GunicornGeneration)
+        return found.old
 
     def master(self) -> Process:
         """Return the process that hears signals: a shell may stand before it."""
@@ -156,7 +156,7 @@ class Served:
 
     def forks(self) -> list[Process]:
         """Return what a master has left to us: workers, a successor not yet executed."""
-        return workers_left(self._world, self._lineage, lambda _: False)
+        return orphaned_workers(self._world, self._lineage, lambda _: False)
 
     def end_forks(self) -> None:
         """Let the workers of a master that was killed finish: they hold the port."""

@@ -1,0 +1,59 @@
+"""A successor that booted in a release that is no longer the current one is refused."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Optional
+
+import pytest
+
+from supervisor_hotreload.servers.release_guard import ReleaseGuard
+from supervisor_hotreload.system.credentials import ids_of
+from supervisor_hotreload.system.process import Process
+from supervisor_hotreload.system.world import World
+
+SUCCESSOR = Process(7, 7)
+
+
+class OneDirectory(World):
+    """A world in which every process runs in one directory; None hides it."""
+
+    def __init__(self, directory: Optional[str]) -> None:
+        super().__init__()
+        self._directory = directory
+
+    def directory(self, process: Process) -> Optional[str]:
+        return self._directory
+
+
+def switch(root: pathlib.Path, release: str) -> None:
+    (root / release / "src").mkdir(parents=True, exist_ok=True)
+    (root / "next").symlink_to(release)
+    os.replace(root / "next", root / "current")
+
+
+@pytest.mark.parametrize(
+    ("runs_in", "refused"),
+    [("v1", True), ("v2", False), ("v2/src", False), ("v20", True), (None, True)],
+)
+def test_a_move_refuses_what_does_not_run_in_the_new_release(
+    tmp_path: pathlib.Path, runs_in: Optional[str], refused: bool
+) -> None:
+    switch(tmp_path, "v1")
+    world = OneDirectory(None if runs_in is None else str(tmp_path / runs_in))
+    guard = ReleaseGuard(world, str(tmp_path / "current"), ids_of(os.getpid()))
+    assert guard.refusal(SUCCESSOR) == ""
+    switch(tmp_path, "v2")
+    refusal = guard.refusal(SUCCESSOR)
+    assert bool(refusal) == refused
+    if refused:
+        assert f"was moved to {tmp_path}/v2 while the successor (pid 7) booted" in refusal
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root takes the rights of others")
+def test_the_symlinks_are_followed_with_nobodys_rights_where_none_are_given(
+    tmp_path: pathlib.Path,
+) -> None:
+    with pytest.raises(PermissionError):
+        ReleaseGuard(OneDirectory(None), str(tmp_path), None)
