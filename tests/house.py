@@ -323,6 +323,12 @@ class House:
             return False
         return True
 
+    def turn(self, times: int) -> None:
+        """Let supervisord look at its programs so often: for what is not to happen meanwhile."""
+        for _ in range(times):
+            assert self.nudge()
+            time.sleep(0.3)
+
     def client(self, *words: str) -> subprocess.Popen[str]:
         """Start supervisorctl with *words* and do not wait for it.
 
