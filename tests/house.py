@@ -367,6 +367,7 @@ class House:
 
         def reached() -> Any:
             info = self.reload_info(name)
+            assert info["active"], self.story(f"{title}, and has ended: {info}")
             return info if info["phase"] == phase else None
 
         title = f"{name} is to be {phase}"  # which may be over soon
