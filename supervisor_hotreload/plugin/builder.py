@@ -14,7 +14,7 @@ from supervisor_hotreload.core.reload import Reload
 from supervisor_hotreload.core.text import TRACEBACK
 from supervisor_hotreload.plugin.admission import Plan
 from supervisor_hotreload.plugin.adopter import ProgramAdopter
-from supervisor_hotreload.plugin.check_command import CheckCommand
+from supervisor_hotreload.plugin.check_command import ProgramCommand
 from supervisor_hotreload.plugin.program import SupervisedProgram
 from supervisor_hotreload.system.world import World
 
@@ -38,14 +38,14 @@ def steps(world: World, plan: Plan, reload: Reload) -> Steps:
     :raises Failure: when it cannot begin, before anything is touched.
     """
     program, policy = plan.program, plan.policy
-    check = None
+    health_check = None
     if policy.check is not None:
-        check = CheckCommand(program.process, program.name, policy.check, plan.old.master)
+        health_check = ProgramCommand(program.process, program.name, policy.check, plan.old.master)
     adopter = ProgramAdopter(reload, program, world)
     if plan.successor is not None:
         server = plan.family.server(world, plan.old, policy, program.program)
         server.expect(plan.successor)
-        resumed = protocol.resume(server, policy, adopter, plan.successor, check)
+        resumed = protocol.resume(server, policy, adopter, plan.successor, health_check)
         return explained(resumed, reload.output)
     if plan.in_place:
         reload.new_pid = plan.old.master.pid
@@ -54,18 +54,18 @@ def steps(world: World, plan: Plan, reload: Reload) -> Steps:
         if plan.in_place:
             renewal = plan.family.in_place(world, plan.old, policy, program.program)
             renewal.output = reload.output
-            yield from protocol.in_place(renewal, policy, adopter.commit, check)
+            yield from protocol.in_place(renewal, policy, adopter.commit, health_check)
         else:
             server = plan.family.server(world, plan.old, policy, program.program)
             reload.when_ended(_ends_late_successor(program, server))
-            yield from protocol.reload(server, policy, adopter, check)
+            yield from protocol.reload(server, policy, adopter, health_check)
 
     command = trial(world, plan, reload)
     begun = explained(begin(), reload.output)
     return begun if command is None else protocol.tried(command, policy, begun)
 
 
-def trial(world: World, plan: Plan, reload: Reload) -> Optional[CheckCommand]:
+def trial(world: World, plan: Plan, reload: Reload) -> Optional[ProgramCommand]:
     """Return the command that tries the release before anything is touched.
 
     :raises Failure: BAD_SETTING when the default command was asked for and there is none.
@@ -98,7 +98,7 @@ def trial(world: World, plan: Plan, reload: Reload) -> Optional[CheckCommand]:
         )
     if command is None or command == "none":
         return None
-    return CheckCommand(
+    return ProgramCommand(
         program.process,
         program.name,
         command,
