@@ -1,4 +1,4 @@
-"""What is told of a reload: each line once, the truth about refusals, members and cancels."""
+"""What is said of a reload: each line once, the truth about refusals, members and cancels."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_a_refusal_hides_no_reload(house: House) -> None:
     assert (refused["outcome"], refused["fault"]) == ("failed", Fault.NOT_RUNNING)
 
 
-def test_a_cancel_that_comes_too_late_is_told_so(house: House) -> None:
+def test_a_cancel_that_comes_too_late_is_refused(house: House) -> None:
     ports = a_group(house)
     done = house.ctl("hotreload", "--cancel", "web:*")
     assert "web:*: ERROR (no reload is active)" in done.stdout

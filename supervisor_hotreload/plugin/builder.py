@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable
-from typing import Any, Callable, Optional
+from typing import Callable, Optional
 
 from supervisor_hotreload.core import protocol
 from supervisor_hotreload.core.model import Failure, Fault, Outcome
@@ -16,6 +16,7 @@ from supervisor_hotreload.plugin.admission import Plan
 from supervisor_hotreload.plugin.adopter import ProgramAdopter
 from supervisor_hotreload.plugin.check_command import ProgramCommand
 from supervisor_hotreload.plugin.program import SupervisedProgram
+from supervisor_hotreload.servers.base import SuccessorReload
 from supervisor_hotreload.system.world import World
 
 EXPLAINED = frozenset(
@@ -110,13 +111,16 @@ def trial(world: World, plan: Plan, reload: Reload) -> Optional[ProgramCommand]:
     )
 
 
-def _ends_late_successor(program: SupervisedProgram, server: Any) -> Callable[[Reload], None]:
+def _ends_late_successor(
+    program: SupervisedProgram, server: SuccessorReload
+) -> Callable[[Reload], None]:
     """Return what ends a successor that was asked for and comes after the reload has failed."""
 
     def end_late_successor(reload: Reload) -> None:
-        asked = server.before is not None
-        if asked and reload.outcome is not Outcome.SUCCEEDED and not reload.new_pid:
-            program.give_up_on_successor(server.before)
+        before = server.before  # None until the old master is asked for a successor
+        failed = reload.outcome is not Outcome.SUCCEEDED
+        if before is not None and failed and not reload.new_pid:
+            program.give_up_on_successor(before)
 
     return end_late_successor
 
