@@ -109,7 +109,7 @@ def as_failure(error: Exception, name: str, log: Log) -> Failure:
 def internal_error(error: Exception) -> str:
     """Return a sentence about an exception that hotreload does not expect."""
     kind = type(error).__name__
-    return f"an error inside hotreload: {kind}: {error} (traceback in supervisord's log)"
+    return f"an error inside hotreload: {kind}: {error} (the traceback is in supervisord's log)"
 
 
 # -- settings
