@@ -140,5 +140,6 @@ class UwsgiInPlace(InPlaceReload):
         wanted = self._accepting.workers if isinstance(self._accepting, Readiness) else 1
         if len(new) < max(wanted, 1):
             total = max(self._old.workers, len(new))
-            return Progress(f"worker {len(new)} of {total} has its application", len(new), total)
+            text = f"{len(new)}/{total} workers have their application"
+            return Progress(text, len(new), total)
         return Readiness(len(new))
