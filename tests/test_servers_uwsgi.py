@@ -632,7 +632,7 @@ def test_whose_file_may_be_touched(
     if good:
         uwsgi_chain.touch(str(path), Ids.of_user(NOBODY), may_be_roots=True)
     else:
-        with pytest.raises(OSError, match="chown it to the program's user"):
+        with pytest.raises(OSError, match="no regular file of the program's user"):
             uwsgi_chain.touch(str(path), Ids.of_user(NOBODY), may_be_roots=True)
     assert (path.stat().st_mtime > 0) == good
 
@@ -700,7 +700,7 @@ def test_a_chain_reload_of_what_is_paused_is_refused(house: House) -> None:
     wait_until(lambda: "PAUSE" in house.app_log())
     done = house.ctl("hotreload", "myapp")
     assert done.returncode != 0
-    assert "'supervisorctl signal TSTP myapp' resumes it" in done.stdout
+    assert "resume it with 'supervisorctl signal TSTP myapp'" in done.stdout
     assert "its workers are the old ones" in done.stdout
     assert workers(house) == before
     assert house.ctl("signal", "TSTP", "myapp").returncode == 0

@@ -107,8 +107,9 @@ class UwsgiInPlace(InPlaceReload):
         if self._is_chain and any(worker.get("status") == "pause" for worker in workers):
             raise Failure(
                 Fault.NOT_RELOADABLE,
-                f"{self._name} is paused (the stats server says so), and would be after a chain "
-                f"reload; nothing was sent: 'supervisorctl signal TSTP {self._name}' resumes it",
+                f"{self._name} is paused (the stats server says so), and new workers would be "
+                f"paused too; nothing was sent: resume it with 'supervisorctl signal TSTP "
+                f"{self._name}'",
             )
 
     def _must_have_loaded(self) -> None:
