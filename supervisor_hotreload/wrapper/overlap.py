@@ -13,10 +13,9 @@ from functools import partial
 from typing import Callable, Optional
 
 from supervisor_hotreload.core.model import Failure, Fault, Progress, Readiness
-from supervisor_hotreload.core.protocol import Stop
+from supervisor_hotreload.core.protocol import Rung
 from supervisor_hotreload.servers.gunicorn.heartbeat import Heartbeat
 from supervisor_hotreload.servers.gunicorn.survey import GunicornGeneration, survey
-from supervisor_hotreload.servers.signals import Rung
 from supervisor_hotreload.system.credentials import ids_of
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.sockets import is_bound_to
@@ -144,7 +143,7 @@ class Overlap:
 
     # -- the ladders
 
-    def retirement(self) -> Iterator[Stop]:
+    def retirement(self) -> Iterator[Rung]:
         """The graceful signal, or, where the old copy would unlink what the new one
         has bound, a way to end that leaves the master no time to unlink anything."""
         self.close()
@@ -158,7 +157,7 @@ class Overlap:
             yield self._rung(self._old.master, patience)
         yield Rung(lambda: self._kill(self._old.master), QUICK)
 
-    def dismissal(self, new: Process) -> Iterator[Stop]:
+    def dismissal(self, new: Process) -> Iterator[Rung]:
         self._mend()
         yield self._rung(listeners.survey(self._world, new).master, DISMISSAL)
         yield Rung(lambda: self._kill(new), QUICK)
