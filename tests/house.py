@@ -225,7 +225,7 @@ class House:
         masters = [lookup(process.pid) for process in with_children([*family])]
         world = World()
         beats = [beat for m in masters if m for beat in world.heartbeats(m).values()]
-        return len(beats) >= wanted and all(beat.flipped for beat in beats)
+        return len(beats) >= max(wanted, 1) and all(beat.flipped for beat in beats)
 
     @property
     def alive(self) -> bool:
