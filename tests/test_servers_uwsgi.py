@@ -90,7 +90,7 @@ def test_a_chain_reload_replaces_one_worker_after_the_other(house: House, by: st
         house.release("v2", boot=0.4)
         done = house.reload()
         assert {get(house.port).split()[0] for _ in range(6)} == {b"v2"}
-        longest = load.longest
+        longest = load.patient
     assert load.dropped == []
     assert longest < 0.3  # the import takes 0.4 s, nobody waits for it
     assert house.info()["pid"] == pid
