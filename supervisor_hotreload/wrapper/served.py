@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Callable, Optional
 
-from supervisor_hotreload.servers.base import GUESS, Program
+from supervisor_hotreload.servers.base import GUESS
 from supervisor_hotreload.servers.gunicorn import family as gunicorn
 from supervisor_hotreload.servers.gunicorn.heartbeat import Heartbeat
 from supervisor_hotreload.servers.gunicorn.survey import GunicornGeneration
@@ -19,6 +19,7 @@ from supervisor_hotreload.servers.lineage import (
     orphaned_workers,
     successors,
 )
+from supervisor_hotreload.servers.program import Program
 from supervisor_hotreload.servers.recognition import Ambiguous, find_server
 from supervisor_hotreload.system.credentials import ids_of
 from supervisor_hotreload.system.process import Process
