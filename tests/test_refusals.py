@@ -138,7 +138,7 @@ def test_a_release_that_never_gets_ready(house: House) -> None:
         fault = fault_of(house)
     assert load.dropped == []
     assert fault.faultCode == Fault.NOT_READY
-    assert "0/2 workers ready" in fault.faultString
+    assert "(0 of 2 ready)" in fault.faultString
     assert_unchanged(house, before)
 
 
@@ -161,7 +161,7 @@ def test_a_release_of_which_some_workers_are_ready(house: House) -> None:
     with Load(house.port, fast=2, slow=2) as load:
         load.wait_in_flight()
         fault = fault_of(house)
-    assert "1/2 workers ready" in fault.faultString
+    assert "(1 of 2 ready)" in fault.faultString
     assert load.dropped == []
     assert load.releases["v2"] > 0
     assert_unchanged(house, before)
