@@ -19,7 +19,7 @@ import supervisor_hotreload.wrapper
 from supervisor_hotreload import __version__
 from supervisor_hotreload.system.process import count_of_sleeps, lookup
 from supervisor_hotreload.system.world import World
-from supervisor_hotreload.wrapper import handover, listeners
+from supervisor_hotreload.wrapper import copy_survey, handover
 from supervisor_hotreload.wrapper.options import Usage, parse
 from tests.house import wait_until
 from tests.load import get
@@ -82,7 +82,7 @@ def test_hupwatch_leaves_its_child_by_name_only() -> None:
         ("--bake much cmd", "--bake much: not a number"),
         ("--ready-timeout 0 cmd", "--ready-timeout 0: has to be more than 0"),
         ("--stop-signal WHAT cmd", "not a signal"),
-        ("gunicorn --daemon app", "drop --daemon"),
+        ("gunicorn --daemon app", "take --daemon away"),
     ],
 )
 def test_a_bad_command_line_is_told(line: str, complaint: str) -> None:
@@ -90,7 +90,9 @@ def test_a_bad_command_line_is_told(line: str, complaint: str) -> None:
         [RUN, *line.split()], capture_output=True, text=True, timeout=20, check=False
     )
     assert done.returncode == 2
-    assert complaint in done.stderr
+    usage, complained = done.stderr.splitlines()
+    assert usage.startswith("usage: hotreload-run [options]")
+    assert complaint in complained
     assert "Traceback" not in done.stderr
 
 
@@ -367,7 +369,7 @@ def test_nobody_reads_its_stderr(wrapped: Wrapped) -> None:
 def test_it_imports_neither_supervisor_nor_adoption_nor_psutil() -> None:
     code = (
         "import sys; import supervisor_hotreload.wrapper.entry\n"
-        "import supervisor_hotreload.wrapper.check, supervisor_hotreload.wrapper.notify\n"
+        "import supervisor_hotreload.wrapper.check, supervisor_hotreload.wrapper.service_manager\n"
         "print([m for m in sys.modules if m.split('.')[0] in ('supervisor', 'psutil')"
         " or 'adoption' in m])"
     )
@@ -468,12 +470,12 @@ def test_without_a_subreaper_it_watches(wrapped: Wrapped) -> None:
 def test_a_listener_accepts_once_it_is_in_an_epoll_set() -> None:
     me = lookup(os.getpid())
     assert me is not None
-    before = listeners.survey(World(), me).accepting
+    before = copy_survey.survey(World(), me).accepting
     with socket.create_server(("127.0.0.1", 0)) as server, select.epoll() as poll:
-        seen = listeners.survey(World(), me)
+        seen = copy_survey.survey(World(), me)
         assert (seen.master, seen.accepting) == (me, before)
         poll.register(server.fileno(), select.EPOLLIN)
-        assert listeners.survey(World(), me).accepting == 1
+        assert copy_survey.survey(World(), me).accepting == 1
 
 
 def test_usage_is_an_exception() -> None:

@@ -213,7 +213,7 @@ def test_a_successor_made_by_hand_is_followed(wrapped: Wrapped) -> None:
     wrapped.send("HUP")
     wait_until(lambda: wrapped.said("has a successor already"), what=wrapped.console())
     old.terminate()
-    wait_until(lambda: wrapped.said("takes over"), what=wrapped.console())
+    wait_until(lambda: wrapped.said("serves in its place"), what=wrapped.console())
     assert wrapped.running
     assert [server.pid for server in wrapped.servers()] == [int(get(wrapped.port).split()[2])]
 
@@ -225,7 +225,7 @@ def test_the_old_master_dies_in_the_middle_of_a_reload(wrapped: Wrapped) -> None
     wrapped.send("HUP")
     wait_until(lambda: wrapped.said("booting:"))
     old.kill()
-    wait_until(lambda: wrapped.said("takes over"), what=wrapped.console())
+    wait_until(lambda: wrapped.said("serves in its place"), what=wrapped.console())
     wrapped.wait_for_release("v2")
     wrapped.hup()
 

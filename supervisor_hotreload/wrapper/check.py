@@ -1,25 +1,24 @@
-"""Runs the operator's check as the wrapper would run the server."""
+"""Runs the operator's ``--check`` as hotreload-run runs the server."""
 
 from __future__ import annotations
 
-from typing import Callable
-
 from supervisor_hotreload.system.check import Check
 from supervisor_hotreload.system.process import Process
-from supervisor_hotreload.wrapper.options import Options
+from supervisor_hotreload.wrapper.children import Children
 
 
-class CheckCommand(Check):
-    """``--check COMMAND``.
+class WrapperCheck(Check):
+    """A command with the user, the directory and the environment of hotreload-run.
 
-    :param reapers: by pid, whom the wrapper tells that a child has ended.
+    :param name: how messages call the server.
+    :param command: split as a shell splits it, and run without one.
+    :param old: the master that the successor is to replace.
+    :param children: reaps the command.
     """
 
-    def __init__(
-        self, options: Options, old: Process, reapers: dict[int, Callable[[int, int], None]]
-    ) -> None:
-        super().__init__(options.name, options.policy.check or "", old)
-        self._reapers = reapers
+    def __init__(self, name: str, command: str, old: Process, children: Children) -> None:
+        super().__init__(name, command, old)
+        self._children = children
 
     def spawned(self, pid: int) -> None:
-        self._reapers[pid] = self.finish
+        self._children.reapers[pid] = self.finish
