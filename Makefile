@@ -7,9 +7,10 @@ JOBS ?= 5
 # real processes on a busy machine: what fails is tried again, and that is printed
 RERUNS ?= 2
 DEMO := $(VENV)/demo
+DOCS := $(VENV)/docs
 PACKAGES := nginx haproxy unicorn puma
 
-.PHONY: demo packages test hups lint matrix bench servers faults clean
+.PHONY: demo packages test hups lint docs matrix bench servers faults clean
 
 # The first command of the README: no test tools, so that it is there soon.
 $(DEMO): setup.py pyproject.toml
@@ -45,6 +46,16 @@ lint: $(READY)
 	$(BIN)/ruff format --check supervisor_hotreload tests
 	$(BIN)/mypy
 
+# No test tools for this one either. Warnings are errors.
+$(DOCS): setup.py pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	touch $@
+
+docs: $(DOCS)
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build
+	@echo "the pages are in docs/_build/index.html"
+
 matrix: $(READY)
 	$(BIN)/python -m tests.matrix --write docs/matrix.rst
 
@@ -52,7 +63,7 @@ bench: $(READY)
 	$(BIN)/python -m tests.bench --write docs/bench.rst
 
 servers: $(READY) packages
-	$(BIN)/python -m tests.servers_table --write README.rst
+	$(BIN)/python -m tests.servers_table --write docs/servers.rst
 
 faults: $(READY)
 	$(BIN)/python -m tests.faults --write docs/faults.rst

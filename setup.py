@@ -29,6 +29,7 @@ setup(
             "setuptools<82; python_version < '3.10'",  # Pyramid 2.0 imports pkg_resources
         ],
         "demo": DEMO,
+        "docs": ["sphinx>=7"],
         "test": [
             *DEMO,
             "pytest>=7.4",

@@ -1,51 +1,24 @@
-"""``supervisorctl hotreload``: asks, shows each phase when it happens, tells the outcome."""
+"""``supervisorctl hotreload``: ask for a reload, print its phases, report how it ended."""
 
 from __future__ import annotations
 
 import http.client
-import shlex
 import time
 import xmlrpc.client
-from typing import Any, Union
+from collections.abc import Collection
+from typing import Any
 
 from supervisor.options import make_namespec, split_namespec
 from supervisor.supervisorctl import ControllerPluginBase, LSBInitExitStatuses
+from supervisor.xmlrpc import Faults
 
-from supervisor_hotreload.core.model import Fault
-from supervisor_hotreload.core.text import one_line
+from supervisor_hotreload.ctl.completion import Completion
+from supervisor_hotreload.ctl.names import means
+from supervisor_hotreload.ctl.options import BadUsage, Request, RpcOptions, help_text, parse, usage
+from supervisor_hotreload.ctl.screen import Screen, is_late, summary
 
-POLL = 0.05
-"""Seconds between two looks at a reload."""
-
-UNKNOWN_METHOD = 1
-"""supervisor.xmlrpc.Faults.UNKNOWN_METHOD."""
-
-USAGE = """\
-hotreload <name>\t\tReplace a program by a new generation of itself,
-\t\t\twithout dropping a request
-hotreload <gname>:*\t\tReload all processes in a group, one after the other
-hotreload <name> <name>\tReload multiple processes, one after the other
-hotreload all\t\tReload every program that can be reloaded
-hotreload --bake 30 <name>\tWatch the new generation for 30 seconds, while
-\t\t\tboth serve, before the old one is retired
-hotreload --strategy <s> <name>\tReload in another way than the one that is set,
-\t\t\tsuch as chain or upgrade
-hotreload --brutal <name>\tReload uWSGI without waiting for its workers
-hotreload --cancel <name>\tRoll back the active reload of a program
-hotreload --status\t\tShow the active or last reload of every program
-
-Exit status 0 when every named program serves its new generation, 2 for a
-command line that cannot be understood, 7 for a program that does not run,
-else 1: the reason, and what serves now, are printed. Ctrl-C leaves the reload
-running."""
-
-
-Wishes = dict[str, Union[str, float]]
-"""What is asked for instead of the settings, as reloadProcess takes it."""
-
-
-class BadUsage(Exception):
-    """The command line cannot be understood."""
+POLL_SECONDS = 0.05
+"""Between two looks at a reload: an operator sees each phase as it begins."""
 
 
 class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # supervisor is untyped
@@ -57,77 +30,74 @@ class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # s
     def __init__(self, controller: Any, **_config: str) -> None:
         super().__init__(controller)
         self._proxy = controller.get_server_proxy("hotreload")
-        self._too_late = False
+        self._screen = Screen(controller)
+        self._late = False
         for other in controller.options.plugins:  # each says 'No help on' what it does not know
             other.help_hotreload = lambda: None
+        if hasattr(controller, "complete"):  # which knows supervisor's own commands only
+            controller.complete = Completion(controller, controller.complete)
 
     def do_hotreload(self, arg: str) -> None:
         if not self.ctl.upcheck():
             return
         try:
-            names, wishes, action = parse(arg)
+            request = parse(arg)
         except BadUsage as error:
-            self._say(f"Error: {error}")
-            self.ctl.exitstatus = LSBInitExitStatuses.INVALID_ARGS
-            self.help_hotreload()
+            self._screen.say(f"Error: {error}")
+            self._screen.say(usage(error.action))
+            self._screen.fail(LSBInitExitStatuses.INVALID_ARGS)
             return
-        if action == "help":
-            self.help_hotreload()
         try:
-            for position, name in enumerate(names):
-                if action == "cancel":
+            if request.action == "help":
+                self.help_hotreload()
+            elif request.action == "status":
+                self._status(request)
+            elif request.action == "cancel":
+                for name in request.names:
                     self._cancel(name)
-                elif action == "status":
-                    self._status(name)
-                else:
-                    self._reload(name, wishes, len(names) == 1, names[position + 1 :])
-            if action == "status":
-                self._warn()
+            else:
+                for position, name in enumerate(request.names):
+                    self._reload(name, request, request.names[position + 1 :])
         except KeyboardInterrupt:
-            self._fail(LSBInitExitStatuses.GENERIC)
+            self._screen.fail()
 
     def do_help(self, arg: str) -> None:
         if arg in ("", "hotreload"):
             super().do_help(arg)
 
     def help_hotreload(self) -> None:
-        self.ctl.output(USAGE)
+        self.ctl.output(help_text())
 
-    # -- inside
+    # -- reload
 
-    def _say(self, text: str) -> None:
-        """Print one line, and nothing that the terminal would act on: others have a say in it."""
-        encoding = getattr(self.ctl.stdout, "encoding", None) or "utf-8"
-        self.ctl.output(one_line(text).encode(encoding, "replace").decode(encoding))
+    def _reload(self, name: str, request: Request, later: Collection[str]) -> None:
+        """Reload what *name* means, and follow it to its end.
 
-    def _reload(self, name: str, wishes: Wishes, patient: bool, rest: list[str]) -> None:
-        """Reload what *name* means, and follow it.
-
-        :param patient: wait for the last old generation, however long it drains.
+        :param later: the names that come after it.
         """
-        queued = [name]
+        waiting = [name]
         try:
-            started = self._start(name, wishes)
-            queued = list(started)
-            patient = patient and queued == [name]
-            while queued:
-                self._follow(queued[0], started[queued[0]], patient)
-                queued = queued[1:]
+            started = self._start(name, request.options)
+            waiting = list(started)
+            # no other program waits for a single one: its old generation may drain for long
+            patient = waiting == [name] and len(request.names) == 1
+            while waiting:
+                self._follow(waiting[0], started[waiting[0]], patient, request.verbose)
+                del waiting[0]
         except KeyboardInterrupt:
-            self._leave(queued, rest)
+            self._leave(waiting, later)
             raise
         except xmlrpc.client.Fault as fault:
-            self._report(name, fault)
+            self._screen.fault(name, fault)
         except (OSError, http.client.HTTPException):
-            self._say(
-                f"{name}: ERROR (supervisord does not answer any more; once it runs again it goes "
-                f"on with the reload, see: supervisorctl hotreload --status {name})"
+            self._screen.error(
+                name,
+                "supervisord does not answer any more; when it runs again, it goes on with the "
+                f"reload: supervisorctl hotreload --status {name}",
             )
-            self._fail(LSBInitExitStatuses.GENERIC)
 
-    def _start(self, name: str, options: Wishes) -> dict[str, int]:
-        """Start what *name* means; return the programs that are being reloaded, in order,
-        with the numbers of their reloads."""
+    def _start(self, name: str, options: RpcOptions) -> dict[str, int]:
+        """Start the reloads that *name* means; return the number of each by program, in order."""
         group, process = split_namespec(name)
         if name == "all":
             rows = self._proxy.reloadAllProcesses(False, options)
@@ -142,198 +112,108 @@ class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # s
             if row["number"]:
                 started[program] = row["number"]
             else:
-                self._say(f"{program}: {row['description']}")
+                self._screen.say(f"{program}: {row['description']}")
         return started
 
-    def _follow(self, name: str, number: int, patient: bool) -> None:
-        """Print each line of a reload when it is there, until it has ended."""
+    def _follow(self, name: str, number: int, patient: bool, verbose: bool) -> None:
+        """Print each line of a reload when it appears, until the reload has ended.
+
+        :param patient: wait for an old generation that drains for long, too.
+        """
         since = 0
         while True:
             info = self._proxy.getReloadInfo(name, number, since)
             since = info["since"]
-            self._too_late = nothing_leads_back(info)
-            for line in info["log"]:
-                self._say(f"{name}: {line['seconds']:6.2f}s  {line['text']}")
+            self._late = is_late(info)
+            self._screen.log(name, info)
             if not info["active"]:
                 break
             if info["drains_on"] and not patient:
-                self._say(
+                self._screen.say(
                     f"{name}: still draining: generation {info['generation']} (pid {info['pid']}) "
-                    f"serves; how the old one ends, shows: supervisorctl hotreload --status {name}"
+                    f"serves. How the old one ends: supervisorctl hotreload --status {name}"
                 )
                 return
-            time.sleep(POLL)
+            time.sleep(POLL_SECONDS)
         if info["outcome"] != "succeeded":
-            for line in info["output"]:
-                self._say(f"{name}| {line}")
-            self._say(f"{name}: ERROR ({info['reason']})")
-            self._fail(LSBInitExitStatuses.GENERIC)
-        self._say(f"{name}: {info['serving']}")
+            self._screen.output(name, info, verbose)
+            self._screen.error(name, info["reason"])
+        self._screen.say(f"{name}: {info['serving']}")
 
-    def _leave(self, queued: list[str], rest: list[str]) -> None:
-        name = queued[0]
-        undo = f", or roll it back with: supervisorctl hotreload --cancel {name}"
-        self._say("")
-        self._say(
-            f"{name}: the reload goes on in supervisord; see how it ends with: supervisorctl "
-            f"hotreload --status {name}{'' if self._too_late else undo}"
+    def _leave(self, waiting: list[str], later: Collection[str]) -> None:
+        """Say what goes on after Ctrl-C."""
+        name, *queued = waiting
+        cancel = f", or roll it back with: supervisorctl hotreload --cancel {name}"
+        self._screen.say("")
+        self._screen.say(
+            f"{name}: the reload goes on in supervisord. See how it ends with: supervisorctl "
+            f"hotreload --status {name}{'' if self._late else cancel}"
         )
-        if queued[1:]:
-            self._say(f"supervisord goes on with: {' '.join(queued[1:])}")
-        if rest:
-            self._say(f"not started: {' '.join(rest)}")
+        if queued:
+            self._screen.say(f"supervisord reloads next: {' '.join(queued)}")
+        if later:
+            self._screen.say(f"not reloaded: {' '.join(later)}")
+
+    # -- cancel and status
 
     def _cancel(self, name: str) -> None:
+        """Roll back what *name* means. The program that was started last is the first."""
         try:
-            programs = self._active(name)
+            programs = self._cancellable(name)
         except xmlrpc.client.Fault as fault:
-            self._report(name, fault)
+            self._screen.fault(name, fault)
             return
-        for program in programs:
+        if not programs:
+            self._screen.error(name, "no reload is active")
+        for program in reversed(programs):
             try:
                 self._proxy.cancelReload(program)
-                self._say(f"{program}: rolled back")
+                self._screen.say(f"{program}: rolled back")
             except xmlrpc.client.Fault as fault:
-                self._report(program, fault)
+                self._screen.fault(program, fault)
 
-    def _active(self, name: str) -> list[str]:
-        """Return the programs that *name* means and that are being reloaded, last first.
+    def _cancellable(self, name: str) -> list[str]:
+        """Return the programs that *name* means and that are being reloaded.
 
-        Where none is, those that have been, and a single name is itself: supervisord says
-        why there is nothing to cancel.
+        If there is none, return those that were reloaded; a single program in any case. Then
+        supervisord gives the reason why there is nothing to cancel.
         """
-        group, process = split_namespec(name)
-        if name != "all" and process is not None:
+        if name != "all" and split_namespec(name)[1] is not None:
             return [name]
-        infos = [
-            info
-            for info in self._proxy.getAllReloadInfo()
-            if info["outcome"] and (name == "all" or info["group"] == group)
-        ]
-        infos = [info for info in infos if info["active"]] or infos
-        chosen = [make_namespec(info["group"], info["name"]) for info in infos]
-        if not chosen:
-            self._say(f"{name}: ERROR (no reload is active)")
-            self._fail(LSBInitExitStatuses.GENERIC)
-        return chosen[::-1]
+        infos = [info for info in self._proxy.getAllReloadInfo() if means(name, info)]
+        reloaded = [info for info in infos if info["outcome"]]
+        active = [info for info in reloaded if info["active"]]
+        return [make_namespec(info["group"], info["name"]) for info in active or reloaded]
 
-    def _status(self, name: str) -> None:
+    def _status(self, request: Request) -> None:
         try:
-            chosen = self._proxy.getAllReloadInfo()
-            if name != "all":
-                group, process = split_namespec(name)
-                chosen = [i for i in chosen if i["group"] == group and process in (None, i["name"])]
+            infos = self._proxy.getAllReloadInfo()
+            warnings = self._warnings()
         except xmlrpc.client.Fault as fault:
-            self._report(name, fault)
+            self._screen.fault(request.names[0], fault)
             return
-        if not chosen:
-            self._say(f"{name}: ERROR (no such process)")
-            self._fail(LSBInitExitStatuses.GENERIC)
-        for info in chosen:
-            title = make_namespec(info["group"], info["name"])
-            self._say(f"{title:<32} {summary(info)}")
+        for name in request.names:
+            chosen = [info for info in infos if means(name, info)]
+            for info in chosen:
+                title = make_namespec(info["group"], info["name"])
+                self._screen.say(f"{title:<32} {summary(info)}")
+                if request.verbose:
+                    self._screen.log(title, info)
+                    self._screen.output(title, info, True)
+            if not chosen:
+                self._screen.unknown(name)
+        for warning in warnings:
+            self._screen.say(f"warning: {warning}")
 
-    def _warn(self) -> None:
-        """Say what supervisord finds wrong with the settings."""
+    def _warnings(self) -> list[str]:
+        """Return what supervisord finds wrong with the settings."""
         try:
-            for warning in self._proxy.getWarnings():
-                self._say(f"warning: {warning}")
+            warnings: list[str] = self._proxy.getWarnings()
         except xmlrpc.client.Fault as fault:
-            if fault.faultCode != UNKNOWN_METHOD:  # an older supervisord still runs
+            if fault.faultCode != Faults.UNKNOWN_METHOD:  # an older plugin is still loaded
                 raise
-
-    def _report(self, name: str, fault: xmlrpc.client.Fault) -> None:
-        if fault.faultCode == UNKNOWN_METHOD:
-            text = (
-                "supervisord has not loaded hotreload: add [rpcinterface:hotreload] to the file "
-                "that supervisord reads, and restart supervisord"
-            )
-        elif fault.faultCode == Fault.BAD_NAME:
-            text = "no such group" if name.endswith(":*") else "no such process"
-        else:
-            text = fault.faultString
-        self._say(f"{name}: ERROR ({text})")
-        not_running = fault.faultCode == Fault.NOT_RUNNING
-        self._fail(LSBInitExitStatuses.NOT_RUNNING if not_running else LSBInitExitStatuses.GENERIC)
-
-    def _fail(self, status: int) -> None:
-        self.ctl.exitstatus = status
-
-
-def nothing_leads_back(info: dict[str, Any]) -> bool:
-    """Tell whether a reload that *info* (getReloadInfo) tells of cannot be cancelled any more."""
-    in_place = info["old_pid"] == info["new_pid"]
-    late = ("replacing", "draining", "promoting", *(["baking"] if in_place else []))
-    return info["phase"] in late
-
-
-def summary(info: dict[str, Any]) -> str:
-    """Return one line about the reload that *info* (getReloadInfo) tells of."""
-    now = f"generation {info['generation']} (pid {info['pid']})" if info["pid"] else "not running"
-    if info["active"]:
-        follows = f", pid {info['new_pid']} follows {now}" if info["new_pid"] else f", {now}"
-        return f"{info['phase']} for {info['seconds']:.0f} s{follows}"
-    if not info["outcome"]:
-        return f"{now}, never reloaded"
-    why = f": {info['reason']}" if info["reason"] else ""
-    return f"{now}, last reload {info['outcome']} in {info['seconds']:.1f} s{why}"
-
-
-def parse(arg: str) -> tuple[list[str], Wishes, str]:
-    """Return the names, ``--bake`` and ``--strategy``, and what to do: reload, cancel or status.
-
-    :raises BadUsage: with what is wrong.
-    """
-    try:
-        words = shlex.split(arg)
-    except ValueError as error:
-        raise BadUsage(str(error)) from None
-    names: list[str] = []
-    wishes: Wishes = {}
-    actions: list[str] = []
-    strategies: list[str] = []
-    while words:
-        word = words.pop(0)
-        option, equals, value = word.partition("=")
-        if option == "--bake":
-            wishes["bake"] = _seconds(value if equals else words.pop(0) if words else "")
-        elif option == "--strategy":
-            strategies.append(value if equals else words.pop(0) if words else "")
-        elif word == "--brutal":
-            strategies.append("brutal")
-        elif word in ("--cancel", "--status"):
-            actions.append(word[2:])
-        elif word in ("-h", "--help"):
-            return [], {}, "help"
-        elif word.startswith("-"):
-            raise BadUsage(f"unknown option {word}")
-        else:
-            names.append(word)
-    if len(set(strategies)) > 1:
-        raise BadUsage(f"one strategy, please (given: {', '.join(strategies)})")
-    if strategies:
-        wishes["strategy"] = strategies[0]
-    if len(actions) + bool(wishes) > 1:
-        given = ", ".join(sorted({*wishes, *actions}))
-        raise BadUsage(f"--cancel, --status and wishes do not go together (given: {given})")
-    action = actions[0] if actions else "reload"
-    if action == "status" and not names:
-        names = ["all"]
-    if not names:
-        raise BadUsage("hotreload requires a process name")
-    if "all" in names:
-        names = ["all"]
-    return list(dict.fromkeys(names)), wishes, action
-
-
-def _seconds(value: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        raise BadUsage(f"--bake: {value!r} is not a number of seconds") from None
-    if not 0 <= number < 86400:
-        raise BadUsage(f"--bake: {value!r} is not a number of seconds from 0 to 86400")
-    return number
+            return []
+        return warnings
 
 
 def make_hotreload_controllerplugin(controller: Any, **config: str) -> HotReloadControllerPlugin:

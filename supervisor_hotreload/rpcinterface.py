@@ -303,10 +303,10 @@ def _story(reload: Reload, since: int) -> dict[str, Any]:
         "workers_ready": progress.ready if progress is not None else 0,
         "workers": progress.total if progress is not None else 0,
         "drains_on": reload.drains_on,
-        "since": reload.written,
+        "since": reload.lines.written,
         "log": [
             {"seconds": line.seconds, "phase": line.phase.value, "text": line.text}
-            for line in reload.lines_since(since)
+            for line in reload.lines.since(since)
         ],
         "output": list(reload.output) if reload.done or since <= 0 else [],
     }

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Callable, Optional
 
 from supervisor_hotreload.system.credentials import Ids
-from supervisor_hotreload.system.process import Beat, Process, Status
+from supervisor_hotreload.system.descriptors import Beat
+from supervisor_hotreload.system.process import Process, Status
 from supervisor_hotreload.system.sockets import Sockets
 from supervisor_hotreload.system.world import World
 

@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 from supervisor_hotreload.core import reload as driver
-from supervisor_hotreload.core.reload import Driver
+from supervisor_hotreload.core.driver import Driver
 from supervisor_hotreload.plugin import service as reloads
 from supervisor_hotreload.plugin import triggers
 from supervisor_hotreload.servers.gunicorn.family import GunicornReexec

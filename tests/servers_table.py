@@ -1,6 +1,6 @@
 """``make servers``: every family by every strategy under load, and with a broken release.
 
-    python -m tests.servers_table [--only TEXT] [--write README.rst]
+    python -m tests.servers_table [--only TEXT] [--write docs/servers.rst]
 
 The exit status is 0 when every row holds what it is to hold.
 """

@@ -16,7 +16,9 @@ import pytest
 from supervisor_hotreload.core.model import Ready
 from supervisor_hotreload.servers.settings import BadSetting, Settings
 from supervisor_hotreload.system import endpoint as endpoints
-from supervisor_hotreload.system.endpoint import Endpoint
+from supervisor_hotreload.system.credentials import OWN
+from supervisor_hotreload.system.endpoint import endpoint_probe
+from supervisor_hotreload.system.exchange import Exchange
 from supervisor_hotreload.system.http_answer import judged
 from supervisor_hotreload.system.linux import refuse_descriptors
 from supervisor_hotreload.system.process import lookup
@@ -94,7 +96,7 @@ def told(ready: Ready, seconds: float = 2, patient: bool = False) -> str:
     world = World()
     me = lookup(os.getpid())
     assert me is not None
-    endpoint = Endpoint(world, ready, alone=True)
+    endpoint = endpoint_probe(world, ready, OWN, alone=True)
     text = ""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -134,7 +136,7 @@ def test_a_question_that_is_not_answered_is_asked_again_with_more_patience(
     monkeypatch: pytest.MonkeyPatch, server: Server, port: int, path: str, within: float
 ) -> None:
     """A good answer may take long; a connection that was lost is replaced soon."""
-    monkeypatch.setattr(endpoints, "PATIENCE", 0.5)
+    monkeypatch.setattr(endpoints, "ANSWER_SECONDS", 0.5)
     target = f"http://127.0.0.1:{port}{path}"
     assert told(Ready("http", target=target), within, patient=True) == "ready"
     assert len(server.hosts) == 2
@@ -244,7 +246,7 @@ def test_tcp_and_unix_and_file(port: int, house: House) -> None:
     assert "No such file" in told(Ready("unix", target=f"unix:{house.root}/none"))
     mark = house.root / "mark"
     mark.touch()
-    endpoint = Endpoint(World(), Ready("file", target=f"file:{mark}"))
+    endpoint = endpoint_probe(World(), Ready("file", target=f"file:{mark}"), OWN)
     me = lookup(1)
     assert me is not None
     assert not endpoint(me)
@@ -300,7 +302,7 @@ def test_an_answer_may_not_carry_descriptors(tmp_path: pathlib.Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "s"))
         listener.listen()
-        exchange = endpoints.Exchange(str(tmp_path / "s"))
+        exchange = Exchange(str(tmp_path / "s"))
         accepted, _ = listener.accept()
         with accepted, pytest.raises(PermissionError):
             accepted.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, bytes(4))])

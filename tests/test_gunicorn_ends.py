@@ -92,7 +92,7 @@ def test_a_successor_of_an_operator_is_left_alone(house: House, how: str) -> Non
     new = next(master for master in house.masters() if master.pid != old)
     turns(house, 6)
     assert lives(new), house.log()
-    assert "has come after all" not in house.log()
+    assert "has come late" not in house.log()
     os.kill(old, signal.SIGTERM)
     wait_until(lambda: house.info()["pid"] == new.pid)
 

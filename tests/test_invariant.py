@@ -22,7 +22,7 @@ from supervisor.states import ProcessStates, SupervisorStates
 from supervisor.supervisord import Supervisor
 
 from supervisor_hotreload.core.model import Failure, Fault
-from supervisor_hotreload.plugin import program as tracked
+from supervisor_hotreload.plugin import adoption
 from supervisor_hotreload.plugin import supervisord as supervised
 from supervisor_hotreload.plugin.events import NAMES
 from supervisor_hotreload.plugin.service import ReloadService
@@ -251,7 +251,7 @@ PAUSES = [0.025, 0.1, 0.5, 1.1, 3.0]
 def simulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(supervised, "Tick", FakeTick)
     monkeypatch.setattr(supervised, "become_subreaper", lambda: True)
-    monkeypatch.setattr(tracked, "Watch", FakeWatch)
+    monkeypatch.setattr(adoption, "ExitWatch", FakeWatch)
     real = process.time
     yield
     process.time = real
@@ -326,7 +326,7 @@ def test_a_late_successor_that_hears_nothing_is_killed() -> None:
     late.deaf, late.boot_at = True, 0.0
     simulation.run(25)
     assert late.lives
-    assert any("has come after all and is ended" in line for line in simulation.options.lines)
+    assert any("has come late and is ended" in line for line in simulation.options.lines)
     simulation.run(15)
     assert not late.lives
     assert simulation.subprocess.pid == old.pid

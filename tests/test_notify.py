@@ -77,7 +77,7 @@ def test_one_that_never_says_so_is_rolled_back(house: House) -> None:
     house.release("v2")
     done = house.ctl("hotreload", "myapp")
     assert done.returncode != 0
-    assert "booting was not over in 3 s (READY=1 is awaited" in done.stdout
+    assert "timed out after 3 s waiting for workers to boot (READY=1 is awaited" in done.stdout
     assert house.info()["pid"] == pid
     assert get(house.port).startswith(b"v1 ")
 
@@ -288,7 +288,7 @@ def test_a_child_that_receives_may_be_killed(house: House) -> None:
     house.start()
     (child,) = (p for p in house.family() if p.name() == "notify-receiver")
     child.kill()
-    wait_until(lambda: house.nudge() and "the child that received" in house.log())
+    wait_until(lambda: house.nudge() and "that received its messages has ended" in house.log())
     done = house.ctl("hotreload", "myapp")
     assert "start it once more: supervisorctl restart myapp" in done.stdout
     house.ctl("restart", "myapp")

@@ -165,7 +165,7 @@ def test_a_program_that_is_down_while_its_old_generation_drains(house: House, wh
         house.rpc().hotreload.reloadProcess("myapp", False)
         new = house.wait_for_phase("draining")["new_pid"]
         os.kill(new, signal.SIGKILL)
-        wait_until(lambda: "its exit is reported" in house.log())
+        wait_until(lambda: "reports the exit" in house.log())
         done = house.ctl(what, *(["myapp"] if what == "stop" else []))
         assert done.returncode == 0, done.stdout
         if what == "shutdown":

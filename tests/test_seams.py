@@ -81,7 +81,7 @@ def test_supervisord_refuses_to_start_without_a_seam(house: House) -> None:
     with pytest.raises(AssertionError, match="supervisord exited"):
         house.start()
     (line,) = [line for line in house.log().splitlines() if "CRIT hotreload" in line]
-    assert "it lacks: Subprocess.finish(pid, sts)" in line
+    assert "which lacks: Subprocess.finish(pid, sts)" in line
 
 
 def test_method_help_is_complete(house: House) -> None:

@@ -332,7 +332,8 @@ def test_a_release_is_tried_as_the_user_of_the_workers(house: House, server: str
     found = wait_until(lambda: family_of(world, tracked, program))
     trial = found.family.trial(world, found.old, program)
     assert trial.run_as == RunAs("nobody")
-    assert world.owner(tracked) == 0
+    ids = world.ids(tracked)
+    assert ids is not None and ids.user == 0
 
 
 def test_what_a_killed_supervisord_has_left_is_adopted(house: House) -> None:

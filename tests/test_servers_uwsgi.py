@@ -180,7 +180,7 @@ def test_a_late_check_before_touches_nothing(house: House) -> None:
     before = workers(house)
     done = house.ctl("hotreload", "myapp")
     assert done.returncode != 0
-    assert "was not over in 1 s (check_timeout): " in done.stdout
+    assert "timed out after 1 s (check_timeout) waiting for check_before (" in done.stdout
     assert " | myapp)" in done.stdout
     assert workers(house) == before
     assert not [p for p in house.family() if p.name() == "sleep"]
@@ -208,7 +208,7 @@ def test_a_strategy_that_it_has_not_is_refused(house: House) -> None:
     before = workers(house)
     for option, words in {
         "--brutal": "with die-on-term that stops it",
-        "--brutal --strategy graceful": "one strategy, please (given: brutal, graceful)",
+        "--brutal --strategy graceful": "a reload has one strategy: brutal and graceful clash",
         "--strategy=upgrade": "its family is uwsgi (graceful, chain, brutal); nothing was sent",
         "--strategy=chain": "needs lazy-apps",
         "--strategy=magic": "none of",

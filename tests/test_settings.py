@@ -140,7 +140,7 @@ def test_a_later_edit_is_picked_up_and_a_bad_one_refused(house: House) -> None:
     house.settings("ready_timeout = 0.7")
     house.release("v2", boot=600)
     done = house.ctl("hotreload", "myapp")
-    assert "booting was not over in 0.7 s" in done.stdout
+    assert "timed out after 0.7 s waiting for workers to boot" in done.stdout
     house.settings("ready_timeout = never")
     done = house.ctl("hotreload", "myapp")
     assert "[hotreload:myapp] ready_timeout = never: not a number" in done.stdout
@@ -159,7 +159,10 @@ def test_included_files_and_expansions(house: House) -> None:
     house.environment["PATIENCE"] = "0.6"
     house.start()
     house.release("v2", boot=600)
-    assert "booting was not over in 0.6 s" in house.ctl("hotreload", "myapp").stdout
+    assert (
+        "timed out after 0.6 s waiting for workers to boot"
+        in house.ctl("hotreload", "myapp").stdout
+    )
 
 
 def test_a_file_that_is_included_later_is_seen(house: House) -> None:

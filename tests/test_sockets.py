@@ -22,7 +22,7 @@ from supervisor_hotreload.system.budget import Budgets
 from supervisor_hotreload.system.descriptors import Descriptors
 from supervisor_hotreload.system.linux import State, state_of
 from supervisor_hotreload.system.process import Process, Unreadable, lookup
-from supervisor_hotreload.system.sockets import Memory, Sockets
+from supervisor_hotreload.system.sockets import Sockets, SocketView
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 
@@ -50,7 +50,7 @@ def source(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     """Where the kernel is asked, and where it is not."""
     if request.param == "tables":
         monkeypatch.setattr(sock_diag, "_answers", refuse)
-        monkeypatch.setattr(sockets, "_tells_of_tcp", lambda: False)
+        monkeypatch.setattr(sockets, "_answers_about_tcp", lambda: False)
         monkeypatch.setattr(sockets, "CONNECTIONS", 1_000_000)  # other tests leave very many
     return str(request.param)
 
@@ -96,8 +96,8 @@ class Clock:
         return self.time
 
 
-def memory_of(clock: Clock) -> Memory:
-    return Memory(Descriptors(clock), clock)
+def memory_of(clock: Clock) -> SocketView:
+    return SocketView(Descriptors(clock), clock)
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ def test_a_release_that_is_too_slow_is_rolled_back(wrapped: Wrapped) -> None:
     wrapped.run("--ready-timeout=1", *wrapped.command())
     wrapped.release("v2", boot=30)
     wrapped.hup("failed")
-    assert wrapped.said("booting was not over in 1 s")
+    assert wrapped.said("timed out after 1 s waiting for workers to boot")
     assert get(wrapped.port).startswith(b"v1 ")
 
 

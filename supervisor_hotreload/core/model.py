@@ -1,4 +1,4 @@
-"""The words of a reload: its phases, its outcomes, its settings and its faults."""
+"""Phases, outcomes, faults and settings of a reload, and what a wait reports."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import enum
 from dataclasses import dataclass
 from typing import Optional
 
+from supervisor_hotreload.core.text import counted
+
 
 class Phase(enum.Enum):
-    """Where a reload is. The value is the word that operators read."""
+    """The step that a reload is in. Operators read the value."""
 
     QUEUED = "queued"
     SPAWNING = "spawning"
@@ -23,7 +25,7 @@ class Phase(enum.Enum):
 
 
 class Outcome(enum.Enum):
-    """How a reload ended; PENDING while it has not."""
+    """How a reload ended. PENDING means that it has not ended."""
 
     PENDING = "pending"
     SUCCEEDED = "succeeded"
@@ -32,10 +34,10 @@ class Outcome(enum.Enum):
 
 
 class Fault(enum.IntEnum):
-    """Why a reload was refused or failed, one XML-RPC fault code per kind.
+    """Why a reload was refused or failed. Each kind has one XML-RPC fault code.
 
-    The first three are supervisor's own codes for the same thing
-    (supervisor.xmlrpc.Faults); the others clash with none of them.
+    The first three are supervisor's own codes with supervisor's meaning
+    (supervisor.xmlrpc.Faults). Supervisor uses none of the others.
     """
 
     SHUTDOWN_STATE = 6
@@ -69,12 +71,13 @@ class Fault(enum.IntEnum):
 
 
 ROLLBACKS = frozenset({Fault.CANCELLED, Fault.CHECK_FAILED, Fault.BAKE_FAILED})
+"""Faults before adoption that end a reload as ROLLED_BACK. All others end it as FAILED."""
 
 
 class Failure(Exception):
-    """A reload was refused, or cannot go on.
+    """A reload was refused, or it failed.
 
-    :param fault: the kind, which is also the XML-RPC fault code.
+    :param fault: the kind of failure, and the XML-RPC fault code.
     :param reason: a sentence for the operator.
     """
 
@@ -85,7 +88,7 @@ class Failure(Exception):
 
 
 class Overdue(Failure):
-    """A phase did not end within its deadline."""
+    """A wait did not end before its deadline."""
 
 
 class Cancelled(Failure):
@@ -97,13 +100,13 @@ class Cancelled(Failure):
 
 @dataclass(frozen=True)
 class Ready:
-    """How to tell that a generation is ready.
+    """The setting ``ready``: what proves that a generation is ready.
 
-    :param kind: ``heartbeat`` (what the family itself can prove best),
-        ``accepting``, ``settle``, ``http``, ``tcp``, ``unix``, ``file`` or ``notify``.
-    :param seconds: of ``settle``.
-    :param target: an address or a path.
-    :param text: what the body of an answer has to contain.
+    :param kind: ``heartbeat`` (the best proof that the family has), ``accepting``,
+        ``settle``, ``http``, ``tcp``, ``unix``, ``file`` or ``notify``.
+    :param seconds: how long ``settle`` waits.
+    :param target: the address or the path that is asked.
+    :param text: the body of an HTTP answer must contain this.
     """
 
     kind: str = "heartbeat"
@@ -139,10 +142,10 @@ class Policy:
 
 @dataclass(frozen=True)
 class Condition:
-    """One event that reloads a program.
+    """One kind of supervisor event that reloads a program.
 
-    :param event: supervisor's name of the event, or of a family of events.
-    :param tokens: what its header and payload have to say.
+    :param event: supervisor's name of an event or of a family of events.
+    :param tokens: keys and values that the header or the payload must contain.
     """
 
     event: str
@@ -151,11 +154,18 @@ class Condition:
 
 @dataclass(frozen=True)
 class Triggers:
-    """What reloads one program unattended. Times are in seconds, 0 is never.
+    """What reloads one program without an operator. Times are in seconds; 0 means never.
 
-    :param settle: seconds of quiet before a reload, for ``watch`` and for events.
-    :param max_memory: bytes, 0 for no limit.
-    :param min_interval: at least so long between two unattended reloads.
+    :param touch: files; a reload follows when one of them is touched.
+    :param watch: files and directories; a reload follows when something in them changes.
+    :param settle: how long ``watch`` and events must be quiet before the reload starts.
+    :param after: programs; a reload follows when one of them has exited.
+    :param on: events that reload the program.
+    :param max_memory: in bytes; 0 means no limit.
+    :param every: the interval between two planned reloads.
+    :param min_interval: the shortest time between two unattended reloads.
+    :param allow_requests_from: programs that may ask for a reload of this one.
+    :param notify: the command that reports each unattended reload.
     """
 
     touch: tuple[str, ...] = ()
@@ -172,29 +182,51 @@ class Triggers:
 
 @dataclass(frozen=True)
 class Progress:
-    """A wait that is not over yet; falsy, so that the wait goes on.
+    """What a wait has seen so far. It is falsy, so that the wait goes on.
 
-    :param text: what there is so far, such as '3/4 workers ready'.
+    :param text: for the log, such as '3/4 workers ready'.
+    :param ready: how many of *total* are ready.
+    :param short: for the message of a timeout, such as '3 of 4 ready'; '' means *text*.
     """
 
     text: str
     ready: int = 0
     total: int = 0
+    short: str = ""
 
     def __bool__(self) -> bool:
         return False
 
+    @classmethod
+    def of_workers(cls, ready: int, total: int) -> Progress:
+        """Report that *ready* of *total* workers are ready."""
+        text = f"{ready}/{counted(total, 'worker')} ready"
+        return cls(text, ready, total, f"{ready} of {total} ready")
+
+    @classmethod
+    def of_seconds(cls, left: float) -> Progress:
+        """Report that a wait ends in *left* seconds. A long wait makes few different texts."""
+        step = 60 if left > 600 else 10 if left > 60 else 5 if left > 20 else 1
+        return cls(f"{max(1, round(left / step) * step)} s remain")
+
 
 @dataclass(frozen=True)
 class Readiness:
-    """Every intended worker of a generation accepts requests; truthy.
+    """Every intended worker of a generation accepts requests. It is truthy.
 
-    :param workers: how many there are.
+    :param workers: how many workers there are.
     """
 
     workers: int
 
     @property
+    def ready(self) -> int:
+        return self.workers
+
+    @property
+    def total(self) -> int:
+        return self.workers
+
+    @property
     def text(self) -> str:
-        noun = "worker" if self.workers == 1 else "workers"
-        return f"{self.workers}/{self.workers} {noun} ready"
+        return Progress.of_workers(self.workers, self.workers).text

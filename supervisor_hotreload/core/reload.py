@@ -1,12 +1,12 @@
-"""Steps reloads: deadlines, phase transitions in one place, cancel, history."""
+"""Steps one reload: its waits and timeouts, its changes of state, its log."""
 
 from __future__ import annotations
 
 import traceback
 from collections import deque
-from dataclasses import dataclass
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Union
 
+from supervisor_hotreload.core.lines import Lines
 from supervisor_hotreload.core.model import (
     ROLLBACKS,
     Cancelled,
@@ -16,37 +16,16 @@ from supervisor_hotreload.core.model import (
     Overdue,
     Phase,
     Progress,
+    Readiness,
 )
-from supervisor_hotreload.core.protocol import Steps, Wait
-from supervisor_hotreload.core.text import LONGEST
-
-REMEMBERED = 3
-"""How many ended reloads of one program are remembered: a HUP may have followed the one
-that a client still asks about."""
-
-REFUSED = 3
-"""How many refused ones are, of one program: their askers may still ask about them."""
-
-LINES = 500
-"""How many lines of a reload's own log are kept, the latest ones."""
-
-DRAIN_PATIENCE = 60.0
-"""Seconds that others wait for a generation that drains. A client may hold it for an hour."""
+from supervisor_hotreload.core.protocol import Steps, Wait, timed_out
 
 OUTPUT_LINES = 200
 """How many lines of the program's own output are kept for one reload."""
 
-
-@dataclass(frozen=True)
-class Line:
-    """One line of a reload's log.
-
-    :param seconds: since the reload began.
-    """
-
-    seconds: float
-    phase: Phase
-    text: str
+DRAIN_PATIENCE = 60.0
+"""Seconds after which others stop waiting for a reload that drains: a client may keep an old
+worker busy for an hour, and the new generation serves."""
 
 
 class Reload:
@@ -54,8 +33,8 @@ class Reload:
 
     :param name: the program, as 'group:process' or 'process'.
     :param clock: returns monotonic seconds.
-    :param log: called with each line.
-    :param warn: called with the line of a reload that did not succeed.
+    :param log: is called with each line for supervisord's log.
+    :param warn: is called instead with the last line of a reload that did not succeed.
     """
 
     def __init__(
@@ -72,25 +51,27 @@ class Reload:
         self.fault: Optional[Fault] = None
         self.reason = ""
         self.serving = ""
-        self.progress: Optional[Progress] = None
+        """What serves once the reload has ended, as a sentence."""
+        self.progress: Union[Progress, Readiness, None] = None
         self.old_pid = 0
         self.new_pid = 0
         self.adopted = False
+        """Whether the point of no return is behind us."""
         self.begun = False
-        self.lines: deque[Line] = deque(maxlen=LINES)
-        self.written = 0
+        """Whether the reload was admitted; a refused one was not."""
+        self.lines = Lines()
         self.output: deque[str] = deque(maxlen=OUTPUT_LINES)
+        """What the program printed during the reload."""
         self._clock = clock
         self._log = log
         self._warn = warn or log
-        self._began = clock()
+        self._began = self._entered = clock()
         self._ended: Optional[float] = None
         self._steps: Optional[Steps] = None
         self._wait: Optional[Wait] = None
-        self._undone: Optional[Phase] = None
         self._deadline: Optional[float] = None
-        self._entered = self._began
-        self._most = 0
+        self._most_ready = 0
+        self._failed_in: Optional[Phase] = None
         self._on_end: list[Callable[[Reload], None]] = []
 
     @property
@@ -99,26 +80,21 @@ class Reload:
 
     @property
     def seconds(self) -> float:
-        """Return how long the reload has taken so far, or took."""
+        """How long the reload has taken so far, or took."""
         return (self._clock() if self._ended is None else self._ended) - self._began
 
     @property
     def drains_on(self) -> bool:
-        """Tell whether the new generation serves and nobody should wait for the old one."""
+        """Whether the reload has drained for so long that nobody should wait for it."""
         drains = self.adopted and self.phase is Phase.DRAINING
         return drains and self._clock() - self._entered >= DRAIN_PATIENCE
-
-    def lines_since(self, number: int) -> list[Line]:
-        """Return the lines that follow the first *number* ones, as far as they are kept."""
-        news = max(0, self.written - max(0, number))
-        return list(self.lines)[-news:] if news else []
 
     def when_ended(self, callback: Callable[[Reload], None]) -> None:
         """Call *callback* with this reload once it has an outcome."""
         self._on_end.append(callback)
 
-    def take_up(self) -> None:
-        """Start the clock: it has waited for others so far."""
+    def restart_clock(self) -> None:
+        """Count the seconds from now: until now the reload has waited for others."""
         self._began = self._clock()
 
     def begin(self, steps: Steps) -> None:
@@ -129,7 +105,7 @@ class Reload:
         self.step()
 
     def step(self) -> None:
-        """Go as far as it goes without waiting. Never raises."""
+        """Go on until something has to be waited for. Never raises."""
         while self._wait is not None:
             wait = self._wait
             try:
@@ -137,25 +113,26 @@ class Reload:
             except Failure as failure:
                 self._resume(failure)
                 continue
-            except Exception as error:  # noqa: BLE001 - whatever it is, it fails this reload only
+            except Exception as error:  # noqa: BLE001 - an error fails this reload alone
                 self._resume(self._internal(error))
                 continue
-            if not result and wait.stepwise:
-                self._grant_another(wait, getattr(result, "ready", 0))
             if result:
-                before = self.adopted
+                adopted_before = self.adopted
                 self._note(result)
                 self._resume(result)
-                if self.adopted and not before:
-                    return  # that was much for one step
-            elif self._deadline is not None and self._clock() >= self._deadline:
+                if self.adopted and not adopted_before:
+                    return  # an adoption alone is long enough for one step
+                continue
+            if wait.for_each:
+                self._restart_timeout(wait, getattr(result, "ready", 0))
+            if self._deadline is not None and self._clock() >= self._deadline:
                 self._resume(self._overdue(wait))
-            else:
-                self._note(result)
-                return
+                continue
+            self._note(result)
+            return
 
     def cancel(self, reason: str) -> None:
-        """Roll back, as an operator asks.
+        """Roll back because an operator asks for it.
 
         :raises Failure: TOO_LATE after adoption, NOT_RELOADING when it has ended.
         """
@@ -173,7 +150,7 @@ class Reload:
         self.step()
 
     def abandon(self, failure: Failure) -> None:
-        """End without a rollback: somebody else is ending both generations."""
+        """End the reload without a rollback: the caller ends or keeps the generations itself."""
         if self.done:
             return
         if self._steps is not None:
@@ -181,184 +158,125 @@ class Reload:
         self._end(Outcome.FAILED, failure)
 
     def say(self, text: str) -> None:
-        """Add a line to the reload's own log and to supervisord's."""
+        """Add a line to the reload's log and to supervisord's."""
         self._write(text)
         self._log(f"hotreload: {self.name}: {text}")
 
-    def _write(self, text: str) -> None:
-        self.lines.append(Line(self.seconds, self.phase, text[:LONGEST]))
-        self.written += 1
+    # -- the protocol
 
     def _resume(self, value: Any) -> None:
-        """Hand the protocol the result of its wait, or the failure of it."""
-        steps = self._steps
-        assert steps is not None
+        """Give the protocol the result of its wait, or the Failure that ended it."""
+        assert self._steps is not None
+        failure = value if isinstance(value, Failure) else None
         try:
-            wait = steps.throw(value) if isinstance(value, Failure) else steps.send(value)
+            wait = self._steps.send(value) if failure is None else self._steps.throw(failure)
         except StopIteration:
             self._end(Outcome.SUCCEEDED, None)
-        except Failure as failure:
-            rolled_back = failure.fault in ROLLBACKS and not self.adopted
-            self._end(Outcome.ROLLED_BACK if rolled_back else Outcome.FAILED, failure)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it fails this reload only
+        except Failure as error:
+            rolled_back = error.fault in ROLLBACKS and not self.adopted
+            self._end(Outcome.ROLLED_BACK if rolled_back else Outcome.FAILED, error)
+        except Exception as error:  # noqa: BLE001 - an error fails this reload alone
             self._end(Outcome.FAILED, self._internal(error))
         else:
-            self._transition(wait, value if isinstance(value, Failure) else None)
+            self._wait = wait
+            self._most_ready = 0
+            self._deadline = None if wait.timeout is None else self._clock() + wait.timeout
+            if wait.phase is not self.phase:
+                self._transition(wait.phase, failure=failure)
 
-    def _transition(self, wait: Wait, why: Optional[Failure]) -> None:
-        """Enter the phase of *wait*. Every change of phase passes here."""
-        self._wait = wait
-        self._most = 0
-        self._deadline = None if wait.timeout is None else self._clock() + wait.timeout
-        if wait.phase is not self.phase:
-            before, self.phase = self.phase, wait.phase
-            self._entered = self._clock()
-            self.progress = None
-            if wait.phase is Phase.UNDOING and why is not None:
-                self._undone = before
-                self.say(f"rolling back: {why.reason}")
+    def _end(self, outcome: Outcome, failure: Optional[Failure]) -> None:
+        self._wait = self._steps = None
+        self._transition(Phase.DONE, outcome, failure)
+        callbacks, self._on_end = self._on_end, []  # they may hold much memory
+        for callback in callbacks:
+            try:
+                callback(self)
+            except Exception:  # noqa: BLE001 - the other callbacks have to be called as well
+                self._log(f"hotreload: {self.name}: {traceback.format_exc()}")
+
+    def _transition(
+        self,
+        phase: Phase,
+        outcome: Outcome = Outcome.PENDING,
+        failure: Optional[Failure] = None,
+    ) -> None:
+        """Enter *phase*, and say so. Every change of phase and outcome is made here.
+
+        :param failure: why the reload rolls back or has ended.
+        """
+        if phase is Phase.DONE:
+            self._ended = self._clock()
+            self.outcome = outcome
+            if failure is None:
+                self.say(f"{outcome.value} in {self.seconds:.1f} s")
             else:
-                self.say(self._entering(wait.phase))
+                self.fault, self.reason = failure.fault, failure.reason
+                failed_in = self._failed_in or self.phase
+                text = f"{outcome.value} while {failed_in.value}: {failure.reason}"
+                self._write(text)
+                self._warn(f"hotreload: {self.name}: {' '.join(text.split())}")
+            self.phase = phase
+            return
+        if phase is Phase.UNDOING:
+            self._failed_in = self.phase
+        self.phase, self._entered, self.progress = phase, self._clock(), None
+        if phase is Phase.UNDOING and failure is not None:
+            self.say(f"{phase.value}: {failure.reason}")
+        else:
+            self.say(f"{phase.value}: {self._begins(phase)}")
 
-    def _grant_another(self, wait: Wait, ready: int) -> None:
-        """Begin the deadline anew for the next worker, once this one is ready."""
-        if ready > self._most and wait.timeout is not None:
-            self._most = ready
+    def _restart_timeout(self, wait: Wait, ready: int) -> None:
+        """Give the next worker the whole timeout when another one is ready."""
+        if ready > self._most_ready and wait.timeout is not None:
+            self._most_ready = ready
             self._deadline = self._clock() + wait.timeout
 
-    def _entering(self, phase: Phase) -> str:
-        return {
-            Phase.SPAWNING: f"spawning: asked the master (pid {self.old_pid}) for a successor",
-            Phase.BOOTING: f"booting: the successor (pid {self.new_pid}) starts its workers",
-            Phase.CHECKING: "checking: the check command runs",
-            Phase.REPLACING: f"replacing: pid {self.old_pid} replaces its workers",
-            Phase.BAKING: f"baking: {self._newcomers()}",
-            Phase.DRAINING: f"draining: {self._elders()} gracefully",
-            Phase.PROMOTING: f"promoting: pid {self.new_pid} becomes a master like any other",
-        }.get(phase, phase.value)
-
-    def _elders(self) -> str:
-        if self.new_pid == self.old_pid:
-            return "the old workers end"
-        return f"the old generation (pid {self.old_pid}) ends"
-
-    def _newcomers(self) -> str:
-        if self.new_pid == self.old_pid:
-            return "the new workers are watched"
-        return "both generations serve, the new one is watched"
-
-    def _note(self, result: Any) -> None:
-        """Keep what a wait tells of its progress; log it when it has changed."""
-        text = getattr(result, "text", None)
-        if text is None or (self.progress is not None and text == self.progress.text):
-            return
-        self.progress = Progress(text, getattr(result, "ready", 0), getattr(result, "total", 0))
-        self._write(f"{self.phase.value}: {text}")
-
     def _overdue(self, wait: Wait) -> Overdue:
-        so_far = f" ({self.progress.text})" if self.progress is not None else ""
-        took = f"was not over in {wait.told or wait.timeout:g} s"
-        if self._most:
-            took = f"took more than {wait.timeout:g} s for one worker"
-        return Overdue(wait.fault, f"{wait.phase.value} {took}{so_far}")
+        """Return the failure of a wait whose deadline has passed."""
+        seen = "" if self.progress is None else getattr(self.progress, "short", "")
+        seen = seen or getattr(self.progress, "text", "")
+        awaited = "the next worker" if self._most_ready else wait.awaited
+        reason = timed_out(wait.timeout or 0.0, awaited) + (f" ({seen})" if seen else "")
+        return Overdue(wait.fault, reason)
 
     def _internal(self, error: Exception) -> Failure:
+        """Log the traceback of an error of ours, and return it as a Failure."""
         self._log(f"hotreload: {self.name}: {traceback.format_exc()}")
         return Failure(
             Fault.INTERNAL,
             f"an error inside hotreload while {self.phase.value}: "
-            f"{type(error).__name__}: {error} (traceback in supervisord's log)",
+            f"{type(error).__name__}: {error} (the traceback is in supervisord's log)",
         )
 
-    def _end(self, outcome: Outcome, failure: Optional[Failure]) -> None:
-        at = self._undone or self.phase
-        self._wait = self._steps = None
-        self._ended = self._clock()
-        self.outcome = outcome
-        if failure is not None:
-            self.fault = failure.fault
-            self.reason = failure.reason
-            text = f"{outcome.value} while {at.value}: {failure.reason}"
-            self._write(text)
-            self._warn(f"hotreload: {self.name}: {' '.join(text.split())}")
-        else:
-            self.say(f"{outcome.value} in {self.seconds:.1f} s")
-        self.phase = Phase.DONE
-        callbacks, self._on_end = self._on_end, []  # they hold what a reload has no use for now
-        for callback in callbacks:
-            try:
-                callback(self)
-            except Exception:  # noqa: BLE001 - the others have to be told as well
-                self._log(f"hotreload: {self.name}: {traceback.format_exc()}")
+    # -- the log
 
+    def _note(self, result: Any) -> None:
+        """Remember what a wait has seen, and write it when it has changed."""
+        text = getattr(result, "text", None)
+        if text is None or (self.progress is not None and text == self.progress.text):
+            return
+        known = isinstance(result, (Progress, Readiness))
+        self.progress = result if known else Progress(text)
+        self._write(f"{self.phase.value}: {text}")
 
-class Driver:
-    """Every reload of one supervisord: the active ones, and the last of each program.
+    def _write(self, text: str) -> None:
+        self.lines.write(self.seconds, self.phase, text)
 
-    Reloads of different programs that are started one by one run side by side;
-    a batch runs one after the other.
-    """
-
-    def __init__(self) -> None:
-        self._active: dict[str, Reload] = {}
-        self._past: dict[str, deque[Reload]] = {}
-        self._refused: dict[str, deque[Reload]] = {}
-        self._count = 0
-
-    @property
-    def idle(self) -> bool:
-        return not self._active
-
-    def active(self, name: str) -> Optional[Reload]:
-        """Return the reload of *name* that is under way."""
-        return self._active.get(name)
-
-    def latest(self, name: str) -> Optional[Reload]:
-        """Return the reload of *name* under way, or the last one that ended.
-
-        One that was refused hides none that was begun.
-        """
-        known = self._past.get(name) or self._refused.get(name)
-        return self._active.get(name) or (known[-1] if known else None)
-
-    def numbered(self, name: str, number: int) -> Optional[Reload]:
-        """Return the reload of *name* with that number, None when it is not remembered."""
-        known = [*self._past.get(name, ()), *self._refused.get(name, ())]
-        known += filter(None, [self._active.get(name)])
-        return next((reload for reload in known if reload.number == number), None)
-
-    def add(self, reload: Reload) -> None:
-        """Take on a reload.
-
-        :raises Failure: ALREADY_RELOADING when one of that program is active.
-        """
-        self.must_be_free(reload.name)
-        self._count += 1
-        reload.number = self._count
-        self._active[reload.name] = reload
-        reload.when_ended(self._retire)
-
-    def must_be_free(self, name: str) -> None:
-        """Refuse a second reload of one program.
-
-        :raises Failure: ALREADY_RELOADING.
-        """
-        running = self._active.get(name)
-        if running is not None:
-            raise Failure(
-                Fault.ALREADY_RELOADING,
-                f"{name}: another reload is active ({running.phase.value}, "
-                f"{running.seconds:.0f} s)",
-            )
-
-    def step(self) -> None:
-        """Step every active reload."""
-        for reload in list(self._active.values()):
-            reload.step()
-
-    def _retire(self, reload: Reload) -> None:
-        del self._active[reload.name]
-        if reload.begun:
-            self._past.setdefault(reload.name, deque(maxlen=REMEMBERED)).append(reload)
-        else:
-            self._refused.setdefault(reload.name, deque(maxlen=REFUSED)).append(reload)
+    def _begins(self, phase: Phase) -> str:
+        """Return what happens in *phase*, as its first line says it."""
+        in_place = self.new_pid == self.old_pid
+        if phase is Phase.BAKING:
+            who = "the new workers are" if in_place else "both generations serve, the new one is"
+            return f"{who} watched"
+        if phase is Phase.DRAINING:
+            if in_place:
+                return "the old workers end gracefully"
+            return f"the old generation (pid {self.old_pid}) ends gracefully"
+        return {
+            Phase.SPAWNING: f"asked the master (pid {self.old_pid}) for a successor",
+            Phase.BOOTING: f"the successor (pid {self.new_pid}) starts its workers",
+            Phase.CHECKING: "the check command runs",
+            Phase.REPLACING: f"pid {self.old_pid} replaces its workers",
+            Phase.PROMOTING: f"pid {self.new_pid} becomes a master like any other",
+            Phase.UNDOING: f"the old generation (pid {self.old_pid}) serves on",
+        }.get(phase, "")

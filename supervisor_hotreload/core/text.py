@@ -1,17 +1,18 @@
-"""Text that others have written, as a log, a terminal and XML may have it."""
+"""Makes text from outside safe for a log, a terminal and XML; numbers nouns; matches names."""
 
 from __future__ import annotations
 
 LONGEST = 4096
-"""Characters of one line, one reason, one path (PATH_MAX)."""
+"""Characters of one line, one reason or one path. Linux allows no longer path (PATH_MAX)."""
 
 TRACEBACK = "Traceback (most recent call last)"
+"""How Python begins a traceback."""
 
 
 def printable(text: str, also: str = "") -> str:
-    """Return *text* with a replacement for every character that is not printable.
+    """Return *text* with U+FFFD for each character that is not printable.
 
-    :param also: characters that are kept as well, such as a tab.
+    :param also: characters that may stay although they are not printable, such as a tab.
     """
     if text.isprintable():
         return text
@@ -19,7 +20,7 @@ def printable(text: str, also: str = "") -> str:
 
 
 def one_line(text: str) -> str:
-    """Return *text* as one printable line; of a long one the middle is left out."""
+    """Return *text* as one printable line. The middle of a long text is left out."""
     if len(text) > LONGEST:
         half = LONGEST // 2
         text = f"{text[:half]} ... {text[-half:]}"
@@ -27,21 +28,31 @@ def one_line(text: str) -> str:
 
 
 def joined(text: str) -> str:
-    """Return the lines of *text* as one, with a mark where each began."""
+    """Return the lines of *text* as one line, with ' | ' between them."""
     first, *rest = text.rstrip("\n").split("\n")
     return " | ".join([first, *filter(None, map(str.strip, rest))])
 
 
 def log_lines(text: str) -> list[str]:
-    """Return the lines that a log gets for *text*: one, or those of a traceback.
+    """Return the lines to log for *text*: one line, or the lines of a traceback.
 
-    Each further line of a traceback begins with a mark of ours, so that none of them
-    passes for a line of the log's own.
+    Each further line of a traceback begins with 'hotreload: |', so that none of them can
+    pass for a line that the log's owner wrote.
     """
     if TRACEBACK not in text:
         return [one_line(text)]
     first, *rest = text.splitlines()
     return [one_line(first), *(f"hotreload: | {one_line(line)}" for line in rest)]
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun: '1 worker', '4 workers'."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def there_are(count: int, noun: str) -> str:
+    """Return how many there are, as a clause: 'there is 1 worker', 'there are 4 workers'."""
+    return f"there {'is' if count == 1 else 'are'} {counted(count, noun)}"
 
 
 def matches(name: str, group: str, process: str) -> bool:

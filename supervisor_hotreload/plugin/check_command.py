@@ -8,12 +8,12 @@ from typing import Any, Optional
 
 from supervisor_hotreload.core.model import Fault
 from supervisor_hotreload.core.text import printable
-from supervisor_hotreload.system.check import Check
+from supervisor_hotreload.system.check import JudgingCommand
 from supervisor_hotreload.system.command import RunAs
 from supervisor_hotreload.system.process import Process
 
 
-class CheckCommand(Check):
+class CheckCommand(JudgingCommand):
     """It runs as the program's user, in its directory and environment, and
     supervisord reaps it (supervisord.reap by options.pidhistory).
 

@@ -1,7 +1,7 @@
-"""Every seam of supervisord that hotreload uses, verified before it is used.
+"""Verifies, when supervisord starts, that it has everything that hotreload uses of it.
 
-A name that is missing would be found out in the middle of a reload; so it is
-looked for when supervisord starts, and the plugin refuses to load without it.
+hotreload refuses to load with a version of supervisor that lacks something. Else it would
+notice that in the middle of a reload. docs/seams.rst says what each of these is used for.
 """
 
 from __future__ import annotations
@@ -15,14 +15,32 @@ Test = Callable[[Any], bool]
 
 
 def _mentions(function: Any, *names: str) -> bool:
-    """Tell whether a method of supervisord's still works by way of *names*."""
+    """Tell whether the code of a method uses all of *names*: a hook works only then."""
     code = inspect.unwrap(function).__code__
     return all(name in code.co_names for name in names)
 
 
 def _takes(function: Any, *parameters: str) -> bool:
+    """Tell whether a function has these as its first parameters."""
     return tuple(inspect.signature(function).parameters)[: len(parameters)] == parameters
 
+
+def _has(target: Any, *names: str) -> bool:
+    return all(hasattr(target, name) for name in names)
+
+
+def _has_event(name: str) -> Test:
+    return lambda s: hasattr(events, name)
+
+
+EVENTS = (
+    "EventTypes",
+    "ProcessStateExitedEvent",
+    "SupervisorRunningEvent",
+    "ProcessGroupAddedEvent",
+    "ProcessGroupRemovedEvent",
+    "ProcessStateRunningEvent",
+)
 
 SEAMS: dict[str, Test] = {
     "supervisord.process_groups": lambda s: isinstance(s.process_groups, dict),
@@ -36,6 +54,9 @@ SEAMS: dict[str, Test] = {
     "supervisord.options.get_socket_map()": lambda s: isinstance(s.options.get_socket_map(), dict),
     "supervisord.options.mood": lambda s: isinstance(s.options.mood, int),
     "supervisord.options.configfile": lambda s: hasattr(s.options, "configfile"),
+    "supervisord.options.poller.unregister_readable(fd)": lambda s: _takes(
+        s.options.poller.unregister_readable, "fd"
+    ),
     "supervisord.options.environ_expansions": lambda s: isinstance(
         s.options.environ_expansions, dict
     ),
@@ -53,8 +74,25 @@ SEAMS: dict[str, Test] = {
     "Subprocess.stop by kill": lambda s: _mentions(process.Subprocess.stop, "kill"),
     "Subprocess.spawn()": lambda s: _takes(process.Subprocess.spawn, "self"),
     "Subprocess.transition()": lambda s: _takes(process.Subprocess.transition, "self"),
-    "Subprocess.pid, laststart, killing, dispatchers": lambda s: all(
-        hasattr(process.Subprocess, name) for name in ("pid", "laststart", "killing", "dispatchers")
+    "Subprocess.change_state(new_state)": lambda s: _takes(
+        process.Subprocess.change_state, "self", "new_state"
+    ),
+    "Subprocess.pid, state, laststart, killing, administrative_stop, spawnerr, exitstatus, "
+    "dispatchers, pipes": lambda s: _has(
+        process.Subprocess,
+        "pid",
+        "state",
+        "laststart",
+        "killing",
+        "administrative_stop",
+        "spawnerr",
+        "exitstatus",
+        "dispatchers",
+        "pipes",
+    ),
+    "ProcessConfig.make_dispatchers(proc) by make_pipes": lambda s: (
+        _takes(options.ProcessConfig.make_dispatchers, "self", "proc")
+        and _mentions(options.ProcessConfig.make_dispatchers, "make_pipes")
     ),
     "ProcessConfig.get_path()": lambda s: _takes(options.ProcessConfig.get_path, "self"),
     "POutputDispatcher._log(data)": lambda s: _takes(
@@ -62,17 +100,12 @@ SEAMS: dict[str, Test] = {
     ),
     "events.subscribe(type, callback)": lambda s: _takes(events.subscribe, "type", "callback"),
     "events.register(name, type)": lambda s: _takes(events.register, "name", "event"),
-    "events.EventTypes": lambda s: hasattr(events, "EventTypes"),
-    "events.ProcessStateExitedEvent": lambda s: hasattr(events, "ProcessStateExitedEvent"),
-    "events.SupervisorRunningEvent": lambda s: hasattr(events, "SupervisorRunningEvent"),
-    "events.ProcessGroupAddedEvent": lambda s: hasattr(events, "ProcessGroupAddedEvent"),
-    "events.ProcessGroupRemovedEvent": lambda s: hasattr(events, "ProcessGroupRemovedEvent"),
-    "events.ProcessStateRunningEvent": lambda s: hasattr(events, "ProcessStateRunningEvent"),
+    **{f"events.{name}": _has_event(name) for name in EVENTS},
 }
 
 
 def missing(running: Any) -> list[str]:
-    """Return the names of the seams that *running*, a supervisord, does not have."""
+    """Return the names of the seams that *running*, supervisor's Supervisor, lacks."""
     return [name for name, test in SEAMS.items() if not _holds(test, running)]
 
 

@@ -1,14 +1,17 @@
-"""supervisord's log as hotreload writes to it. Nothing of the package writes there otherwise."""
+"""supervisord's log. Every line that hotreload writes to it passes through here."""
 
 from __future__ import annotations
 
-from typing import Any, Callable
+import traceback
+from typing import Any, Callable, TypeVar
 
 from supervisor_hotreload.core.text import log_lines
 
+T = TypeVar("T")
+
 
 class Log:
-    """Writes printable lines, whatever others have put into a message.
+    """Writes printable lines to supervisord's log, whatever a message contains.
 
     :param logger: supervisor's Logger.
     """
@@ -27,6 +30,25 @@ class Log:
 
     def critical(self, text: str) -> None:
         self._write(self._logger.critical, text)
+
+    def exception(self, about: str = "") -> None:
+        """Log the exception that is being handled, with its traceback.
+
+        :param about: the program that the exception concerns.
+        """
+        prefix = f"hotreload: {about}: " if about else "hotreload: "
+        self.critical(prefix + traceback.format_exc())
+
+    def guarded(self, function: Callable[[], T], otherwise: T, about: str = "") -> T:
+        """Call *function* and return its result; log an exception and return *otherwise*.
+
+        An exception that reaches supervisord's loop ends supervisord.
+        """
+        try:
+            return function()
+        except Exception:  # noqa: BLE001 - it would end supervisord
+            self.exception(about)
+            return otherwise
 
     def _write(self, write: Callable[[str], None], text: str) -> None:
         for line in log_lines(text):

@@ -1,51 +1,51 @@
-"""The sockets at which supervisord hears its programs (sd_notify), one for each program.
+"""Receives the sd_notify messages of programs, at one socket for each program.
 
-What others send is hostile. A datagram may carry descriptors, and whoever closes the last
-reference to one may have to wait for as long as its sender likes: so supervisord receives
-only where the kernel refuses descriptors (SO_PASSRIGHTS, Linux 6.16). Elsewhere a child
-receives for it. Only the program's own user can reach its socket, and has a budget of its own.
+A datagram may carry descriptors. The process that closes the last reference to one may have
+to wait for as long as its sender likes. So supervisord receives by itself only where the
+kernel refuses descriptors (SO_PASSRIGHTS, Linux 6.16). Elsewhere a child of it receives.
+Only the user of a program can reach its socket, and each program has a budget of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import socket
 import struct
 import time
-import traceback
 from collections.abc import Iterable
 from typing import Any, Optional
 
+from supervisor_hotreload.plugin.dispatcher import Dispatcher
 from supervisor_hotreload.plugin.log import Log
 from supervisor_hotreload.plugin.notify_place import NoPlace, place
 from supervisor_hotreload.system.child import forked
-from supervisor_hotreload.system.linux import refuse_descriptors
+from supervisor_hotreload.system.linux import libc, refuse_descriptors
 from supervisor_hotreload.system.process import Process, status_of
 from supervisor_hotreload.system.sd_notify import Notices
 
-DATAGRAM = 4096
+DATAGRAM_BYTES = 4096
 """Bytes of one datagram that are read."""
 
-BUDGET = 100
-"""Datagrams of one program and one second that are read; whoever sends more has to wait."""
+DATAGRAMS_A_SECOND = 100
+"""Datagrams of one program that are read in one second; a faster sender has to wait."""
 
-DEPTH = 64
-"""Ancestors of a sender that are looked at."""
+ANCESTORS = 64
+"""Ancestors of a sender that are looked at: anybody may make a chain of any length."""
 
 SENDER = struct.Struct("3i")
-"""pid, user and group of a sender, as the kernel tells them (unix(7), struct ucred)."""
+"""pid, user and group of a sender, as the kernel reports them (unix(7), struct ucred)."""
 
 SWITCH = "HOTRELOAD_NOTIFY_CHILD"
 """A variable of supervisord's environment: a child receives, whatever the kernel can do."""
 
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
+"""prctl(2)."""
 
 
 class NotifySockets:
-    """The sockets of one supervisord.
+    """The notify sockets of one supervisord.
 
     :param options: supervisord's ServerOptions.
     """
@@ -57,11 +57,11 @@ class NotifySockets:
         self._trouble: dict[str, str] = {}
 
     def open(self, name: str, process: Any) -> str:
-        """Listen to a program, if that is not done already.
+        """Open the socket of a program, unless it is open.
 
-        :param name: what the program is called.
-        :param process: supervisor's Subprocess of it.
-        :return: the path of the socket, '' where there can be none.
+        :param name: the name of the program.
+        :param process: its supervisor.process.Subprocess.
+        :return: the path of the socket, '' where there can be none; then the log says why.
         """
         known = self._open.get(name)
         if known is not None and known.is_for(process):
@@ -72,23 +72,23 @@ class NotifySockets:
         except (OSError, AttributeError, NoPlace) as error:  # no SO_PASSCRED but on Linux
             self._trouble[name] = str(error)
             Log(self._options.logger).error(
-                f"hotreload: {name}: ready = notify cannot be used, there is no socket for it: "
-                f"{error}"
+                f"hotreload: {name}: ready = notify cannot be used, because no socket can be "
+                f"opened for the program: {error}"
             )
             return ""
         return self._open[name].path
 
     def path(self, name: str) -> str:
-        """Return where a program is heard, '' where it is not."""
+        """Return the path of the socket of a program, '' when it has none."""
         known = self._open.get(name)
         return known.path if known is not None and known.is_open else ""
 
     def trouble(self, name: str) -> str:
-        """Return why a program cannot be heard, '' when that was not found out."""
+        """Return why the socket of a program could not be opened, '' when it could."""
         return self._trouble.get(name, "")
 
     def close(self, names: Optional[Iterable[str]] = None) -> None:
-        """Forget the sockets of some programs, None: of all."""
+        """Close the sockets of the programs *names*, or of all programs."""
         for name in list(self._open) if names is None else names:
             self._trouble.pop(name, None)
             known = self._open.pop(name, None)
@@ -99,24 +99,27 @@ class NotifySockets:
         self.close(self._open.keys() - {*names})
 
 
-class NotifySocket:
-    """A dispatcher in supervisord's socket map: what one program says.
+class NotifySocket(Dispatcher):
+    """Receives the messages of one program.
 
-    The path is the same after a restart of supervisord: what an earlier one has left knows
-    no other.
+    The path depends on the name of the program alone: a process that an earlier supervisord
+    has left knows only that path.
 
-    :param process: supervisor's Subprocess of the program.
-    :raises OSError, NoPlace: when there can be none.
+    :param notices: gets the messages.
+    :param name: the name of the program.
+    :param process: its supervisor.process.Subprocess.
+    :raises OSError, NoPlace: when the socket cannot be opened.
     """
 
     def __init__(self, options: Any, notices: Notices, name: str, process: Any) -> None:
+        super().__init__(Log(options.logger))
         self._options = options
         self._notices = notices
         self._name = name
         self._process = process
         self._user = os.geteuid() if process.config.uid is None else process.config.uid
         self._second = 0
-        self._heard = 0
+        self._received = 0
         self._receiver = 0
         self._fd = -1
         self.path = place(os.path.abspath(options.pidfile), name, self._user)
@@ -129,14 +132,14 @@ class NotifySocket:
                 sock = self._received_by_child(sock)
             os.chown(self.path, self._user, -1)
             sock.setblocking(False)
-            # supervisord's own reload closes the number behind the back of a socket object
+            # supervisord closes the descriptor itself when it reloads itself: no object owns it
             self._fd = sock.detach()
         finally:
             sock.close()
         self._options.get_socket_map()[self._fd] = self
 
     def _bind(self, sock: socket.socket) -> None:
-        """Take the path; nobody else may write to the folder that it is in."""
+        """Bind to the path. Nobody else may write to its folder."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)
         before = os.umask(0o177)
@@ -148,11 +151,14 @@ class NotifySocket:
         self._file = (seen.st_dev, seen.st_ino)
 
     def _received_by_child(self, sock: socket.socket) -> socket.socket:
-        """Let a child receive from *sock*, and close it here; return what the child sends to."""
+        """Let a child receive from *sock*, which is closed here.
+
+        :return: the socket to which the child sends what it receives.
+        """
         own, others = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         parent = os.getpid()
         with sock, others:
-            self._receiver = forked(lambda: _receive(parent), (sock.fileno(), others.fileno()))
+            self._receiver = forked(lambda: _pass_on(parent), (sock.fileno(), others.fileno()))
         self._options.pidhistory[self._receiver] = self
         return own
 
@@ -161,11 +167,11 @@ class NotifySocket:
         return self._fd >= 0
 
     def is_for(self, process: Any) -> bool:
-        """Tell whether *process* is heard here as it is configured now."""
+        """Tell whether the socket serves the Subprocess *process*, and its path still exists."""
         return self.is_open and self._process is process and os.path.exists(self.path)
 
     def close(self) -> None:
-        """Listen no more, and leave nothing behind."""
+        """Close the socket, end the child that receives, and remove the path."""
         if not self.is_open:
             return
         if self._options.get_socket_map().get(self._fd) is self:
@@ -183,63 +189,52 @@ class NotifySocket:
                 os.rmdir(os.path.dirname(self.path))
 
     def finish(self, pid: int, sts: int) -> None:
-        """Take note of the end of the child; supervisord.reap calls this."""
+        """Note that the child that receives has ended. supervisord.reap calls this."""
         self._receiver = 0
         self._lose()
 
     def _lose(self) -> None:
-        """Know that the child has ended."""
         if self.is_open:
-            Log(self._options.logger).warn(
-                f"hotreload: {self._name}: the child that received what it says has ended; "
-                f"ready = notify can be used again once the program is restarted"
+            self._log.warn(
+                f"hotreload: {self._name}: the child of supervisord that received its messages "
+                f"has ended; restart the program to use ready = notify again"
             )
             self.close()
 
-    # what supervisord's loop asks of a dispatcher
-
     def readable(self) -> bool:
-        return self._heard < BUDGET or int(time.monotonic()) != self._second
-
-    def writable(self) -> bool:
-        return False
+        return self._received < DATAGRAMS_A_SECOND or int(time.monotonic()) != self._second
 
     def handle_read_event(self) -> None:
         sock = socket.socket(fileno=self._fd)
         try:
             if self._by_child:
-                said = sock.recv(SENDER.size + DATAGRAM)
-                about, datagram = said[: SENDER.size], said[SENDER.size :]
+                message = sock.recv(SENDER.size + DATAGRAM_BYTES)
+                sender, datagram = message[: SENDER.size], message[SENDER.size :]
             else:
-                datagram, about = received(sock)
+                datagram, sender = receive(sock)
         except BlockingIOError:
             return
         except ConnectionError:
-            about = datagram = b""
+            sender = datagram = b""
         finally:
             sock.detach()
-        if len(about) < SENDER.size:
+        if len(sender) < SENDER.size:
             if self._by_child:
                 self._lose()
             return
         second = int(time.monotonic())
-        self._heard = self._heard + 1 if second == self._second else 1
+        self._received = self._received + 1 if second == self._second else 1
         self._second = second
-        pid, user, _ = SENDER.unpack(about)
-        line = self._line(pid) if pid > 0 and user == self._user else ()
+        pid, user, _ = SENDER.unpack(sender)
+        line = self._line_of(pid) if pid > 0 and user == self._user else ()
         if line:
             self._notices.take(line, datagram, time.monotonic())
 
-    def handle_write_event(self) -> None:
-        """Never called: writable() is False."""
-
-    def handle_error(self) -> None:
-        Log(self._options.logger).critical(f"hotreload: {traceback.format_exc()}")
-
-    def _line(self, pid: int) -> tuple[Process, ...]:
-        """Return a process with its ancestors up to the program's own, none if it has no such."""
+    def _line_of(self, pid: int) -> tuple[Process, ...]:
+        """Return a process and its ancestors up to the one that supervisord tracks for the
+        program, nothing where that is no ancestor of it."""
         line: list[Process] = []
-        for _ in range(DEPTH):
+        for _ in range(ANCESTORS):
             status = status_of(pid)
             if status is None or status.state in "ZX":
                 break
@@ -250,26 +245,30 @@ class NotifySocket:
         return ()
 
 
-def received(sock: socket.socket) -> tuple[bytes, bytes]:
-    """Receive one datagram; return it, and who has sent it (b'' where that is hidden)."""
-    datagram, about, _, _ = sock.recvmsg(DATAGRAM, socket.CMSG_SPACE(SENDER.size))
-    for level, kind, data in about:
+def receive(sock: socket.socket) -> tuple[bytes, bytes]:
+    """Receive one datagram.
+
+    :return: the datagram, and its sender as SENDER has it (b'' where the kernel hides it).
+    """
+    room = socket.CMSG_SPACE(SENDER.size)
+    datagram, ancillary, _, _ = sock.recvmsg(DATAGRAM_BYTES, room)
+    for level, kind, data in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
             return datagram, data[: SENDER.size]
     return datagram, b""
 
 
-def _receive(parent: int) -> None:
-    """Hand on what comes at descriptor 0 to descriptor 1, for as long as there is a *parent*.
+def _pass_on(parent: int) -> None:
+    """Pass what arrives at descriptor 0 on to descriptor 1, while *parent* is the parent.
 
-    Runs in a child. There is no room for descriptors: the kernel closes those that come
-    along, and only this child waits for that.
+    This runs in a child. It gives the kernel no room for descriptors: the kernel closes those
+    that arrive, and only this child waits for that.
     """
-    libc = ctypes.CDLL(None)
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    libc.prctl(PR_SET_NAME, b"notify-receiver", 0, 0, 0)
+    prctl = libc().prctl
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    prctl(PR_SET_NAME, b"notify-receiver", 0, 0, 0)
     source, target = socket.socket(fileno=0), socket.socket(fileno=1)
     while os.getppid() == parent:
-        datagram, about = received(source)
-        if about:
-            target.send(about + datagram)
+        datagram, sender = receive(source)
+        if sender:
+            target.send(sender + datagram)

@@ -1,8 +1,8 @@
-"""The record of whose the running processes are, for the next supervisord.
+"""Records which running processes are of which program, for the next supervisord.
 
-It proves who a process is after supervisord was killed, and never says what to do. Only
-supervisord's own user can write it, so that nobody else can have something adopted; what
-it says is checked against the kernel.
+After supervisord was killed, the record proves who a process is. It never says what to do.
+Only supervisord's own user can write it, so nobody else can have a process adopted. The next
+supervisord checks what it says against the kernel.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from typing import Any
 
 from supervisor_hotreload.system.process import Process, boot_id
 
-LIMIT = 1 << 20
+LIMIT_BYTES = 1 << 20
 """Bytes of a record that are read."""
 
 Proofs = list[tuple[Process, frozenset[int]]]
-"""The processes of one program, and the listening sockets that each holds."""
+"""The processes of one program, each with the listening sockets that it holds (inodes)."""
 
 
 class Record:
     """One file beside supervisord's pidfile.
 
-    :param path: where it lies; '' for nowhere: nothing is kept.
+    :param path: its path; '' for no file, then nothing is recorded.
     """
 
     def __init__(self, path: str) -> None:
@@ -34,7 +34,7 @@ class Record:
         self._text = ""
 
     def write(self, programs: Mapping[str, Proofs]) -> None:
-        """Replace the record, if it has changed.
+        """Replace the file, if *programs* differ from what it says.
 
         :raises OSError: when it cannot be written.
         """
@@ -59,16 +59,16 @@ class Record:
         self._text = text
 
     def read(self) -> dict[str, Proofs]:
-        """Return what it says by program, nothing where it cannot be believed."""
+        """Return what the file says of each program, nothing when others could have written it."""
         try:
             return proofs_in(self._own_text())
         except OSError:
             return {}
 
     def _own_text(self) -> str:
-        """Return the text of a regular file that nobody else could have written.
+        """Return the text of the file.
 
-        :raises OSError: when there is none.
+        :raises OSError: when there is none, or when others could have written it.
         """
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         descriptor = os.open(self._path, flags)
@@ -76,14 +76,17 @@ class Record:
             seen = os.fstat(descriptor)
             mine = seen.st_uid == os.geteuid() and stat.S_IMODE(seen.st_mode) == 0o600
             if not (mine and stat.S_ISREG(seen.st_mode) and seen.st_nlink == 1):
-                raise PermissionError(1, "not a file that only we can write")
-            return os.read(descriptor, LIMIT).decode("utf-8", "replace")
+                raise PermissionError(1, "others than supervisord can write it")
+            return os.read(descriptor, LIMIT_BYTES).decode("utf-8", "replace")
         finally:
             os.close(descriptor)
 
 
 def proofs_in(text: str) -> dict[str, Proofs]:
-    """Return what a record says by program, nothing where it makes no sense."""
+    """Return what the text of a record says of each program.
+
+    :return: nothing when the text is damaged, or of an earlier boot of the machine.
+    """
     try:
         found = json.loads(text)
         if found["boot"] != boot_id():

@@ -13,9 +13,11 @@ from typing import Any, Callable, Optional
 
 from supervisor_hotreload import servers
 from supervisor_hotreload.core import protocol
+from supervisor_hotreload.core.driver import Driver
 from supervisor_hotreload.core.model import Failure, Fault, Outcome, Policy
 from supervisor_hotreload.core.protocol import Steps
-from supervisor_hotreload.core.reload import Driver, Reload
+from supervisor_hotreload.core.reload import Reload
+from supervisor_hotreload.plugin.capture import capture
 from supervisor_hotreload.plugin.check_command import CheckCommand
 from supervisor_hotreload.plugin.events import Announcer, Exits
 from supervisor_hotreload.plugin.keeper import Keeper
@@ -245,7 +247,7 @@ class ReloadService:
         return sockets.open(tracked.name, tracked.process) if asked else ""
 
     def proven(self, tracked: SupervisedProgram) -> None:
-        self.supervised.keep_record()
+        self.supervised.write_record()
 
     def runs(self, tracked: SupervisedProgram) -> None:
         """Know the master behind a shell before it is needed."""
@@ -356,7 +358,7 @@ class ReloadService:
 
     def _begin(self, tracked: SupervisedProgram, reload: Reload, wishes: Wishes) -> None:
         """Begin *reload*, or raise a Failure and nothing else: no reload may be left half begun."""
-        reload.take_up()
+        reload.restart_clock()
         try:
             self._look_and_run(tracked, reload, wishes)
         except Exception as error:  # noqa: BLE001 - whatever it is, it refuses this reload only
@@ -443,7 +445,7 @@ class ReloadService:
         steps = self._steps(tracked, reload, found, policy, successor)  # or it is refused
         tracked.remember(old.master, found.family)
         tracked.want_successor()
-        end_capture = self.supervised.capture(tracked, reload.output.append)
+        end_capture = capture(tracked.process, reload.output.append)
         reload.when_ended(self._close(tracked, old, end_capture))
         self.supervised.tick.turn_on()
         self._idle_since = None

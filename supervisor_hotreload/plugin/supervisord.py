@@ -1,53 +1,42 @@
-"""supervisord as hotreload sees it: its programs, its loop, its log."""
+"""The running supervisord: its programs, what is hooked on it, and the clock of reloads."""
 
 from __future__ import annotations
 
-import contextlib
-import math
 import os
-import time
-import traceback
 from typing import Any, Callable, Optional
 
 from supervisor import events
 from supervisor.states import SupervisorStates
 
-from supervisor_hotreload.core.model import Failure
-from supervisor_hotreload.core.text import printable
-from supervisor_hotreload.plugin import orphans
 from supervisor_hotreload.plugin.compat import missing
-from supervisor_hotreload.plugin.events import (
-    channel,
-    hand_over,
-    is_ours,
-    make_findable,
-    make_room,
-)
+from supervisor_hotreload.plugin.events import is_ours, make_room
+from supervisor_hotreload.plugin.listeners import Listeners
 from supervisor_hotreload.plugin.log import Log
 from supervisor_hotreload.plugin.loop import Tick
 from supervisor_hotreload.plugin.notify_socket import NotifySockets
+from supervisor_hotreload.plugin.option_hooks import (
+    hook_cleanup,
+    hook_execve,
+    hook_kill,
+    hook_waitpid,
+)
 from supervisor_hotreload.plugin.program import Observer, SupervisedProgram
-from supervisor_hotreload.plugin.record import Proofs, Record
+from supervisor_hotreload.plugin.recovery import Recovery
 from supervisor_hotreload.system.linux import become_subreaper
 from supervisor_hotreload.system.world import World
 
-ORPHANS_AT_ONCE = 100
-"""Orphans of others that are reaped in one turn of supervisord's loop."""
-
-LINE = 2000
-"""Characters kept of one line of a program's output."""
-
 
 class SeamMissing(Exception):
-    """This supervisord is not one that hotreload knows how to work with."""
+    """This version of supervisor lacks something that hotreload needs."""
 
 
 class Supervisord:
-    """One running supervisord.
+    """Finds the programs of one supervisord, and follows the events that change them.
 
     :param supervisord: supervisor's Supervisor.
-    :param observer: told what happens to programs.
+    :param observer: called when something happens to a program.
     :param step: called at every tick while the tick is on.
+    :param use_subreaper: whether supervisord may become the parent of orphaned processes.
     :raises SeamMissing: with one line that names what supervisord lacks.
     """
 
@@ -62,55 +51,39 @@ class Supervisord:
         lacking = missing(supervisord)
         if lacking:
             raise SeamMissing(
-                "hotreload cannot work with this version of supervisor, it lacks: "
-                + ", ".join(lacking)
+                f"hotreload cannot work with this version of supervisor, which lacks: "
+                f"{', '.join(lacking)}"
             )
         self.supervisord = supervisord
         self.options = supervisord.options
-        self.logger = Log(supervisord.options.logger)
+        self.logger = Log(self.options.logger)
         self.subreaper = False
         self.tick = Tick(self.options.get_socket_map(), self.logger, step)
         self.notify_sockets = NotifySockets(self.options, world.notices)
         self._world = world
         self._observer = observer
         self._use_subreaper = use_subreaper
-        self._tracked: dict[int, SupervisedProgram] = {}
+        self._programs: dict[int, SupervisedProgram] = {}
+        self._listeners = Listeners()
         path = beside_pidfile(self.options, ".hotreload.record") if self.options.pidfile else ""
-        self._record = Record(path)
-        self._recording = False
-        self._trouble = ""
-        self._orphans, self._orphans_said = 0, -math.inf
-        self._listeners: dict[str, Any] = {}
-        self._listeners_since = 0.0
-        self._hook_signals()
-        self._hook_reaping()
-        self._hook_exec()
-        self._hook_cleanup()
+        self._recovery = Recovery(world, observer, path, self.logger)
+        self._hook_options()
         for group in supervisord.process_groups.values():
-            self._take_on(group)
+            self._add(group)
         make_room(supervisord.process_groups.values())
         self._subscribe(events.ProcessGroupAddedEvent, self._on_group_added)
         self._subscribe(events.ProcessGroupRemovedEvent, self._on_group_removed)
         self._subscribe(events.ProcessStateRunningEvent, self._on_running)
         self._subscribe(events.SupervisorRunningEvent, self._on_supervisor_running)
 
-    def _subscribe(self, kind: Any, callback: Callable[[Any], None]) -> None:
-        def guarded(event: Any) -> None:
-            try:
-                callback(event)
-            except Exception:  # noqa: BLE001 - it would end supervisord
-                self.logger.critical(f"hotreload: {traceback.format_exc()}")
-
-        events.subscribe(kind, guarded)
-
     @property
     def stopping(self) -> bool:
         return bool(self.options.mood < SupervisorStates.RUNNING)
 
-    # -- programs
+    # -- programs and listeners
 
     def groups(self) -> dict[str, list[SupervisedProgram]]:
-        """Return every program by group, in supervisord's own order of start."""
+        """Return every program by group, in the order in which supervisord starts them."""
         return {
             group.config.name: self.members(group.config.name)
             for group in sorted(self.supervisord.process_groups.values())
@@ -123,266 +96,95 @@ class Supervisord:
         """
         processes = list(self.supervisord.process_groups[name].processes.values())
         processes.sort(key=lambda process: (process.config.priority, process.config.name))
-        return [self._tracked[id(process)] for process in processes if id(process) in self._tracked]
+        found = (self._program_of(process) for process in processes)
+        return [program for program in found if program is not None]
 
     def member(self, group: str, name: str) -> SupervisedProgram:
-        """Return one program.
+        """Return the program *name* of a group.
 
-        :raises KeyError: when there is none of that name.
+        :raises KeyError: when there is no such program.
         """
-        process = self.supervisord.process_groups[group].processes[name]
-        return self._tracked[id(process)]
+        return self._programs[id(self.supervisord.process_groups[group].processes[name])]
 
     def pools(self) -> list[Any]:
         """Return the event listener pools (supervisor's EventListenerPool)."""
         groups = self.supervisord.process_groups.values()
         return [group for group in groups if hasattr(group, "event_buffer")]
 
-    def _take_on(self, group: Any) -> None:
-        if is_ours(group):
-            self._take_on_listener(group)
-        if hasattr(group, "event_buffer"):
-            return  # an event listener pool: supervisord talks to these over pipes
-        for process in group.processes.values():
-            self._tracked[id(process)] = SupervisedProgram(process, self._world, self._observer)
-
-    def _take_on_listener(self, pool: Any) -> None:
-        make_findable(pool)
-        former = self._listeners.get(pool.config.name)
-        if former is not None:
-            hand_over(former, pool)
-        self._listeners[pool.config.name] = pool
-        self._listeners_since = self._listeners_since or time.monotonic()
-
     def listeners(self) -> list[str]:
-        """Return the names of our event listener pools."""
+        """Return the names of the event listener pools that run hotreload-listener."""
         return [str(pool.config.name) for pool in self.pools() if is_ours(pool)]
 
     def listener_age(self) -> float:
-        """Return for how many seconds there has been a listener of ours, 0 for never."""
-        return time.monotonic() - self._listeners_since if self._listeners_since else 0.0
+        """Return the seconds since the first such pool was added, 0.0 without one."""
+        return self._listeners.age()
+
+    def write_record(self) -> None:
+        """Record which processes are of which program, for the next supervisord."""
+        self._recovery.write(self._programs.values())
+
+    def _program_of(self, process: Any) -> Optional[SupervisedProgram]:
+        """Return the program of a Subprocess, None for anything else."""
+        return self._programs.get(id(process))
+
+    def _add(self, group: Any) -> None:
+        if hasattr(group, "event_buffer"):  # supervisord talks to listeners over their pipes
+            self._listeners.add(group)
+            return
+        for process in group.processes.values():
+            self._programs[id(process)] = SupervisedProgram(process, self._world, self._observer)
+
+    # -- what is changed in supervisord
+
+    def _hook_options(self) -> None:
+        hook_kill(self.options, self._program_of)
+        hook_waitpid(self.options, lambda: self.subreaper, self.logger)
+        hook_execve(self.options, self.member)
+        hook_cleanup(self.options, self.notify_sockets.close)
+
+    def _subscribe(self, kind: Any, callback: Callable[[Any], None]) -> None:
+        events.subscribe(kind, lambda event: self.logger.guarded(lambda: callback(event), None))
 
     def _on_group_added(self, event: Any) -> None:
-        self._take_on(self.supervisord.process_groups[event.group])
+        self._add(self.supervisord.process_groups[event.group])
         make_room(self.supervisord.process_groups.values())
 
-    def _on_group_removed(self, event: Any) -> None:
-        kept = {
-            id(process)
+    def _on_group_removed(self, _event: Any) -> None:
+        processes = [
+            process
             for group in self.supervisord.process_groups.values()
             for process in group.processes.values()
+        ]
+        self._programs = {
+            id(process): self._programs[id(process)]
+            for process in processes
+            if id(process) in self._programs
         }
-        self._tracked = {key: value for key, value in self._tracked.items() if key in kept}
-        self.notify_sockets.close_all_but(tracked.name for tracked in self._tracked.values())
+        self.notify_sockets.close_all_but(program.name for program in self._programs.values())
 
     def _on_running(self, event: Any) -> None:
-        tracked = self._tracked.get(id(event.process))
-        if tracked is not None:
-            tracked.look()
-
-    # -- supervisord itself
+        program = self._program_of(event.process)
+        if program is not None:
+            program.look()
 
     def _on_supervisor_running(self, _event: Any) -> None:
-        """Daemonizing forks, and a subreaper is one process: so not before now."""
+        """Become a subreaper, and adopt what is left of an earlier supervisord.
+
+        Not before: supervisord forks to daemonize, and a fork is no subreaper.
+        """
         self.subreaper = self._world.subreaper = self._use_subreaper and become_subreaper()
         if not self.subreaper:
             self.logger.warn(
-                "hotreload: this system has no subreaper; new generations are adopted by watching"
+                "hotreload: supervisord is no subreaper on this system; new generations are "
+                "adopted by watching, and their exit statuses are unknown"
             )
-        for tracked in list(self._tracked.values()):
-            tracked.listen()
-        recorded = self._record.read()
-        users = {orphans.user_of(tracked) for tracked in self._tracked.values()}
-        strays = orphans.strays(self._world, users)
-        for tracked in list(self._tracked.values()) if strays or recorded else ():
-            self._find_orphan(tracked, recorded.get(tracked.name, []), strays)
-        self._recording = True
-        self.keep_record()
-
-    def keep_record(self) -> None:
-        """Record whose the processes are, for the next supervisord, should this one be killed."""
-        if not self._recording:
-            return
-        try:
-            self._record.write({t.name: t.proofs() for t in self._tracked.values()})
-            self._trouble = ""
-        except OSError as error:
-            if self._trouble != str(error):
-                self._trouble = str(error)
-                self.logger.warn(
-                    f"hotreload: no record can be kept of what runs ({error}): after supervisord "
-                    f"is killed the next one adopts only what it can tell without one"
-                )
-
-    def _find_orphan(
-        self, tracked: SupervisedProgram, recorded: Proofs, strays: list[orphans.Stray]
-    ) -> None:
-        """Take what an earlier supervisord has left of a program, instead of a second copy."""
-        try:
-            if not self._observer.adopts_orphans(tracked):
-                return
-            process = orphans.find(
-                self._world, tracked, recorded, strays, self._observer.strategy(tracked)
-            )
-            if process is None:
-                return
-            pipes = orphans.reopen_pipes(process, tracked.process.config.redirect_stderr)
-            tracked.take_orphan(process, orphans.started_at(process), pipes)
-            tracked.previous += orphans.before(self._world, recorded, process)
-            self.logger.warn(
-                f"hotreload: {tracked.name}: {process} was left by an earlier supervisord and is "
-                f"adopted by watching; its exit status will not be known"
-            )
-            self._observer.orphan_taken(tracked)
-        except LookupError as doubt:
-            self.logger.warn(f"hotreload: {tracked.name}: not adopted: {doubt}")
-        except Failure:
-            self.logger.warn(f"hotreload: {tracked.name}: not looked for: a setting of it is bad")
-        except Exception:  # noqa: BLE001 - it would end supervisord
-            self.logger.critical(f"hotreload: {tracked.name}: {traceback.format_exc()}")
-
-    def _hook_signals(self) -> None:
-        """stopasgroup and killasgroup signal -pid, which is no group after an adoption;
-        and a process that supervisord does not reap may be gone."""
-        options, kill = self.options, self.options.kill
-
-        def hooked_kill(pid: int, signal: int) -> None:
-            tracked = self._tracked.get(id(options.pidhistory.get(abs(pid))))
-            if tracked is None or not tracked.adopted:
-                kill(pid, signal)
-            elif pid < 0:
-                tracked.signal_group(signal)
-            elif tracked.watched:
-                tracked.signal_alone(signal)
-            else:
-                kill(pid, signal)  # as long as it is our child its pid is nobody else's
-
-        options.kill = hooked_kill
-
-    def _hook_reaping(self) -> None:
-        """Reap the orphans of others without a line each (supervisord.reap): a subreaper is
-        handed all, and any program may make as many as it likes."""
-        options, waitpid = self.options, self.options.waitpid
-
-        def hooked_waitpid() -> tuple[Any, Any]:
-            for _ in range(ORPHANS_AT_ONCE):
-                pid, status = waitpid()
-                if not pid or pid in options.pidhistory or not self.subreaper:
-                    return pid, status
-                self._note_orphan()
-            return None, None  # the rest at the next turn
-
-        options.waitpid = hooked_waitpid
-
-    def _note_orphan(self) -> None:
-        """Say now and then how many were reaped."""
-        self._orphans += 1
-        now = time.monotonic()
-        if now - self._orphans_said >= 60.0:
-            self.logger.info(
-                f"hotreload: reaped {self._orphans} orphans of programs since the last such line"
-            )
-            self._orphans, self._orphans_said = 0, now
-
-    def _hook_exec(self) -> None:
-        """Tell a program the name of its directory, as a shell does.
-
-        supervisord changes into ``directory`` and leaves its own PWD in the
-        environment; gunicorn then re-execs in what a ``current`` symlink
-        pointed to when it was first started (gunicorn util.getcwd).
-        """
-        options, execve = self.options, self.options.execve
-
-        def hooked_execve(filename: str, argv: list[str], env: dict[str, str]) -> None:
-            with contextlib.suppress(Exception):  # a nicety must not keep a program from starting
-                tracked = self._by_name(env)
-                if tracked is not None:
-                    env.update(working_directory(tracked.process.config))
-                    env.update(channel(tracked.process.config))
-                    if tracked.notify_socket:
-                        env["NOTIFY_SOCKET"] = tracked.notify_socket
-            execve(filename, argv, env)
-
-        options.execve = hooked_execve
-
-    def _hook_cleanup(self) -> None:
-        """Leave no socket behind when supervisord ends or reloads itself."""
-        options, cleanup = self.options, self.options.cleanup
-
-        def hooked_cleanup() -> None:
-            with contextlib.suppress(Exception):  # supervisord has to go on
-                self.notify_sockets.close()
-            cleanup()
-
-        options.cleanup = hooked_cleanup
-
-    def _by_name(self, env: dict[str, str]) -> Optional[SupervisedProgram]:
-        """Return the program whose names supervisord has put into *env*."""
-        try:
-            return self.member(env["SUPERVISOR_GROUP_NAME"], env["SUPERVISOR_PROCESS_NAME"])
-        except KeyError:
-            return None
-
-    def capture(
-        self, tracked: SupervisedProgram, sink: Callable[[str], None]
-    ) -> Callable[[], None]:
-        """Let *sink* have every line of all that the program prints from now on.
-
-        :return: a function that ends it.
-        """
-        dispatchers = tracked.process.dispatchers.values()
-        ends = [_listen_in(d, sink) for d in dispatchers if hasattr(d, "_log")]
-
-        def end() -> None:
-            while ends:
-                ends.pop()()
-
-        return end
+        programs = list(self._programs.values())
+        for program in programs:
+            program.listen()
+        self._recovery.start(programs)
 
 
 def beside_pidfile(options: Any, ending: str) -> str:
-    """Return the path of a file of ours, beside supervisord's pidfile."""
+    """Return the path of a file of hotreload's, beside supervisord's pidfile."""
     pidfile = os.path.abspath(options.pidfile or options.logfile or "supervisord.pid")
     return os.path.splitext(pidfile)[0] + ending
-
-
-def working_directory(config: Any) -> dict[str, str]:
-    """Return PWD for a program that has a ``directory`` and is in it now."""
-    if config.directory is None or "PWD" in (config.environment or {}):
-        return {}
-    directory = os.path.abspath(config.directory)
-    return {"PWD": directory} if os.path.samefile(directory, os.curdir) else {}
-
-
-def _listen_in(dispatcher: Any, sink: Callable[[str], None]) -> Callable[[], None]:
-    """Hand what *dispatcher* logs to *sink* as well, by lines.
-
-    :return: a function that ends it. Others may have wrapped the method before us, or
-        after: theirs stays, and over ours nothing goes any more but what it is given.
-    """
-    log, before = dispatcher._log, vars(dispatcher).get("_log")
-    rest = [""]
-    listens = True
-
-    def hooked_log(data: Any) -> None:
-        log(data)
-        if not listens:
-            return
-        text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
-        *lines, rest[0] = (rest[0] + text).split("\n")
-        for line in lines:
-            sink(printable(line[:LINE].rstrip("\r"), also="\t"))
-        rest[0] = rest[0][-LINE:]
-
-    def end() -> None:
-        nonlocal listens
-        listens = False
-        if vars(dispatcher).get("_log") is not hooked_log:
-            return
-        if before is None:
-            del dispatcher._log
-        else:
-            dispatcher._log = before
-
-    dispatcher._log = hooked_log
-    return end

@@ -8,6 +8,7 @@ from typing import Any, Generic, Optional, Protocol, TypeVar
 
 from supervisor_hotreload.core import protocol
 from supervisor_hotreload.core.model import Failure, Fault, Policy, Ready
+from supervisor_hotreload.core.text import there_are
 from supervisor_hotreload.servers.generation import AcceptingGeneration, Generation
 from supervisor_hotreload.servers.program import Program as Program
 from supervisor_hotreload.servers.program import mentions as mentions
@@ -143,7 +144,7 @@ class Family(Generic[G]):
             )
         return ACCEPTING, (
             f"ready = {ACCEPTING}: a worker counts from the moment when the listening socket is in "
-            f"its epoll set; there are {old.workers}"
+            f"its epoll set; {there_are(old.workers, 'worker')}"
         )
 
     def probe(self, world: World, old: G, ready: Ready, expected: int = 0) -> Probe:

@@ -8,7 +8,7 @@ from typing import Callable, Optional, Union
 
 from supervisor_hotreload.core.model import Failure, Fault, Progress, Readiness, Ready
 from supervisor_hotreload.servers.generation import AcceptingGeneration, counts, helpers
-from supervisor_hotreload.system.endpoint import Endpoint
+from supervisor_hotreload.system.endpoint import endpoint_probe
 from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.sd_notify import Notice
 from supervisor_hotreload.system.world import World
@@ -89,8 +89,8 @@ class Bake:
         self._workers = workers
         self._since = world.now()
 
-    def over(self, seconds: float) -> Optional[Readiness]:
-        """Return Readiness after *seconds*.
+    def over(self, seconds: float) -> Verdict:
+        """Return Readiness after *seconds*, before that how many remain.
 
         :raises Failure: BAKE_FAILED when one has died.
         """
@@ -101,9 +101,8 @@ class Bake:
                 Fault.BAKE_FAILED,
                 f"{dead[0]}, one of the {count} new workers of {self._master}, died",
             )
-        if self._world.now() - self._since < seconds:
-            return None
-        return Readiness(len(self._workers))
+        left = self._since + seconds - self._world.now()
+        return Progress.of_seconds(left) if left > 0 else Readiness(len(self._workers))
 
 
 class Heartbeat:
@@ -132,7 +131,7 @@ class Heartbeat:
         if beats and flipped == len(beats) and complete:
             return Readiness(flipped)
         total = max(self._expected, len(beats))
-        return Progress(f"{flipped}/{total} workers ready", flipped, total)
+        return Progress.of_workers(flipped, total)
 
 
 class Settle:
@@ -371,7 +370,7 @@ def probe(
     """
     expected = max(expected, old.workers)
     has_workers = bool(old.children) or expected > 0
-    endpoint = partial(Endpoint, world, ready, rights=world.ids(old.master))
+    endpoint = partial(endpoint_probe, world, ready, world.ids(old.master))
     if not has_workers and ready.kind != "notify":  # it reloads in its own process
         alone = ready.kind == "settle"
         return Lasting(world, ready.seconds) if alone else endpoint(alone=True)

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from typing import Optional
 
 from supervisor_hotreload.core.model import Policy, Progress, Readiness, Ready
+from supervisor_hotreload.core.text import there_are
 from supervisor_hotreload.servers.base import REEXEC, AcceptingFamily
 from supervisor_hotreload.servers.generation import (
     AcceptingGeneration,
@@ -94,7 +95,7 @@ class Looping:
         if len(ready) >= self._expected or (ready and steady):
             return Readiness(len(ready))
         total = max(self._expected, len(children))
-        return Progress(f"{len(ready)}/{total} workers ready", len(ready), total)
+        return Progress.of_workers(len(ready), total)
 
 
 class UnicornReexec(Reexec):
@@ -152,7 +153,7 @@ class UnicornFamily(AcceptingFamily[AcceptingGeneration]):
             return super().readiness(old, policy)
         return policy.ready, (
             f"a worker counts from the moment when it handles USR1, which it does once the "
-            f"application is loaded; there are {old.workers}"
+            f"application is loaded; {there_are(old.workers, 'worker')}"
         )
 
     def admit(

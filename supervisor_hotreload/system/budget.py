@@ -1,4 +1,7 @@
-"""What looking may cost: supervisord waits meanwhile, and who is looked at may be hostile."""
+"""Limits how much a look at processes may cost: supervisord waits meanwhile.
+
+The processes may belong to an attacker, who can have very many of them.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,20 @@ from typing import Callable, Optional
 from supervisor_hotreload.core.model import Failure, Fault
 
 AT_ONCE = 4096
-"""Glances that all that is looked at together may cost. A glance is the reading of one link
-of /proc/PID/fd, some 2 to 4 microseconds; for the first time a descriptor costs two."""
+"""Glances that may be spent at once. A glance is the reading of one link of /proc/PID/fd: 2 to
+4 microseconds. A descriptor that is seen for the first time costs two."""
 
-A_SECOND = 50_000
-"""Glances that come back in a second: a tenth to a fifth of the loop's time."""
+PER_SECOND = 50_000
+"""Glances that come back in a second. They take a tenth to a fifth of the loop's time."""
 
 USERS = 256
-"""Users above which budgets that are whole again are forgotten."""
+"""From so many users on, the budgets of which nothing is spent are forgotten."""
 
 
 class Unreadable(Failure):
-    """The kernel does not let us look, or there is more than may be looked at.
+    """The kernel hides a process from us, or looking at it would take too long.
 
-    Where nobody knows better it refuses, or fails, the reload.
+    It refuses or fails the reload, except where the caller can do without the look.
     """
 
     def __init__(self, reason: str) -> None:
@@ -32,61 +35,62 @@ class Unreadable(Failure):
 
 
 class Budget:
-    """Glances that may be spent; what is spent comes back with time.
+    """Glances that may be spent. What is spent comes back with time.
 
-    No caller has to say when a look begins: a look that takes longer than all of the
-    budget does is the last for a moment.
+    :param clock: returns monotonic seconds.
     """
 
     def __init__(
-        self, clock: Callable[[], float], at_once: int = AT_ONCE, a_second: int = A_SECOND
+        self, clock: Callable[[], float], at_once: int = AT_ONCE, per_second: int = PER_SECOND
     ) -> None:
         self._clock = clock
         self._at_once = at_once
-        self._a_second = a_second
+        self._per_second = per_second
         self._left = float(at_once)
         self._at = clock()
 
     @property
     def left(self) -> int:
+        """How many glances are left now."""
         now = self._clock()
-        earned = max(0.0, now - self._at) * self._a_second
+        earned = max(0.0, now - self._at) * self._per_second
         self._left = min(self._at_once, self._left + earned)
         self._at = now
         return int(self._left)
 
     @property
     def whole(self) -> bool:
+        """Whether nothing is spent."""
         return self.left == self._at_once
 
     @property
     def plenty(self) -> bool:
-        """Tell whether more than half is left: for what can also be looked at later."""
+        """Whether more than half is left: enough for a look that could also be made later."""
         return self.left > self._at_once // 2
 
     def spend(self, glances: int, what: str) -> None:
-        """Spend *glances* on *what*, before it is looked at.
+        """Spend *glances* before *what* is looked at.
 
-        :raises Unreadable: when so many are not left; then none is spent.
+        :raises Unreadable: when fewer are left; then none is spent.
         """
         if glances > self.left:
             raise Unreadable(f"{what}: not looked at, all together it would take too long")
         self._left -= glances
 
     def charge(self, glances: int) -> None:
-        """Take *glances* for what has been looked at: only then it was known how much it is."""
+        """Take *glances* for a look whose cost was not known before; the rest may be negative."""
         self._left -= glances
 
 
 class Budgets:
-    """A budget for each user: what the processes of one cost is not lost to another."""
+    """One budget for each user, so that no user can spend what another needs."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._of: dict[Optional[int], Budget] = {}
 
     def of(self, user: Optional[int]) -> Budget:
-        """Return the budget of *user*: the real id of a process, which it cannot choose."""
+        """Return the budget of *user*, the real id of a process: a process cannot choose it."""
         if user not in self._of:
             if len(self._of) >= USERS:
                 self._of = {u: budget for u, budget in self._of.items() if not budget.whole}

@@ -1,4 +1,4 @@
-"""Runs an operator's command beside a loop, never inside it."""
+"""Runs a command that judges a reload: a trial or a health check. The loop never waits."""
 
 from __future__ import annotations
 
@@ -15,35 +15,34 @@ from supervisor_hotreload.core.text import printable
 from supervisor_hotreload.system.command import ITSELF, Command, RunAs
 from supervisor_hotreload.system.process import Process
 
-TAIL = 2000
-"""Bytes of the command's output that the answer shows."""
+TAIL_BYTES = 2000
+"""How much of the end of the command's output a message shows."""
+
+OUTPUT_BYTES = 16 << 20
+"""How much the command may print. A temporary file holds it until the command ends."""
+
+BETWEEN_WORDS = "\n\t"
+"""Characters of an output that are not printable and may be shown."""
 
 
-LIMIT = 16 << 20
-"""Bytes that it may print: they are kept in a file until it ends."""
+class JudgingCommand:
+    """A command whose exit status decides (core.protocol.Judge).
 
-LINES = "\n\t"
-"""What output is made of beside printable characters."""
+    ``check = COMMAND`` decides whether the successor is adopted, ``check_before = COMMAND``
+    whether anything is changed at all. The environment variables HOTRELOAD_PROGRAM,
+    HOTRELOAD_OLD_PID and HOTRELOAD_NEW_PID say what is judged.
 
+    A subclass gives the environment, and names the command to whoever reaps it.
 
-class Check:
-    """``check = COMMAND``: its exit status decides whether the successor is adopted;
-    ``check_before``: whether anything is touched at all.
-
-    It is told what it judges by HOTRELOAD_PROGRAM, HOTRELOAD_OLD_PID and
-    HOTRELOAD_NEW_PID.
-
-    A subclass says in which environment it runs, and who reaps it.
-
-    :param name: the program's.
-    :param command: split as a shell splits it, run without a shell.
-    :param old: the master whose place the successor is to take.
-    :param title: what to call it.
-    :param fault: the kind of the Failure when it does not agree.
-    :param directory: where it runs, None for here.
-    :param umask: None for this process's.
-    :param run_as: as whom it runs.
-    :raises Failure: when there is no room for what it prints.
+    :param name: the name of the program.
+    :param command: is split as a shell splits it, and run without a shell.
+    :param old: the master of the old generation.
+    :param title: what messages call the command.
+    :param fault: the fault when it does not agree.
+    :param directory: where it runs; None means the current directory.
+    :param umask: None means that of this process.
+    :param run_as: the user that it runs as.
+    :raises Failure: when no file can be made for its output.
     """
 
     def __init__(
@@ -76,14 +75,15 @@ class Check:
         return self._title
 
     def __call__(self, new: Optional[Process]) -> bool:
-        """Return True when the command has agreed; the first call starts it.
+        """Return True once the command has agreed. The first call starts it.
 
-        :raises Failure: when it has not.
+        :param new: the successor, None when nothing was changed yet.
+        :raises Failure: when it has not agreed.
         """
         if self._command is None:
             self._command = self._start(new)
-        if os.fstat(self._output.fileno()).st_size > LIMIT:
-            much = f"{self._title} has printed more than {LIMIT >> 20} MiB"
+        if os.fstat(self._output.fileno()).st_size > OUTPUT_BYTES:
+            much = f"{self._title} has printed more than {OUTPUT_BYTES >> 20} MiB"
             raise Failure(self._fault, f"{much}{self.tail()}")
         if self._status is None:
             return False
@@ -97,20 +97,20 @@ class Check:
         raise Failure(self._fault, f"{self._title} {how}{self.tail()}")
 
     def finish(self, pid: int, sts: int) -> None:
-        """Take the exit status from whoever has reaped the command."""
+        """Note the exit status *sts*. Whoever has reaped the command calls this."""
         self._status = sts
 
     def tail(self) -> str:
-        """Return the end of what it has printed, as the end of a sentence."""
-        file = self._output.fileno()  # whose position is the command's own, which may still run
-        raw = os.pread(file, TAIL, max(0, os.fstat(file).st_size - TAIL))
+        """Return the end of its output as the end of a sentence: ': TEXT', or ''."""
+        file = self._output.fileno()  # pread: the command may still run, and shares the position
+        raw = os.pread(file, TAIL_BYTES, max(0, os.fstat(file).st_size - TAIL_BYTES))
         text = raw.decode("utf-8", "replace").strip()
-        return f": {printable(text, also=LINES)}" if text else ""
+        return f": {printable(text, also=BETWEEN_WORDS)}" if text else ""
 
     def close(self) -> None:
-        """End the command if it still runs, with all that it has started."""
+        """End the command if it still runs, and what it has started."""
         if self._command is not None and self._status is None:
-            for kill in (os.kill, os.killpg):  # it may not lead a group yet
+            for kill in (os.kill, os.killpg):  # it may have no group of its own yet
                 with suppress(OSError):
                     kill(self._command.pid, signal.SIGKILL)
         if self._command is not None:
@@ -122,11 +122,11 @@ class Check:
         return os.environ
 
     def hint(self) -> str:
-        """Return what may be done where the command cannot be run."""
+        """Return what an operator can do when the command cannot be run."""
         return ""
 
     def spawned(self, pid: int) -> None:
-        """Tell whoever reaps *pid* to call finish()."""
+        """Arrange that :meth:`finish` is called when *pid* is reaped."""
 
     def _start(self, new: Optional[Process]) -> Command:
         environment = dict(

@@ -1,4 +1,4 @@
-"""Forks a child that never runs its parent's code; the parent waits for nothing."""
+"""Forks a child that runs one function and ends. The parent does not wait for it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Callable
 
 
 def forked(run: Callable[[], object], descriptors: Sequence[int] = ()) -> int:
-    """Let a child *run* and end, in a session of its own.
+    """Fork a child that calls *run* and ends, in a session of its own.
 
-    It has the signals of a new process, and no descriptor but those given.
+    No signal is caught or blocked in it, and all other descriptors are closed.
 
-    :param descriptors: what are to be its descriptors 0, 1, 2 and so on.
-    :return: its pid, at once; the caller's own loop reaps it.
-    :raises OSError: when there can be no child.
+    :param descriptors: become its descriptors 0, 1, 2 and so on.
+    :return: its pid, at once. The caller's own loop has to reap it.
+    :raises OSError: when no child can be made.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
@@ -26,9 +26,9 @@ def forked(run: Callable[[], object], descriptors: Sequence[int] = ()) -> int:
             try:
                 os.setsid()
                 _reset_signals()
-                _keep(descriptors)
+                _take_descriptors(descriptors)
                 run()
-            except BaseException:  # noqa: BLE001 - nobody is there whom it could be told
+            except BaseException:  # noqa: BLE001 - nobody in the child can handle it
                 os._exit(126)
             finally:
                 os._exit(0)
@@ -38,7 +38,7 @@ def forked(run: Callable[[], object], descriptors: Sequence[int] = ()) -> int:
 
 
 def _reset_signals() -> None:
-    """As after an exec: nothing is caught, nothing is blocked."""
+    """Make the signals what they are after an exec: none is caught or blocked."""
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)) or number in (signal.SIGPIPE, signal.SIGXFSZ):
@@ -46,9 +46,11 @@ def _reset_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def _keep(descriptors: Sequence[int]) -> None:
-    """Move *descriptors* to 0, 1, 2 and so on, and close all others; an exec closes those
-    above 2 as well."""
+def _take_descriptors(descriptors: Sequence[int]) -> None:
+    """Move *descriptors* to 0, 1, 2 and so on, and close all others.
+
+    An exec closes those above 2 as well.
+    """
     first = len(descriptors)
     above = [fcntl.fcntl(held, fcntl.F_DUPFD_CLOEXEC, first) for held in descriptors]
     for number, held in enumerate(above):

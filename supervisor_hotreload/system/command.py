@@ -1,8 +1,8 @@
-"""Starts a command beside a loop, which waits neither for its exec nor for a name service.
+"""Starts a command. The loop waits neither for its exec nor for a name service.
 
-The owner of an executable can hold up who executes it for as long as he likes (a write
-lease, fcntl(2)). So the parent only forks; the child does all else, and says through a
-pipe what keeps it from executing the command.
+The owner of an executable can make an exec of it wait for as long as he likes (a write lease,
+fcntl(2)). So the parent only forks. The child does the rest, and writes into a pipe why it
+cannot execute the command.
 """
 
 from __future__ import annotations
@@ -17,27 +17,28 @@ from supervisor_hotreload.system.child import forked
 from supervisor_hotreload.system.credentials import NOBODY
 
 TROUBLE = 3
-"""The child's end of that pipe."""
+"""The descriptor of that pipe in the child."""
 
-SENTENCE = 1000
-"""Characters of what it says; the pipe holds them."""
+REASON_CHARACTERS = 1000
+"""How long the reason may be. The pipe holds it, so that the child never waits."""
 
 
 @dataclass(frozen=True)
 class RunAs:
-    """As whom a command runs; nothing changes unless its starter is root.
+    """The user that a command runs as. Nothing changes unless we are root.
 
-    :param user: an id or a name, None for its starter's.
-    :param group: an id or a name, None for the user's own.
+    :param user: an id or a name; None means our own user.
+    :param group: an id or a name; None means the user's own group.
     """
 
     user: Union[int, str, None] = None
     group: Union[int, str, None] = None
 
     def take(self) -> None:
-        """Become that user for good, in a child: a name service is asked, which may wait.
+        """Become that user for good. Only a child may do it: the name service may wait.
 
-        :raises OSError, ValueError: when there is no such user, or it cannot be.
+        :raises ValueError: when there is no such user or group.
+        :raises OSError: when the kernel refuses.
         """
         if self.user is None or os.getuid() != 0:
             return
@@ -55,12 +56,12 @@ class RunAs:
             os.setresgid(group, group, group)
             os.setresuid(user, user, user)
             users, groups = {*os.getresuid()}, {*os.getresgid()}
-        else:  # the saved ids are set as well where root does this
+        else:  # root sets the saved ids as well by this
             os.setgid(group)
             os.setuid(user)
             users, groups = {os.getuid(), os.geteuid()}, {os.getgid(), os.getegid()}
         if users != {user} or groups != {group}:
-            raise PermissionError(1, f"user {user} and group {group} cannot be taken")
+            raise PermissionError(1, f"cannot become user {user} and group {group}")
 
 
 ITSELF = RunAs()
@@ -69,13 +70,13 @@ ITSELF = RunAs()
 def _known(
     key: Union[int, str], by_id: Callable[[int], Any], by_name: Callable[[str], Any], what: str
 ) -> Any:
-    """Return what the name service knows of a name or an id, None of an id that it does not know.
+    """Return the name service's entry of a name or an id, None for an unknown id.
 
-    :raises ValueError: when there is no such name.
+    :raises ValueError: when the name is unknown.
     """
     try:
         return by_id(int(key))
-    except KeyError:  # as in containers
+    except KeyError:  # a container may know ids that its name service does not
         return None
     except ValueError:
         pass
@@ -86,13 +87,14 @@ def _known(
 
 
 class Command:
-    """One command that was started; somebody else reaps it.
+    """A command that was started. The caller has to reap it.
 
-    :param words: the command, looked for in the PATH of *environment*, and its arguments.
-    :param output: the descriptor of all that it prints.
-    :param directory: where it runs, None for here.
-    :param umask: None for this process's.
-    :raises OSError: when there can be no child.
+    :param words: the command, which is searched in the PATH of *environment*, and its
+        arguments.
+    :param output: the descriptor that it prints to.
+    :param directory: where it runs; None means the current directory.
+    :param umask: None means that of this process.
+    :raises OSError: when no child can be made.
     """
 
     def __init__(
@@ -122,12 +124,12 @@ class Command:
                 os.close(nothing)
 
     def trouble(self) -> str:
-        """Return what has kept it from being executed, '' for nothing; once it was reaped."""
+        """Return why it was not executed, '' if it was. Call this after it was reaped."""
         try:
-            told = os.read(self._trouble, 4 * SENTENCE)
+            reason = os.read(self._trouble, 4 * REASON_CHARACTERS)
         except BlockingIOError:
             return ""
-        return printable(told.decode("utf-8", "replace"))
+        return printable(reason.decode("utf-8", "replace"))
 
     def close(self) -> None:
         if self._trouble >= 0:
@@ -142,7 +144,7 @@ def _execute(
     umask: Optional[int],
     run_as: RunAs,
 ) -> int:
-    """Become the command; return the exit status of a child that cannot (as a shell's)."""
+    """Become the command. If that fails, return the exit status that a shell would have."""
     what = "" if run_as.user is None else f"user {run_as.user}"
     try:
         run_as.take()
@@ -153,7 +155,7 @@ def _execute(
             os.chdir(directory)
         what = words[0]
         os.execvpe(words[0], [*words], environment)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the parent says it
+    except Exception as error:  # noqa: BLE001 - the parent reports whatever it is
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        os.write(TROUBLE, f"{what}: {why}"[:SENTENCE].encode("utf-8", "replace"))
+        os.write(TROUBLE, f"{what}: {why}"[:REASON_CHARACTERS].encode("utf-8", "replace"))
         return 127 if isinstance(error, FileNotFoundError) else 126

@@ -1,10 +1,10 @@
 """Looks at the files and processes of a program with the program's own rights.
 
-supervisord is often root, its programs are not: what root opens in a program's place
-may be somebody else's secret. Only the file system ids of this thread change, for the
-time of one look (setfsuid(2), path_resolution(7), ptrace(2) 'Ptrace access mode
-checking'): /proc/PID/fd of a process opens for a caller whose ids are all its own,
-also where root has no CAP_SYS_PTRACE.
+supervisord is often root, its programs are not. A program can make a path lead to a secret
+that root can read and the program cannot. So only the file system ids of this thread change,
+for the time of one look (setfsuid(2), path_resolution(7)). They also open /proc/PID/fd to a
+root without CAP_SYS_PTRACE, if all ids of the process are the same (ptrace(2), 'Ptrace access
+mode checking').
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, Optional
 
-from supervisor_hotreload.system.linux import LINUX, libc
+from supervisor_hotreload.system.linux import LINUX, libc, read_whole
 
 PR_SET_PDEATHSIG, PR_GET_PDEATHSIG = 1, 2
 PR_GET_DUMPABLE, PR_SET_DUMPABLE = 3, 4
 
 NOBODY = 65534
-"""The id of a group that nothing belongs to."""
+"""The id of the group that owns nothing."""
 
 
 class Ids(NamedTuple):
-    """As whom a process acts (proc(5), status).
+    """The ids of a process, which are its rights (proc(5), status).
 
     :param users: its real, effective, saved and file system user id.
-    :param groups: the same four of its group.
+    :param groups: the same four group ids.
     :param more: its supplementary groups.
     """
 
@@ -38,34 +38,32 @@ class Ids(NamedTuple):
 
     @property
     def user(self) -> Optional[int]:
-        """The user that it is in every respect, None where its four ids differ: it has
-        executed a setuid file, or is about to change its user."""
+        """The user, None where the four ids differ: the process has executed a setuid file,
+        or is about to change its user."""
         return self.users[0] if len({*self.users}) == 1 else None
 
     @classmethod
     def of_user(cls, user: int, group: int = NOBODY) -> Ids:
-        """Return a user's ids, with no right by any group unless one is named."""
+        """Return the ids of a user, in a group that owns nothing unless one is given."""
         return cls((user,) * 4, (group,) * 4)
 
 
+OWN = Ids.of_user(0, 0)
+"""Our own rights: rights_of() changes nothing for them."""
+
+
 def ids_of(pid: int) -> Optional[Ids]:
-    """Return as whom *pid* acts, None when there is no such process or it is not told."""
+    """Return the ids of *pid*, None when there is no such process or they are hidden."""
     if not LINUX:
         return _portable_ids(pid)
     try:
-        descriptor = os.open(f"/proc/{pid}/status", os.O_RDONLY | os.O_CLOEXEC)
+        return read_ids(read_whole(f"/proc/{pid}/status").split(b"\n"))
     except OSError:
         return None
-    try:
-        return read_ids(os.read(descriptor, 1 << 12).split(b"\n"))
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
 
 
 def read_ids(lines: Iterable[bytes]) -> Optional[Ids]:
-    """Return the ids that the lines of /proc/PID/status tell, None where they do not."""
+    """Return the ids in the lines of /proc/PID/status, None where they are torn."""
     found: dict[bytes, tuple[int, ...]] = {}
     for line in lines:
         key, _, value = line.partition(b":")
@@ -97,17 +95,17 @@ def _portable_ids(pid: int) -> Optional[Ids]:
 def rights_of(ids: Optional[Ids]) -> Iterator[None]:
     """Look at files with the rights of *ids* and no others, until the end of the block.
 
-    Nothing changes where this process is not root, or *ids* are root's. What the block
-    calls must neither yield nor wait.
+    Nothing changes when this process is not root, or *ids* are root's. The block must
+    neither wait nor yield.
 
-    :param ids: as whom; None or ids that differ among themselves have no rights at all.
+    :param ids: None, or ids that differ among themselves, have no rights at all.
     :raises PermissionError: when these rights cannot be taken.
     """
     if os.geteuid() != 0 or not LINUX:
         yield
         return
     if ids is None or ids.user is None or len({*ids.groups}) != 1:
-        raise PermissionError(1, "its user ids differ among themselves")
+        raise PermissionError(1, "its user ids differ, or they are unknown")
     if ids.user == 0:
         yield
         return
@@ -115,7 +113,7 @@ def rights_of(ids: Optional[Ids]) -> Iterator[None]:
     own = os.getgroups()
     dumpable, signal = library.prctl(PR_GET_DUMPABLE, 0, 0, 0, 0), ctypes.c_int()
     library.prctl(PR_GET_PDEATHSIG, ctypes.byref(signal), 0, 0, 0)
-    user, group = library.setfsuid(-1), library.setfsgid(-1)  # one look may be part of another
+    user, group = library.setfsuid(-1), library.setfsgid(-1)  # a look may be part of another one
     try:
         os.setgroups(ids.more)
         library.setfsgid(ids.groups[0])
@@ -128,7 +126,7 @@ def rights_of(ids: Optional[Ids]) -> Iterator[None]:
         library.setfsgid(group)
         if os.getgroups() != own:
             os.setgroups(own)
-        # a change of these ids has cleared both (kernel/cred.c, commit_creds)
+        # the change of the ids has cleared both (kernel/cred.c, commit_creds)
         if dumpable == 1:
             library.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
         if signal.value:

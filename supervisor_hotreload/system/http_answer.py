@@ -1,4 +1,4 @@
-"""What an HTTP server has answered so far; every byte of it is distrusted."""
+"""Judges the answer of an HTTP server, of which no byte is trusted."""
 
 from __future__ import annotations
 
@@ -11,50 +11,50 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 STATUS = re.compile(rb"[0-9]{3}")
 
 REDIRECTS = frozenset(("301", "302", "303", "307", "308"))
-"""What a Location says more about (RFC 9110, 15.4)."""
+"""Statuses whose answer has a Location (RFC 9110, 15.4)."""
 
 LOCATION = re.compile(rb"[!-~]{1,2000}")
-"""A Location is printable ASCII without a blank (RFC 3986), and need not be longer."""
+"""A Location is printable ASCII without blanks (RFC 3986). A longer one is refused."""
 
-SHOWN = 120
-"""Characters of a Location that are shown."""
+LOCATION_CHARACTERS = 120
+"""How much of a Location a message shows."""
 
 
 @dataclass(frozen=True)
 class Redirect:
     """An answer that leads elsewhere.
 
-    :param location: printable, not yet looked at.
+    :param location: is printable; nothing else is known of it.
     """
 
     status: str
     location: str
 
     def url(self, base: str) -> str:
-        """Return where it leads from *base*, without a fragment.
+        """Return the URL that it leads to from *base*, without a fragment.
 
-        :raises ValueError: with what is to be said of it, when that is another scheme, host
-            or port, or no URL at all.
+        :raises ValueError: with a message, when the URL has another scheme, host or port, or
+            is none at all.
         """
         try:
             here, there = urlsplit(base), urlsplit(urljoin(base, self.location))
             if "@" not in there.netloc and _origin(here) == _origin(there):
                 return there._replace(path=there.path or "/", fragment="").geturl()
         except ValueError:
-            pass  # what cannot be understood is elsewhere
+            pass  # a URL that is not understood counts as another server
         raise ValueError(
-            f"status {self.status} to '{self.location[:SHOWN]}', which is elsewhere, "
+            f"status {self.status} to '{self.location[:LOCATION_CHARACTERS]}', which is elsewhere, "
             f"is not followed"
         )
 
 
 def judged(answer: bytes, text: str = "", ended: bool = False) -> Union[str, Redirect, None]:
-    """Return what is wrong with *answer*, '' when it is good, or where it leads.
+    """Return what is wrong with *answer*, '' when it is good, or a Redirect.
 
-    The status line alone is enough unless a *text* is to be in the body.
+    The status line is enough unless *text* must be in the body.
 
-    :param ended: no more of it is read.
-    :return: None while that cannot be told.
+    :param ended: no more of the answer will be read.
+    :return: None while more of it is needed.
     """
     line, complete, _ = answer.partition(b"\n")
     if not complete and not ended:
@@ -76,7 +76,7 @@ def judged(answer: bytes, text: str = "", ended: bool = False) -> Union[str, Red
 
 
 def _redirect(status: str, head: bytes) -> Union[str, Redirect]:
-    """Return where *head* leads, or why that is not said."""
+    """Return the Redirect in *head*, or what is wrong with it."""
     fields = (line.partition(b":") for line in head.split(b"\r\n")[1:])
     found = [value.strip(b" \t") for name, _, value in fields if name.lower() == b"location"]
     if len(found) != 1:
@@ -89,7 +89,7 @@ def _redirect(status: str, head: bytes) -> Union[str, Redirect]:
 def _origin(url: SplitResult) -> tuple[str, object, int]:
     """Return scheme, address and port.
 
-    :raises ValueError: when its host is a name: to look it up would block.
+    :raises ValueError: when the host is a name: a look-up would block.
     """
     name = url.hostname or ""
     host = ipaddress.ip_address("127.0.0.1" if name == "localhost" else name)

@@ -44,6 +44,24 @@ def libc() -> Any:
     return ctypes.CDLL(None, use_errno=True)
 
 
+def read_whole(path: str, limit: int = 1 << 16) -> bytes:
+    """Return what a file of the kernel's contains, up to *limit* bytes.
+
+    :raises OSError: when it cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        text = os.read(descriptor, limit)
+        while text and len(text) < limit:
+            more = os.read(descriptor, limit - len(text))
+            if not more:
+                break
+            text += more
+        return text
+    finally:
+        os.close(descriptor)
+
+
 def become_subreaper() -> bool:
     """Become the parent of every descendant that loses its own parent.
 

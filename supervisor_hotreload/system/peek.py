@@ -1,7 +1,7 @@
-"""Reads the environments of processes, in children that may be kept waiting.
+"""Reads the environments of processes, in children of ours, which may have to wait.
 
-The kernel lets nobody read /proc/PID/environ while the process executes a file, and a
-process can draw that out for as long as it likes (fs/exec.c, exec_update_lock).
+A read of /proc/PID/environ waits while the process executes a file, and the process can make
+that last for as long as it likes (fs/exec.c, exec_update_lock).
 """
 
 from __future__ import annotations
@@ -18,38 +18,38 @@ from supervisor_hotreload.system.child import forked
 from supervisor_hotreload.system.credentials import Ids, ids_of, rights_of
 from supervisor_hotreload.system.process import Process, environment_of
 
-PATIENCE = 0.3
-"""Seconds until all answers have to be there: supervisord waits for them once, at its start."""
+ANSWER_SECONDS = 0.3
+"""When all answers have to be there. supervisord waits for them once, at its start."""
 
-MANY = 256
-"""Processes of one user that are looked at."""
+PROCESSES = 256
+"""How many processes of one user are looked at, at most."""
 
-ROOM = 1 << 20
-"""Bytes of all answers about one user's processes."""
+ANSWER_BYTES = 1 << 20
+"""The length of all answers about one user's processes, at most."""
 
 
 def environments(
     processes: Mapping[Process, Ids], names: Collection[str]
 ) -> dict[Process, dict[str, str]]:
-    """Return those of the variables *names* that each of *processes* was started with.
+    """Return the variables *names* that each process was started with.
 
-    Each user's are read by a child of their own: one that is kept waiting is ended, and what
-    it has not told by then is left out.
+    One child reads the environments of one user's processes. A child that has to wait too
+    long is killed, and what it has not answered is left out.
 
-    :param processes: with their ids, which have to be the same still.
+    :param processes: the processes and their ids, which must not have changed.
     """
     groups: dict[int, list[Process]] = {}
     for process, ids in processes.items():
         groups.setdefault(ids.users[0], []).append(process)
-    readers = [_reader(group[:MANY], processes, names) for group in groups.values()]
+    readers = [_reader(group[:PROCESSES], processes, names) for group in groups.values()]
     found: dict[Process, dict[str, str]] = {}
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + ANSWER_SECONDS
     for pid, pipe in readers:
         try:
             for line in _lines(pipe, deadline):
                 with suppress(ValueError, TypeError, KeyError):
-                    told = json.loads(line)
-                    found[Process(told["pid"], told["start"])] = dict(told["given"])
+                    answer = json.loads(line)
+                    found[Process(answer["pid"], answer["start"])] = dict(answer["given"])
         finally:
             os.close(pipe)
             with suppress(OSError):
@@ -60,7 +60,7 @@ def environments(
 def _reader(
     group: Iterable[Process], ids: Mapping[Process, Ids], names: Collection[str]
 ) -> tuple[int, int]:
-    """Start a child that reads; return its pid, and where it tells."""
+    """Start a child that reads; return its pid, and the pipe with its answers."""
     pipe, writer = os.pipe()
     nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     os.set_blocking(pipe, False)
@@ -86,10 +86,10 @@ def _reader(
 
 
 def _lines(pipe: int, deadline: float) -> list[bytes]:
-    """Return the whole lines that are there by the *deadline*."""
+    """Return the complete lines that are there at the *deadline*."""
     text = b""
-    while len(text) < ROOM:
-        left = max(0.0, deadline - time.monotonic())  # others may have used it up: it is there
+    while len(text) < ANSWER_BYTES:
+        left = max(0.0, deadline - time.monotonic())  # another child may have used up the time
         if not select.select([pipe], [], [], left)[0]:
             break
         more = os.read(pipe, 1 << 16)

@@ -1,38 +1,44 @@
-"""A process is its pid and its start time; its family is what the kernel says it is.
+"""A process is its pid and its start time. What else is known of it the kernel says.
 
-Linux answers from /proc. Elsewhere psutil does, which cannot tell everything:
-what is not known is None and never guessed. psutil is imported where it is asked,
-not before: /proc serves on Linux, and psutil takes megabytes.
+Linux answers from /proc. On other systems psutil does, which does not know everything: what
+is unknown is None and never guessed. psutil takes megabytes, so it is imported only there.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import time
 from itertools import islice
 from typing import NamedTuple, Optional
 
 from supervisor_hotreload.system.budget import Unreadable as Unreadable
-from supervisor_hotreload.system.linux import LINUX
+from supervisor_hotreload.system.linux import LINUX, read_whole
 
 CHILDREN = 1024
-"""Children of one process that are looked at, at most: supervisord waits meanwhile."""
+"""How many children of one process are looked at, at most: supervisord waits meanwhile."""
 
 THREADS = 16
-"""Threads of one process whose children are looked for, the first ones."""
+"""How many threads of one process are asked for their children, at most."""
 
 ANCESTORS = 64
-"""Ancestors that are looked at, at most: anybody may make a chain of any length."""
+"""How many ancestors are looked at, at most: a user can make a chain of any length."""
 
 READINGS = 4
 """How often a list of children is read at most until two readings agree."""
+
+ENVIRONMENT_BYTES = 1 << 20
+"""How much of an environment is read at most."""
+
+GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
+"""What reading /proc raises of a process that has ended, or is hidden (hidepid)."""
 
 
 class Process(NamedTuple):
     """One process for good: a pid that is used again has another start time.
 
     :param pid: the process id.
-    :param start: start time in the kernel's ticks since boot (Linux), else in
+    :param start: the start time in the kernel's ticks since boot (Linux), else in
         milliseconds since the epoch.
     """
 
@@ -44,7 +50,11 @@ class Process(NamedTuple):
 
 
 class Status(NamedTuple):
-    """What the kernel tells of a process at one moment."""
+    """What the kernel says of a process at one moment.
+
+    :param image: the bottom of its stack. A fork has that of its parent, an exec makes a new
+        one. 0 where the kernel hides it.
+    """
 
     process: Process
     state: str
@@ -52,49 +62,21 @@ class Status(NamedTuple):
     group: int
     session: int
     image: int
-    """Bottom of the stack: a fork shares it with its parent, an exec has a new
-    one. 0 where the kernel does not let us see it."""
-
-
-class Beat(NamedTuple):
-    """The heartbeat file of one gunicorn worker (gunicorn workers.workertmp).
-
-    :param flipped: the worker has touched it: its run loop has started.
-    :param stamp: changes with every touch.
-    """
-
-    flipped: bool
-    stamp: tuple[int, int, int]
 
 
 def status_of(pid: int) -> Optional[Status]:
-    """Return the status of *pid*, or None when there is no such process."""
+    """Return the status of *pid*, None when there is no such process."""
     if not LINUX:
         return _portable_status(pid)
     try:
         return read_stat(pid, read_whole(f"/proc/{pid}/stat"))
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
+    except GONE:
         return None
-
-
-def read_whole(path: str, limit: int = 1 << 16) -> bytes:
-    """Return what a file of the kernel's holds, up to *limit* bytes; this is often asked for."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        text = os.read(descriptor, limit)
-        while text and len(text) < limit:
-            more = os.read(descriptor, limit - len(text))
-            if not more:
-                break
-            text += more
-        return text
-    finally:
-        os.close(descriptor)
 
 
 def read_stat(pid: int, line: bytes) -> Optional[Status]:
     """Return what a line of /proc/PID/stat says, None when it is torn."""
-    # the name is in parentheses and may hold anything, a ')' as well
+    # the name is in parentheses and may contain anything, also a ')'
     fields = line[line.rfind(b")") + 2 :].split(None, 26)
     try:
         return Status(
@@ -128,13 +110,13 @@ def _portable_status(pid: int) -> Optional[Status]:
 
 
 def lookup(pid: int) -> Optional[Process]:
-    """Return the living process behind *pid*; a zombie is not living."""
+    """Return the living process with the pid *pid*. A zombie does not live."""
     seen = status_of(pid)
     return seen.process if seen is not None and seen.state not in "ZX" else None
 
 
 def is_alive(process: Process) -> bool:
-    """Tell whether *process* itself still lives, not another with its pid."""
+    """Tell whether *process* itself lives, and not another process with its pid."""
     return lookup(process.pid) == process
 
 
@@ -143,15 +125,13 @@ def age_of(process: Process) -> float:
     if LINUX:
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
         return max(0.0, now - process.start / os.sysconf("SC_CLK_TCK"))
-    return max(0.0, time.time() - process.start / 1000)  # all that psutil tells there
+    return max(0.0, time.time() - process.start / 1000)  # psutil knows no better clock
 
 
 def boot_id() -> str:
-    """Return what names this boot of the system: pids, start times and the monotonic clock
-    begin with it."""
+    """Return what names this boot: pids, start times and the monotonic clock begin with it."""
     try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
+        return read_whole("/proc/sys/kernel/random/boot_id").decode("ascii").strip()
     except OSError:
         return f"{os.uname().nodename} {round((time.time() - time.monotonic()) / 60)}"
 
@@ -168,9 +148,9 @@ def only_waits(pid: int) -> bool:
 def children_of(pid: int, limit: int = CHILDREN) -> list[Process]:
     """Return the living children of *pid*, oldest first.
 
-    gunicorn forks its workers from the main thread, others need not: the
-    children of all threads count. The kernel's list can miss one while a
-    sibling of it exits (proc(5)), so it is read until two readings agree.
+    The children of all threads count: not every server forks from its main thread. The
+    kernel's list can lack a child while a sibling of it exits (proc(5)), so the list is read
+    until two readings agree.
 
     :raises Unreadable: when there are more than *limit*.
     """
@@ -193,7 +173,7 @@ def children_of(pid: int, limit: int = CHILDREN) -> list[Process]:
 
 
 def pids_of_children(pid: int) -> set[int]:
-    """Return the pids of the children of *pid*, however many they are; of dead ones, too."""
+    """Return the pids of all children of *pid*, also of dead ones."""
     found = _children_of_threads(pid) if LINUX else None
     return {child.pid for child in _portable_children(pid)} if found is None else found
 
@@ -204,7 +184,7 @@ def _children_of_threads(pid: int) -> Optional[set[int]]:
     try:
         with os.scandir(f"/proc/{pid}/task") as entries:
             tasks = [entry.name for entry in islice(entries, THREADS)]
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
+    except GONE:
         return pids
     for task in tasks:
         try:
@@ -237,24 +217,24 @@ def ancestors_of(pid: int) -> list[int]:
 
 
 def environment_of(pid: int) -> dict[str, str]:
-    """Return the environment that *pid* was started with, empty when hidden.
+    """Return the environment that *pid* was started with, empty when it is hidden.
 
-    A process may overwrite it (setproctitle does): use it as a hint only.
+    A process may overwrite it (setproctitle does), so it proves nothing.
     """
     try:
-        return read_environment(read_whole(f"/proc/{pid}/environ", 1 << 20))
+        return read_environment(read_whole(f"/proc/{pid}/environ", ENVIRONMENT_BYTES))
     except OSError:
         return {}
 
 
 def read_environment(raw: bytes) -> dict[str, str]:
-    """Return the variables in *raw*, as far as they are any."""
+    """Return the variables in *raw*. Whatever is no variable is left out."""
     pairs = (_text(item).partition("=") for item in raw.split(b"\0") if b"=" in item)
     return {key: value for key, _, value in pairs}
 
 
 def arguments_of(pid: int) -> list[str]:
-    """Return the arguments of *pid*, empty when hidden; a hint only, as above."""
+    """Return the arguments of *pid*, empty when they are hidden. They prove nothing either."""
     try:
         raw = read_whole(f"/proc/{pid}/cmdline")
     except OSError:
@@ -263,7 +243,7 @@ def arguments_of(pid: int) -> list[str]:
 
 
 def executable_of(pid: int) -> str:
-    """Return the name of the file that *pid* executes, empty when hidden."""
+    """Return the name of the file that *pid* executes, empty when it is hidden."""
     try:
         name = os.path.basename(os.readlink(f"/proc/{pid}/exe"))
     except OSError:
@@ -272,26 +252,9 @@ def executable_of(pid: int) -> str:
 
 
 def has_handler(pid: int, number: int) -> Optional[bool]:
-    """Tell whether *pid* has a handler for the signal (proc(5), SigCgt); None when unknown."""
+    """Tell whether *pid* has a handler for a signal (proc(5), SigCgt); None when unknown."""
     mask = _status_field(pid, b"SigCgt:")
     return None if mask is None else bool(int(mask, 16) >> (number - 1) & 1)
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "replace")
-
-
-def owner_of(pid: int) -> Optional[int]:
-    """Return the effective user id of *pid*, or None when there is no such process."""
-    if LINUX:
-        value = _status_field(pid, b"Uid:")
-        return None if value is None else int(value.split()[1])
-    import psutil
-
-    try:
-        return int(psutil.Process(pid).uids().effective)
-    except psutil.Error:
-        return None
 
 
 def count_of_sleeps(pid: int) -> Optional[int]:
@@ -302,9 +265,50 @@ def count_of_sleeps(pid: int) -> Optional[int]:
 
 def _status_field(pid: int, key: bytes) -> Optional[bytes]:
     try:
-        for line in read_whole(f"/proc/{pid}/status").splitlines():
-            if line.startswith(key):
-                return line[len(key) :].strip()
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        lines = read_whole(f"/proc/{pid}/status").splitlines()
+    except GONE:
         return None
-    return None
+    return next((line[len(key) :].strip() for line in lines if line.startswith(key)), None)
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
+
+
+def send_signal(process: Process, number: int) -> bool:
+    """Send a signal to *process* and to no other.
+
+    A pid descriptor holds the process while its start time is compared, so that another
+    process that has got the pid is never hit. Where the system has no pid descriptors, the
+    start time is compared right before the signal is sent.
+
+    :return: False when the process is gone.
+    """
+    handle = None
+    try:
+        handle = _pid_descriptor(process.pid)
+        if not is_alive(process):
+            return False
+        if handle is not None:
+            signal.pidfd_send_signal(handle, number)
+        else:
+            os.kill(process.pid, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        if handle is not None:
+            os.close(handle)
+    return True
+
+
+def _pid_descriptor(pid: int) -> Optional[int]:
+    """Return a pid descriptor, None where the system has none to give.
+
+    :raises ProcessLookupError: when there is no such process.
+    """
+    try:
+        return os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
+    except ProcessLookupError:
+        raise
+    except OSError:
+        return None  # an old kernel, a seccomp filter, or no descriptor is left

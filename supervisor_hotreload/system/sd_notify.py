@@ -1,7 +1,8 @@
-"""What programs say of themselves by sd_notify: that they are ready, and how far they are.
+"""Remembers what programs report by sd_notify: that they are ready, and their status.
 
-The program's user may write to its socket. The kernel tells which process has
-(SCM_CREDENTIALS), and a process counts by its kinship, never by what it says.
+Every process of the program's user can write to the program's socket. The kernel tells which
+process has written (SCM_CREDENTIALS). A report counts by the ancestors of its sender, never
+by what it says of itself.
 """
 
 from __future__ import annotations
@@ -13,20 +14,20 @@ from typing import Optional
 from supervisor_hotreload.core.text import printable
 from supervisor_hotreload.system.process import Process, is_alive
 
-STATUS = 120
-"""Characters of a status that are kept."""
+STATUS_CHARACTERS = 120
+"""How long a status may be. The rest is cut off."""
 
 SENDERS = 64
-"""Processes of one program whose word is kept, the latest ones."""
+"""How many processes of one program are remembered, the latest ones."""
 
 
 @dataclass(frozen=True)
 class Notice:
-    """What one process has said so far.
+    """What one process has reported so far.
 
-    :param line: the process itself, its parent, and so on up to the supervised one.
-    :param at: when it said something last, by the monotonic clock.
-    :param ready_at: when it said READY=1 last.
+    :param line: the process, its parent, and so on up to the process that is supervised.
+    :param at: when it last reported something, by the monotonic clock.
+    :param ready_at: when it last reported READY=1.
     """
 
     line: tuple[Process, ...]
@@ -40,13 +41,13 @@ class Notice:
 
 
 class Notices:
-    """The latest word of every process of every program."""
+    """The notices of every process of every program."""
 
     def __init__(self) -> None:
         self._known: dict[Process, Notice] = {}
 
     def take(self, line: tuple[Process, ...], datagram: bytes, now: float) -> None:
-        """Keep what the first process of *line* says, but for what is of no use here."""
+        """Remember what the first process of *line* reports; only READY and STATUS matter."""
         before = self._known.pop(line[0], Notice(line, now))
         ready_at, status = before.ready_at, before.status
         for assignment in datagram.decode("utf-8", "replace").splitlines():
@@ -54,20 +55,22 @@ class Notices:
             if key == "READY" and value == "1":
                 ready_at = now
             elif key == "STATUS":
-                status = printable(value[:STATUS])
+                status = printable(value[:STATUS_CHARACTERS])
         if ready_at is not None or status:
             self._known[line[0]] = Notice(line, now, ready_at, status)
             self._forget(line[-1])
 
     def _forget(self, supervised: Process) -> None:
-        """Drop what is said by the dead, and by the earliest of too many of one program."""
+        """Drop the notices of dead processes, and the earliest of one program's too many."""
         for sender, notice in list(self._known.items()):
             if not any(is_alive(process) for process in notice.line):
                 del self._known[sender]
-        kin = [sender for sender, notice in self._known.items() if notice.line[-1] == supervised]
-        for sender in kin[:-SENDERS]:
+        senders = [
+            sender for sender, notice in self._known.items() if notice.line[-1] == supervised
+        ]
+        for sender in senders[:-SENDERS]:
             del self._known[sender]
 
     def __iter__(self) -> Iterator[Notice]:
-        """Return what everybody has said, the latest word last."""
+        """Yield the notice of each process, the latest last."""
         return iter(list(self._known.values()))

@@ -1,4 +1,4 @@
-"""Asks the kernel for sockets (sock_diag(7)): filtered there, binary, nobody can forge a line."""
+"""Asks the kernel for sockets (sock_diag(7)). It filters them, and nobody can forge an answer."""
 
 from __future__ import annotations
 
@@ -18,32 +18,33 @@ NLM_F_REQUEST, NLM_F_DUMP = 0x1, 0x300
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 
 TCP_SYN_RECV, TCP_LISTEN = 3, 10
-"""States (net/tcp_states.h); a unix socket that listens is in the same one."""
+"""States of a socket (net/tcp_states.h). A unix socket that listens is in TCP_LISTEN too."""
 
 UDIAG_SHOW_NAME, UDIAG_SHOW_VFS = 0x1, 0x2
 UNIX_DIAG_NAME, UNIX_DIAG_VFS = 0, 1
 
 NO_COOKIE = b"\xff" * 8
+"""Asks for a socket whatever its cookie is."""
 
 HEADER = struct.Struct("=IHHII")
 INET = struct.Struct("=4B2s2s16s16s28xI")
-"""struct inet_diag_msg, up to the inode: family, state, timer, retransmissions, ports and
-addresses of both sides."""
+"""struct inet_diag_msg up to the inode: family, state, timer, retransmissions, ports and
+addresses of both ends."""
 UNIX = struct.Struct("=4BI8x")
 ATTRIBUTE = struct.Struct("=HH")
 
 ROOM = 1 << 16
-"""Bytes of one answer: more than the kernel ever puts into one (32 kB)."""
+"""Bytes of one answer. The kernel makes none longer than 32 kB."""
 
 ANSWERS = 1024
-"""Answers to one question, at most."""
+"""How many answers to one question are read at most."""
 
 ENTRIES = 4096
-"""Sockets that all answers of one look may tell of."""
+"""How many sockets one look reads at most."""
 
 
 class Refused(Exception):
-    """This kernel, or what stands before it, answers no such questions."""
+    """The kernel, or a filter before it, does not answer such questions."""
 
     def __init__(self, code: int) -> None:
         super().__init__(os.strerror(code))
@@ -97,10 +98,10 @@ def listeners() -> Iterator[tuple[int, str]]:
 
 
 def connection(here: tuple[bytes, int], there: tuple[bytes, int], scope: int = 0) -> Optional[Tcp]:
-    """Return the TCP socket of ours whose address is *here* and whose other side is *there*.
+    """Return the TCP socket whose own end is *here* and whose other end is *there*.
 
-    :param here: its packed address and its port.
-    :param scope: the index of the interface, of a link-local address.
+    :param here: a packed address and a port.
+    :param scope: the index of the interface of a link-local address.
     :raises Refused: when the kernel does not answer.
     """
     family = socket.AF_INET if len(here[0]) == 4 else socket.AF_INET6
@@ -134,9 +135,9 @@ def _unix_question(inode: int, show: int) -> bytes:
 
 
 def _answers(question: bytes, flags: int) -> Iterator[bytes]:
-    """Yield what the kernel answers, without waiting for it.
+    """Yield the answers of the kernel, without waiting for them.
 
-    :raises Refused: when it does not, or there is nothing of the kind.
+    :raises Refused: when it does not answer, or there is no such socket.
     """
     try:
         asked = socket.socket(
@@ -166,7 +167,7 @@ def _answers(question: bytes, flags: int) -> Iterator[bytes]:
                     return
         except OSError as error:
             raise Refused(error.errno or errno.EIO) from None
-    raise Unreadable("the kernel tells of too many sockets")
+    raise Unreadable("the kernel reports too many sockets")
 
 
 def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -193,7 +194,7 @@ def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def read_tcp(body: bytes) -> Optional[Tcp]:
-    """Return the socket that an answer tells of, None when it is none that is known here.
+    """Return the TCP socket in an answer, None when it is of another family.
 
     :raises Unreadable: when the answer is torn.
     """
@@ -207,7 +208,7 @@ def read_tcp(body: bytes) -> Optional[Tcp]:
 
 
 def read_unix(body: bytes) -> Optional[Unix]:
-    """As :func:`read_tcp`."""
+    """Return the unix socket in an answer, as :func:`read_tcp` does."""
     if len(body) < UNIX.size:
         raise Unreadable("a torn answer of the kernel")
     family, _, state, _, inode = UNIX.unpack_from(body)

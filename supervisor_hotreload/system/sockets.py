@@ -1,51 +1,44 @@
-"""Who listens and who accepts, seen from outside (Linux; elsewhere nothing is seen).
+"""Tells which process listens and which accepts, from outside (Linux; elsewhere nothing).
 
-The kernel is asked by sock_diag where that can be: of another network namespace, and where
-it is refused, the tables of /proc/PID/net tell, into which everybody may write names.
+The kernel answers by sock_diag. It does not for another network namespace, nor where it
+refuses: then the tables of /proc/PID/net are read, into which every user can write names.
 """
 
 from __future__ import annotations
 
 import errno
 import functools
-import math
 import os
 import re
 import socket
 import stat
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
-from typing import Callable, Optional
+from typing import Callable, Optional, Union
 
 from supervisor_hotreload.system import sock_diag
 from supervisor_hotreload.system.budget import Unreadable
+from supervisor_hotreload.system.cache import FRESH_SECONDS, STALE_SECONDS, Cache
 from supervisor_hotreload.system.credentials import ids_of
-from supervisor_hotreload.system.descriptors import (
-    EPOLL,
-    FRESH,
-    WHOLE,
-    Descriptors,
-    inode_of,
-    looking,
-)
+from supervisor_hotreload.system.descriptors import EPOLL, Descriptors, inode_of, looking
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.sock_diag import Refused, hexadecimal
 
 LISTEN = "0A"
-"""A TCP socket's state (/proc/net/tcp)."""
+"""The state of a TCP socket that listens (/proc/net/tcp)."""
 
 SYN_RECV = "03"
-"""The same: half of a connection, though its client may think it whole."""
+"""The state of half a connection. Its client may think that the connection is complete."""
 
 ACCEPTS_CONNECTIONS = 0x10000
-"""A unix socket's flag (/proc/net/unix, __SO_ACCEPTCON)."""
+"""The flag of a unix socket that listens (/proc/net/unix, __SO_ACCEPTCON)."""
 
 UNIX_LINE = re.compile(
     r"(?:[0-9a-f]{8}){1,2}: [0-9A-F]{8} [0-9A-F]{8} (?P<flags>[0-9A-F]{8})"
     r" [0-9A-F]{4} [0-9A-F]{2} +(?P<inode>[0-9]{1,20})(?: (?P<path>.*))?"
 )
-"""A line of /proc/net/unix (unix_seq_show). Anybody may bind a name with a line feed in it,
-which the kernel does not escape: the rest of such a name is a line of its own."""
+"""A line of /proc/net/unix (unix_seq_show). Every user can bind a name that contains a line
+feed, which the kernel does not escape: the rest of such a name is a line of its own."""
 
 TCP_LINE = re.compile(
     r" *[0-9]+: (?P<here>(?:[0-9A-F]{8}){1,4}:[0-9A-F]{4})"
@@ -56,13 +49,13 @@ TCP_LINE = re.compile(
 """A line of /proc/net/tcp or tcp6 (get_tcp4_sock)."""
 
 LINES = 8192
-"""Lines of all tables of one look that are read, at most."""
+"""How many lines of all tables one look reads at most."""
 
 CONNECTIONS = 20_000
-"""Lines that are read to find one connection."""
+"""How many lines are read to find one connection."""
 
 LINE = 1024
-"""Bytes of one line: the longest name of a unix socket and more."""
+"""Bytes of one line. The longest name of a unix socket is shorter."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +63,8 @@ class Sockets:
     """The listening sockets of one process at one moment.
 
     :param held: their inodes.
-    :param accepted: those in one of its epoll sets: it accepts from them, from
-        that moment on and never earlier.
+    :param accepted: those that are in one of its epoll sets: it accepts connections from
+        them since that moment, and not before.
     """
 
     held: frozenset[int] = field(default_factory=frozenset)
@@ -117,38 +110,38 @@ def _listed(pid: int) -> dict[int, str]:
 
 
 def _unix(lines: Iterator[str]) -> dict[int, str]:
-    """Return the listening unix sockets that a table tells of, without what is torn.
+    """Return the listening unix sockets of a table, by inode. Torn lines are left out.
 
-    Of an inode that is told of twice one line is forged, nobody knows which: it listens
-    only if both say so, and then its name is not believed. Nor is one that goes on in the
-    next line.
+    When two lines are about one inode, one of them is forged, and it is unknown which. Then
+    the socket listens only if both lines say so, and has no name. A socket whose name goes on
+    in the next line has no name either.
     """
-    told: dict[int, tuple[int, str]] = {}
+    found: dict[int, tuple[int, str]] = {}
     inode = 0
     for line in lines:
         seen = UNIX_LINE.fullmatch(line)
         if seen is None:
-            if inode in told:
-                told[inode] = told[inode][0], ""
+            if inode in found:
+                found[inode] = found[inode][0], ""
             continue
         inode, flags, path = int(seen["inode"]), int(seen["flags"], 16), seen["path"] or ""
-        if inode in told:
-            flags, path = flags & told[inode][0], ""
-        told[inode] = flags, path
-    return {i: path for i, (flags, path) in told.items() if i and flags & ACCEPTS_CONNECTIONS}
+        if inode in found:
+            flags, path = flags & found[inode][0], ""
+        found[inode] = flags, path
+    return {i: path for i, (flags, path) in found.items() if i and flags & ACCEPTS_CONNECTIONS}
 
 
 class Table:
-    """The tables of /proc/PID/net, of which one look reads so much and no more."""
+    """The tables of /proc/PID/net. One look reads a limited number of lines of all of them."""
 
     def __init__(self, pid: int, lines: int) -> None:
         self._pid = pid
         self._lines = self._left = lines
 
     def lines(self, kind: str) -> Iterator[str]:
-        """Yield the lines of a table without its heading, none where there is no such table.
+        """Yield the lines of a table without its heading, none when there is no such table.
 
-        :raises Unreadable: when all that has been read is too much.
+        :raises Unreadable: when too many lines have been read from all tables.
         """
         path = f"/proc/{self._pid}/net/{kind}"
         try:
@@ -164,41 +157,37 @@ class Table:
             return
 
 
-class Memory:
-    """Remembers what was seen a moment ago: who listens is asked once a tick.
+class SocketView:
+    """The listening sockets of processes, remembered for a moment.
 
-    :param descriptors: tells what processes hold open.
+    :param descriptors: what the processes hold open.
+    :param clock: returns monotonic seconds.
     """
 
     def __init__(self, descriptors: Descriptors, clock: Callable[[], float]) -> None:
         self._descriptors = descriptors
-        self._clock = clock
-        self._tables: dict[str, tuple[float, dict[int, str], str]] = {}
+        self._listening: Cache[str, Union[dict[int, str], Unreadable]] = Cache(clock)
 
     def listening(self, process: Process) -> dict[int, str]:
-        """Return what :func:`listening` does; looked at once a tick for each network namespace.
+        """Return what :func:`listening` does. Each network namespace is asked once a tick.
 
-        :raises Unreadable: when there are too many, which is remembered for longer.
+        :raises Unreadable: when there are too many. This is remembered for longer.
         """
-        now, place = self._clock(), _namespace(process.pid) or ""
-        at, found, why = self._tables.get(place, (-math.inf, {}, ""))
-        if now - at >= (WHOLE if why else FRESH):
-            found, why = {}, ""
+        place = _namespace(process.pid) or ""
+        found = self._listening.fresh(place)
+        if found is None:
             try:
-                found = listening(process.pid)
+                found = self._listening.put(place, listening(process.pid), FRESH_SECONDS)
             except Unreadable as error:
-                why = str(error)
-            self._tables = {k: v for k, v in self._tables.items() if now - v[0] < WHOLE}
-            self._tables[place] = now, found, why
-        if why:
-            raise Unreadable(why)
+                found = self._listening.put(place, error, STALE_SECONDS)
+        if isinstance(found, Unreadable):
+            raise Unreadable(found.detail)
         return dict(found)
 
     def sockets(self, process: Process, known: Container[int]) -> Sockets:
-        """Return which of *known*, that :meth:`listening` has told, *process* holds and
-        accepts from.
+        """Return which of the listening sockets *known* the process holds and accepts from.
 
-        :raises Unreadable: when the kernel hides the descriptors, or there are too many.
+        :raises Unreadable: when the kernel hides its descriptors, or there are too many.
         """
         links = self._descriptors.links(process, known)
         inodes = {name: inode_of(link) for name, link in links.items()}
@@ -214,8 +203,8 @@ class Memory:
 def is_bound_to(inode: int, path: str) -> bool:
     """Tell whether the listening unix socket *inode* is the file that is at *path* now.
 
-    The kernel tells which file a socket is bound to; where it is not asked, any socket
-    passes, and who holds *inode* open has to be proof enough.
+    The kernel knows which file a socket is bound to. Where it cannot be asked, the answer is
+    True for any socket file: the caller has to know by other means who holds *inode*.
     """
     try:
         seen = os.lstat(path)
@@ -226,15 +215,15 @@ def is_bound_to(inode: int, path: str) -> bool:
         return refused.code != errno.ENOENT and stat.S_ISSOCK(seen.st_mode)
     if not stat.S_ISSOCK(seen.st_mode) or bound is None or bound.file is None:
         return False
-    # not the device: what stat() tells of an overlay or of btrfs is another one
+    # the device is not compared: stat() reports another one on an overlay or on btrfs
     return bound.state == sock_diag.TCP_LISTEN and bound.file[1] == seen.st_ino & 0xFFFFFFFF
 
 
 def server_side(client: socket.socket) -> Optional[int]:
-    """Return the inode of the other side of a TCP connection *client* within this host.
+    """Return the inode of the other end of the TCP connection *client* within this host.
 
-    :return: 0 while nobody has accepted it, or when it is not found; None when the kernel
-        holds it back until there is something to read (TCP_DEFER_ACCEPT).
+    :return: 0 while nobody has accepted it, or when it is not found; None while the kernel
+        defers the acceptance until there is something to read (TCP_DEFER_ACCEPT).
     :raises Unreadable: when there is too much to search.
     """
     here, there = client.getsockname(), client.getpeername()
@@ -243,7 +232,7 @@ def server_side(client: socket.socket) -> Optional[int]:
     try:
         found = sock_diag.connection(theirs, ours, scope)
     except Refused as refused:
-        if refused.code == errno.ENOENT and _tells_of_tcp():
+        if refused.code == errno.ENOENT and _answers_about_tcp():
             return 0
         return _searched(theirs, ours)
     if found is None:
@@ -252,8 +241,8 @@ def server_side(client: socket.socket) -> Optional[int]:
 
 
 @functools.cache
-def _tells_of_tcp() -> bool:
-    """Tell whether 'no such socket' is the kernel's answer, not that it is never asked."""
+def _answers_about_tcp() -> bool:
+    """Tell whether the kernel answers such questions, so that 'no such socket' can be believed."""
     try:
         next(sock_diag.listeners(), None)
     except Refused:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from supervisor_hotreload.system.check import Check
+from supervisor_hotreload.system.check import JudgingCommand
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.wrapper.children import Children
 
 
-class WrapperCheck(Check):
+class WrapperCheck(JudgingCommand):
     """A command with the user, the directory and the environment of hotreload-run.
 
     :param name: how messages call the server.

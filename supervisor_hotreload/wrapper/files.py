@@ -13,9 +13,10 @@ from functools import partial
 from typing import Callable, Optional
 
 from supervisor_hotreload.system.credentials import Ids, ids_of, rights_of
+from supervisor_hotreload.system.files import read_regular
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.sockets import is_bound_to
-from supervisor_hotreload.system.world import World, read_regular
+from supervisor_hotreload.system.world import World
 
 
 def write(path: str, text: str) -> None:

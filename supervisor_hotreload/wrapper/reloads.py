@@ -153,7 +153,7 @@ class Reloads:
             found if found is not None and found.old.readable else None,
         )
 
-    def _check(self, master: Process) -> Optional[protocol.Check]:
+    def _check(self, master: Process) -> Optional[protocol.Judge]:
         command = self._options.policy.check
         if command is None:
             return None

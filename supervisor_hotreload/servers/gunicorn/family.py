@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 from supervisor_hotreload.core.model import Failure, Fault, Policy, Progress, Ready
+from supervisor_hotreload.core.text import there_are
 from supervisor_hotreload.servers.base import GUESS, REEXEC, Family
 from supervisor_hotreload.servers.command_line import own_name
 from supervisor_hotreload.servers.generation import Generation, walk
@@ -50,7 +51,7 @@ from supervisor_hotreload.servers.reexec import DRAIN_CEILING, QUICK, Reexec
 from supervisor_hotreload.servers.signals import Rung, is_stopped, rung
 from supervisor_hotreload.servers.trial import Trial, run_as
 from supervisor_hotreload.system.command import RunAs
-from supervisor_hotreload.system.endpoint import Endpoint
+from supervisor_hotreload.system.endpoint import endpoint_probe
 from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.world import World
 
@@ -353,7 +354,7 @@ def probe(world: World, old: GunicornGeneration, ready: Ready, expected: int) ->
         return beats
     if ready.kind == "notify":
         return Notified(world, beats, old.children)
-    return Then(beats, Endpoint(world, ready, rights=world.ids(old.master)))
+    return Then(beats, endpoint_probe(world, ready, world.ids(old.master)))
 
 
 def resembles(arguments: list[str], before: list[str]) -> bool:
@@ -392,7 +393,7 @@ class GunicornFamily(Family[GunicornGeneration]):
         if old.readable:
             return policy.ready, (
                 f"ready = heartbeat: a worker counts once it has loaded the application and "
-                f"touches its heartbeat file; there are {old.workers}"
+                f"touches its heartbeat file; {there_are(old.workers, 'worker')}"
             )
         return GUESS, (
             f"warning: the heartbeat of pid {old.master.pid} cannot be read "

@@ -22,8 +22,9 @@ from supervisor_hotreload.servers.gunicorn.command import BINARIES, configured, 
 from supervisor_hotreload.servers.gunicorn.workers import handed_over
 from supervisor_hotreload.servers.program import Program
 from supervisor_hotreload.system.credentials import rights_of
+from supervisor_hotreload.system.files import read_regular
 from supervisor_hotreload.system.process import Process, Unreadable
-from supervisor_hotreload.system.world import World, read_regular
+from supervisor_hotreload.system.world import World
 
 PYTHON = re.compile(r"(python|pypy)[\d.]*\Z")
 

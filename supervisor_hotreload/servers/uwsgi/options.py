@@ -14,7 +14,7 @@ from supervisor_hotreload.servers.program import Program
 from supervisor_hotreload.servers.uwsgi.command import uwsgi_command
 from supervisor_hotreload.servers.uwsgi.flags import FLAGS, SHORT_FLAGS, VALUED
 from supervisor_hotreload.system.credentials import Ids, rights_of
-from supervisor_hotreload.system.world import read_regular
+from supervisor_hotreload.system.files import read_regular
 
 SHORT = {
     "M": "master",

@@ -8,7 +8,7 @@ import os
 from typing import Any, Optional
 
 from supervisor_hotreload.system.credentials import rights_of
-from supervisor_hotreload.system.endpoint import Address, Exchange
+from supervisor_hotreload.system.exchange import Address, Exchange
 from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.world import World
 

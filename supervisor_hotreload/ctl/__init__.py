@@ -1,0 +1,1 @@
+"""The parts of ``supervisorctl hotreload`` that controllerplugin puts together."""

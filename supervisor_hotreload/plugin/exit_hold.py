@@ -1,0 +1,99 @@
+"""Holds back the report of an exit while other processes of the program may hold its port."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Callable, Optional
+
+from supervisor_hotreload.plugin.adoption import Adoption
+from supervisor_hotreload.plugin.generations import Generations
+from supervisor_hotreload.plugin.ladder import Ladder, rungs
+from supervisor_hotreload.system.process import Process
+from supervisor_hotreload.system.world import World
+
+HOLD_S = 5.0
+"""Seconds that the remaining processes get to end by themselves, before the first signal."""
+
+SIGNALS = ((signal.SIGQUIT, HOLD_S), (signal.SIGKILL, 0.0))
+"""What they are sent after that, each with its patience: the program is down meanwhile."""
+
+
+class ExitHold:
+    """Lets supervisord track what a process of the program has left, one after the other.
+
+    Until all is gone a stop reaches it, and supervisord spawns nothing: a new process could
+    not listen.
+
+    :param send: sends a signal to some masters, SIGKILL to their workers too.
+    :param warn: logs a line about the program.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        generations: Generations,
+        adoption: Adoption,
+        send: Callable[[Iterable[Process], int], None],
+        warn: Callable[[str], None],
+    ) -> None:
+        self._world = world
+        self._generations = generations
+        self._adoption = adoption
+        self._send = send
+        self._warn = warn
+        self._status: Optional[int] = None
+        self._since = 0.0
+        self._ladder: Optional[Ladder] = None
+
+    @property
+    def active(self) -> bool:
+        """Whether supervisord does not know yet that the program is down."""
+        return self._status is not None
+
+    def status(self, status: int) -> int:
+        """Return the wait status to report: that of the process that ended first.
+
+        :param status: that of the process that ended last.
+        """
+        return status if self._status is None else self._status
+
+    def hold(self, pid: int, status: int) -> bool:
+        """Hold back the exit of the tracked process *pid* while others of the program live."""
+        dead = self._generations.tracked
+        if dead is None or dead.tracked.pid != pid:
+            return False
+        orphaned = self._generations.workers_left()
+        self._send(orphaned, signal.SIGTERM)
+        living = dict.fromkeys([*self._generations.living_previous(), *orphaned])
+        left = [process for process in living if process.pid != pid]
+        if not left:
+            return False
+        if self._status is None:
+            self._status, self._since = status, self._world.now()
+            names = ", ".join(map(str, left))
+            self._warn(
+                f"pid {pid} ended, but {names} of the program still run and may hold its port; "
+                f"supervisord reports the exit when they are gone, and spawns nothing before"
+            )
+        # the deadlines stay, but the process that is tracked now may have missed signals
+        self._ladder = Ladder(rungs(self._send_rest, SIGNALS), self._since + HOLD_S)
+        self._generations.previous = left[1:]
+        self._adoption.take(replace(dead, tracked=left[0]))
+        return True
+
+    def climb(self) -> None:
+        """Send the signals that are due. Called at every turn of supervisord's loop."""
+        if self._ladder is not None:
+            self._ladder.climb(self._world.now())
+
+    def end(self) -> None:
+        """Stop holding: supervisord has reported the exit."""
+        self._status = self._ladder = None
+
+    def _send_rest(self, sig: int) -> None:
+        """Send a signal to every process of the program that is left."""
+        tracked = self._generations.tracked
+        current = [tracked.tracked] if tracked is not None else []
+        self._send([*self._generations.living_previous(), *current], sig)

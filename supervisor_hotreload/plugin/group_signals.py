@@ -1,0 +1,64 @@
+"""Signals for the processes of an adopted program, each of which may be in any process group."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterable
+from typing import Callable
+
+from supervisor_hotreload.servers.lineage import Lineage
+from supervisor_hotreload.system.process import Process
+from supervisor_hotreload.system.world import World
+
+
+def signal_adopted(
+    world: World, lineage: Lineage, pid: int, number: int, kill: Callable[[int, int], None]
+) -> None:
+    """Send a signal to an adopted process, or to its process group.
+
+    :param lineage: that of the process.
+    :param pid: its pid, or ``-pid`` for the group.
+    :param kill: supervisord's own ``options.kill``.
+    :raises ProcessLookupError: when the process has ended.
+    """
+    if pid < 0:
+        _signal_group(world, lineage, number)
+    elif world.is_child(pid):
+        kill(pid, number)  # as long as it is a child of ours its pid is not used again
+    elif not world.send(lineage.tracked, number):
+        raise ProcessLookupError(3, "No such process")
+
+
+def _signal_group(world: World, lineage: Lineage, number: int) -> None:
+    """Send a signal to the process group that an adopted process is in.
+
+    A re-exec'd master keeps the process group of the first master, so ``-pid`` is no group.
+    A master that has left the group that supervisord made is signalled with its children only.
+
+    :raises ProcessLookupError: when the process has ended.
+    """
+    status = world.status(lineage.tracked.pid)
+    if status is None or status.process != lineage.tracked:
+        raise ProcessLookupError(3, "No such process")
+    group = status.group
+    if lineage.owns_group and group == lineage.group and group != os.getpgrp():
+        os.killpg(group, number)
+        return
+    for member in [*world.children(status.process), status.process]:
+        world.send(member, number)
+
+
+def end_masters(world: World, masters: Iterable[Process], number: int, tracked: int) -> None:
+    """Send the stop signal *number* to masters. SIGKILL goes to their workers too.
+
+    :param tracked: the pid that supervisord tracks. It is spared where it is a child of one
+        of the masters: it is a generation of its own.
+    """
+    for master in masters:
+        workers = world.children(master) if number == signal.SIGKILL else []
+        world.send(master, number)
+        world.signal(master, "CONT")  # a stopped process handles no other signal
+        for worker in workers:
+            if worker.pid != tracked:
+                world.send(worker, number)

@@ -1,0 +1,44 @@
+"""Ends processes by ever stronger signals, in the middle of supervisord's loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Callable
+
+from supervisor_hotreload.core.protocol import Stop
+from supervisor_hotreload.servers.signals import Rung
+
+
+class Ladder:
+    """Climbs a ladder of stop signals as time passes.
+
+    protocol.end climbs the same ladders during a reload, where it may wait. This class is
+    for supervisord's loop, which looks at it at every turn.
+
+    :param rungs: each one is sent when the patience of the rung before it is over.
+    :param start: when the first rung is due, in seconds of World.now().
+    """
+
+    def __init__(self, rungs: Iterable[Stop], start: float) -> None:
+        self._rungs = iter(rungs)
+        self._due = start
+
+    def climb(self, now: float) -> None:
+        """Send every rung that is due by *now*."""
+        while now >= self._due:
+            rung = next(self._rungs, None)
+            if rung is None:
+                return
+            self._due += rung.patience
+            rung.send()
+
+
+def rungs(send: Callable[[int], None], signals: Iterable[tuple[int, float]]) -> Iterator[Rung]:
+    """Yield a rung for each signal.
+
+    :param send: sends one signal to everything that is to end.
+    :param signals: each with its patience, in seconds.
+    """
+    for number, patience_s in signals:
+        yield Rung(partial(send, number), patience_s)

@@ -1,0 +1,83 @@
+"""Ends processes that nothing waits for: late successors, and generations never retired."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Container, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Callable, Optional
+
+from supervisor_hotreload.plugin.ladder import Ladder, rungs
+from supervisor_hotreload.system.process import Process
+from supervisor_hotreload.system.world import World
+
+LATE_S = 120.0
+"""Seconds during which a late successor is ended. After that it is somebody else's."""
+
+SIGNALS = ((signal.SIGTERM, 30.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 0.0))
+"""What an unwanted process is sent, each with its patience: it may have requests to finish."""
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """A successor that was asked for and is not wanted any more.
+
+    :param before: children of the old master that lived before the USR2.
+    :param until: when the refusal ends, in seconds of World.now().
+    """
+
+    before: Container[Process]
+    until: float
+
+
+class Unwanted:
+    """Ends the processes of one program that no reload waits for any more.
+
+    :param send: sends a signal to one process, SIGKILL to its workers too.
+    """
+
+    def __init__(self, world: World, send: Callable[[Process, int], None]) -> None:
+        self._world = world
+        self._send = send
+        self._refusal: Optional[_Refusal] = None
+        self._ladders: dict[Process, Ladder] = {}
+
+    def end(self, processes: Iterable[Process]) -> None:
+        """Send each process the first signal now; stronger ones follow until it is gone."""
+        now = self._world.now()
+        for process in processes:
+            if process not in self._ladders:
+                self._ladders[process] = Ladder(rungs(partial(self._send, process), SIGNALS), now)
+        self._climb(now)
+
+    def refuse_successor(self, before: Container[Process]) -> None:
+        """End a successor that comes from now on, but none of *before*."""
+        self._refusal = _Refusal(before, self._world.now() + LATE_S)
+
+    def allow_successor(self) -> None:
+        """Let a successor live that comes from now on."""
+        self._refusal = None
+
+    def tend(self, successors: Callable[[], list[Process]]) -> list[Process]:
+        """Send the signals that are due. Called at every turn of supervisord's loop.
+
+        :param successors: finds the successors of the tracked generation.
+        :return: the late successors that were found by this call, and are ended.
+        """
+        now, refusal = self._world.now(), self._refusal
+        late: list[Process] = []
+        if refusal is not None:
+            late = [child for child in successors() if child not in refusal.before]
+            if late or now >= refusal.until:
+                self._refusal = None
+            self.end(late)
+        self._climb(now)
+        return late
+
+    def _climb(self, now: float) -> None:
+        for process, ladder in list(self._ladders.items()):
+            if self._world.alive(process):
+                ladder.climb(now)
+            else:
+                del self._ladders[process]
