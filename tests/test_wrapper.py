@@ -102,6 +102,17 @@ def test_version_and_help() -> None:
         assert text in done.stdout
 
 
+def test_the_stub_of_nginx_says_what_it_is() -> None:
+    stub = RUN.with_name("hotreload-orphan")
+    for words, status in (("--help", 0), ("-h", 0), ("", 127), ("no-such-command", 127)):
+        done = subprocess.run(
+            [stub, *words.split()], capture_output=True, text=True, timeout=20, check=False
+        )
+        assert done.returncode == status
+        assert ("supervisord adopts the server" in done.stdout) == (status == 0)
+        assert len(done.stderr.splitlines()) == (1 if status else 0)
+
+
 # -- the exit
 
 
@@ -121,6 +132,34 @@ def test_a_command_that_is_not_there(wrapped: Wrapped) -> None:
     assert wrapped.wait() == 127
     assert "no-such-command: No such file or directory" in wrapped.console()
     assert not (wrapped.root / "pid").exists()
+
+
+LEASE = """\
+import fcntl, os, signal, sys, time
+signal.signal(signal.SIGIO, lambda *_: None)
+fcntl.fcntl(os.open(sys.argv[1], os.O_RDWR), fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_the_start_does_not_wait_for_an_exec(wrapped: Wrapped) -> None:
+    """The owner of an executable can delay it for as long as he likes."""
+    path = wrapped.root / "server"
+    path.write_text("#!/bin/sh\nexit 0\n")
+    path.chmod(0o755)
+    holder = subprocess.Popen([*python(LEASE), path], stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        wrapped.begin("--status-file", wrapped.root / "status.json", path)
+        wait_until(lambda: (wrapped.root / "status.json").exists(), what=wrapped.console())
+        assert wrapped.status()["state"] == "starting"
+        wrapped.send("TERM")
+        assert wrapped.wait(5) == -signal.SIGTERM
+    finally:
+        holder.kill()
+        holder.communicate()
 
 
 def test_a_gunicorn_that_cannot_boot_tells_its_own_status(wrapped: Wrapped) -> None:

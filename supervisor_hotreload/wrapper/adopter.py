@@ -12,7 +12,7 @@ from supervisor_hotreload.wrapper.others import OtherGenerations
 
 
 class WrapperAdopter:
-    """Lets hotreload-run adopt the successor of one reload (protocol.Keeper).
+    """Lets hotreload-run adopt the successor of one reload (protocol.Adopter).
 
     :param reload_again: asks for another reload, after this one.
     """
@@ -44,4 +44,8 @@ class WrapperAdopter:
             self._reload_again()
             raise Cancelled(f"{refusal}; hotreload-run reloads once more")
         self._generations.adopt(new)
+        self.commit()
+
+    def commit(self) -> None:
+        """Record the point of no return; in place the tracked process stays the same."""
         self._reload.adopted = True

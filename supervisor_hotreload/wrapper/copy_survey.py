@@ -22,6 +22,7 @@ class ServerCopy:
     :param accepting: how many processes have one in their epoll set: from that moment on
         they accept. 0 for a server that does not use epoll.
     :param paths: the paths of its unix sockets, with the inode of each socket.
+    :param has_ports: it listens where no second copy can, unless both set SO_REUSEPORT.
     """
 
     tracked: Process
@@ -30,6 +31,7 @@ class ServerCopy:
     listening: int
     accepting: int
     paths: dict[str, int]
+    has_ports: bool
 
 
 def survey(world: World, tracked: Process) -> ServerCopy:
@@ -50,13 +52,15 @@ def survey(world: World, tracked: Process) -> ServerCopy:
     holders = [process for process in family if seen[process].held]
     master = holders[0] if holders else tracked
     held = {inode for process in holders for inode in seen[process].held}
+    paths = {known[inode]: inode for inode in held if os.path.isabs(known[inode])}
     return ServerCopy(
         tracked=tracked,
         master=master,
         workers=frozenset(p for p in holders if parents.get(p) == master),
         listening=len(holders),
         accepting=sum(bool(seen[process].accepted) for process in holders),
-        paths={known[inode]: inode for inode in held if os.path.isabs(known[inode])},
+        paths=paths,
+        has_ports=len(paths) < len(held),
     )
 
 

@@ -7,6 +7,7 @@ import resource
 import signal
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from typing import NoReturn, Optional
 
 from supervisor_hotreload.core.text import printable
@@ -57,8 +58,9 @@ def _run(
     inherited = {k: v for k, v in os.environ.items() if k not in ("LISTEN_FDS", "LISTEN_PID")}
     notify = inherited.pop("NOTIFY_SOCKET", None) if options.notify else None
     reports = Reports(options, world, notify)
-    directory = options.chdir if state is None else state.folder
-    sockets = listening.descriptors
+    if state is not None:
+        options = replace(options, directory=state.folder)
+    sockets, directory = listening.descriptors, options.directory
     launcher = Launcher(options.command, inherited, sockets, signals, directory, options.leave)
     try:
         return Runner(world, options, signals, listening, launcher, reports, state).run()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import NoReturn, Optional
 
 from supervisor_hotreload.system import process as identity
@@ -81,8 +80,7 @@ class Launcher:
     :param words: the command and its arguments.
     :param environment: what it gets; LISTEN_PID, LISTEN_FDS and PWD are added.
     :param sockets: descriptors of listening sockets to pass on.
-    :param directory: the working directory, with its symlinks as they are written; None
-        for that of this process.
+    :param directory: the working directory, with its symlinks as they are written.
     :param own_group: in a process group of its own, so that it survives this process.
     """
 
@@ -92,7 +90,7 @@ class Launcher:
         environment: Mapping[str, str],
         sockets: Sequence[int],
         signals: Signals,
-        directory: Optional[str],
+        directory: str,
         own_group: bool,
     ) -> None:
         self._words = list(words)
@@ -100,8 +98,8 @@ class Launcher:
         self._sockets = sockets
         self._signals = signals
         self._own_group = own_group
-        self.directory = _written_directory() if directory is None else directory
-        self._environment["PWD"] = self.directory  # gunicorn believes it (gunicorn util.getcwd)
+        self._directory = directory
+        self._environment["PWD"] = directory  # gunicorn believes it (gunicorn util.getcwd)
 
     def start(self) -> Launch:
         """Fork one copy, and return at once.
@@ -138,11 +136,11 @@ class Launcher:
             environment = self._pass_sockets()
             if self._own_group:
                 os.setpgid(0, 0)
-            os.chdir(self.directory)  # a symlink may have moved
+            os.chdir(self._directory)  # a symlink may have moved
             self._signals.reset()
             os.execvpe(self._words[0], self._words, environment)
         except OSError as error:
-            which = self.directory if error.filename == self.directory else self._words[0]
+            which = self._directory if error.filename == self._directory else self._words[0]
             os.write(errors, f"{which}: {error.strerror}".encode("utf-8", "replace"))
             os._exit(NOT_FOUND if isinstance(error, FileNotFoundError) else CANNOT_EXECUTE)
         except BaseException as error:  # noqa: BLE001 - a child must never run the parent's code
@@ -159,12 +157,3 @@ class Launcher:
         for number, descriptor in enumerate(copies, FIRST):
             os.dup2(descriptor, number, inheritable=True)
         return dict(self._environment, LISTEN_FDS=str(len(copies)), LISTEN_PID=str(os.getpid()))
-
-
-def _written_directory() -> str:
-    """Return the working directory as a shell wrote it, with its symlinks."""
-    written = os.environ.get("PWD", "")
-    with suppress(OSError):  # it names nothing any more
-        if os.path.isabs(written) and os.path.samefile(written, "."):
-            return written
-    return os.getcwd()

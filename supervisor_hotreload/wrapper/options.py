@@ -6,6 +6,7 @@ import getopt
 import os
 import shlex
 import signal
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
@@ -113,14 +114,15 @@ class RunOptions:
     """The command line of one hotreload-run.
 
     :param command: the server's.
+    :param directory: the working directory of the server, with its symlinks as they are written.
     :param warmup: seconds that both generations of a server run side by side
         when it does not prove by itself that it is ready.
     :param leave: leave the server serving at exit.
     """
 
     command: tuple[str, ...]
+    directory: str = "/"
     policy: Policy = field(default_factory=Policy)
-    chdir: Optional[str] = None
     pid: Optional[str] = None
     status_file: Optional[str] = None
     listen: tuple[str, ...] = ()
@@ -146,7 +148,7 @@ class RunOptions:
         return Program(
             self.name,
             self.line,
-            self.chdir or _current_directory(),
+            self.directory,
             environment=os.environ,
             rights=ids_of(os.getpid()),
             pidfile=self.policy.pidfile,
@@ -158,7 +160,7 @@ class RunOptions:
         for word, following in zip(self.command, [*self.command[1:], ""]):
             option, equals, value = word.partition("=")
             if option in PIDFILE_OPTIONS:
-                return os.path.join(self.program.directory, value if equals else following)
+                return os.path.join(self.directory, value if equals else following)
         return None
 
 
@@ -169,12 +171,16 @@ def makes_successors(family: AnyFamily) -> bool:
     return not first.in_place and not family.only_if_asked_for
 
 
-def _current_directory() -> str:
-    """Return the working directory, the root where that is gone."""
-    try:
+def _written_directory() -> str:
+    """Return the working directory as a shell wrote it, with its symlinks; the root where it
+    is gone."""
+    written = os.environ.get("PWD", "")
+    with suppress(OSError):
+        if os.path.isabs(written) and os.path.samefile(written, "."):
+            return written
+    with suppress(OSError):
         return os.getcwd()
-    except OSError:
-        return "/"
+    return "/"
 
 
 def parse(program: str, arguments: list[str]) -> RunOptions:
@@ -237,7 +243,8 @@ def _complete(command: tuple[str, ...], found: dict[str, Any], given: dict[str, 
 
     :raises BadUsage: when a server of that family cannot be run so.
     """
-    options = RunOptions(command, **found)
+    directory = found.pop("chdir", None) or _written_directory()
+    options = RunOptions(command, directory, **found)
     policy = replace(Policy(), **given)
     family = family_by_command(options.program)
     if family is not None and makes_successors(family):

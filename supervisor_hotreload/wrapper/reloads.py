@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import replace
 from typing import Optional
 
 from supervisor_hotreload.core import protocol
-from supervisor_hotreload.core.model import Failure, Fault, Phase
+from supervisor_hotreload.core.model import Failure, Fault, Phase, Policy
 from supervisor_hotreload.core.reload import Reload
-from supervisor_hotreload.servers.base import GUESS, foreign_successor
+from supervisor_hotreload.servers.base import AnyFamily, foreign_successor
+from supervisor_hotreload.servers.generation import Generation
 from supervisor_hotreload.servers.recognition import Ambiguous, Found
 from supervisor_hotreload.servers.release_guard import ReleaseGuard
 from supervisor_hotreload.servers.signals import must_not_be_stopped
+from supervisor_hotreload.servers.trial import Trial
 from supervisor_hotreload.system.credentials import ids_of
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
@@ -21,7 +24,7 @@ from supervisor_hotreload.wrapper.adopter import WrapperAdopter
 from supervisor_hotreload.wrapper.children import Children
 from supervisor_hotreload.wrapper.errors import described
 from supervisor_hotreload.wrapper.launch import Launcher
-from supervisor_hotreload.wrapper.options import RunOptions
+from supervisor_hotreload.wrapper.options import RunOptions, makes_successors
 from supervisor_hotreload.wrapper.others import OtherGenerations
 from supervisor_hotreload.wrapper.overlap import Overlap
 from supervisor_hotreload.wrapper.reports import Reports
@@ -100,66 +103,106 @@ class Reloads:
     def _steps(self, reload: Reload) -> protocol.Steps:
         """Return the protocol for the server as it is now.
 
+        A server that is given its sockets is always reloaded by a second copy: gunicorn closes
+        the descriptor that it is given and uses a copy, so that its re-exec finds none.
+
         :raises Failure: when it cannot be reloaded now.
         """
         try:
             found = self._tracked.find()
         except Ambiguous as error:
             raise Failure(Fault.NOT_RELOADABLE, f"{error}; nothing was sent") from None
-        policy = self._options.policy
-        server: protocol.Server
-        if found is not None and not self._passes_sockets:
-            master = found.old.master
-            server = self._reexec(found)
-        else:
-            master = self._tracked.process
-            server = overlap = self._overlap(found)
-            reload.when_ended(lambda _: overlap.close())
-        reload.old_pid = master.pid
-        guard = ReleaseGuard(self._world, self._launcher.directory, ids_of(os.getpid()))
+        guard = ReleaseGuard(self._world, self._options.directory, ids_of(os.getpid()))
         adopter = WrapperAdopter(reload, self._others, guard, self.ask)
-        return protocol.reload(server, policy, adopter, self._check(master))
+        copy = copy_survey.survey(self._world, self._tracked.process)
+        if found is not None and not self._passes_sockets:
+            family, old, program = found.family, found.old, self._options.program
+            name = family.best_strategy(self._world, old, program)
+            strategy = family.strategies[name]
+            if not strategy.in_place or copy.has_ports:
+                policy = replace(self._options.policy, strategy=name)
+                policy = self._admitted(family, old, policy)
+                reload.old_pid = old.master.pid
+                if strategy.in_place:
+                    return self._in_place(reload, family, old, policy, adopter)
+                server = family.server(self._world, old, policy, program)
+                return protocol.reload(server, policy, adopter, self._check(old.master))
+        overlap = self._overlap(found, copy)
+        reload.when_ended(lambda _: overlap.close())
+        reload.old_pid = copy.tracked.pid
+        return protocol.reload(overlap, self._options.policy, adopter, self._check(copy.tracked))
 
-    def _reexec(self, found: Found) -> protocol.Server:
-        """Return the reload of a server that starts its successor itself."""
-        family, old, policy = found.family, found.old, self._options.policy
+    def _admitted(self, family: AnyFamily, old: Generation, policy: Policy) -> Policy:
+        """Return the policy of a reload by the server itself.
+
+        :raises Failure: when it cannot be reloaded now.
+        """
         must_not_be_stopped(self._world, self._options.name, old.master)
         for successor in self._tracked.successors():
             raise foreign_successor(self._options.name, successor, old.master)
-        if not old.readable and policy.ready.kind == "heartbeat":
-            policy = replace(policy, ready=GUESS)
         family.admit(self._world, old, policy, self._options.program)
-        return family.server(self._world, old, policy, self._options.program)
+        ready, _ = family.readiness(old, policy)
+        return replace(policy, ready=ready)
 
-    def _overlap(self, found: Optional[Found]) -> Overlap:
-        """Return the reload of any other server, and of one that is given its sockets: gunicorn
-        closes the descriptor that it is given and uses a copy, so its re-exec finds none.
+    def _in_place(
+        self,
+        reload: Reload,
+        family: AnyFamily,
+        old: Generation,
+        policy: Policy,
+        adopter: WrapperAdopter,
+    ) -> protocol.Steps:
+        """Return the protocol of a server that keeps its pid: no second copy can listen on its
+        ports. Where its family knows how, the release is tried before."""
+        program, check = self._options.program, self._check(old.master)
+        reload.new_pid = old.master.pid
+        reload.when_ended(self._tracked.renewed)
+
+        def steps() -> protocol.Steps:  # a trial may take long: the server is looked at after it
+            server = family.in_place(self._world, old, policy, program)
+            yield from protocol.in_place(server, policy, adopter.commit, check)
+
+        trial = None
+        if family.strategies[policy.strategy].tried:
+            trial = family.trial(self._world, old, program)
+        if trial is None:
+            return steps()
+        return protocol.tried(
+            self._judge(shlex.join(trial.words), old.master, trial), policy, steps()
+        )
+
+    def _overlap(self, found: Optional[Found], copy: copy_survey.ServerCopy) -> Overlap:
+        """Return the reload by a second copy.
 
         :raises Failure: STILL_STARTING.
         """
         family = self._tracked.booting_family() if found is None else None
         if family is not None:
-            process, program = self._tracked.process, self._options.program
             raise Failure(
                 Fault.STILL_STARTING,
-                f"{self._options.name} ({process}) has no {family.lacks(program)}",
+                f"{self._options.name} ({copy.tracked}) has no "
+                f"{family.lacks(self._options.program)}",
             )
+        proven = found is not None and found.old.readable and makes_successors(found.family)
         return Overlap(
             self._world,
             self._options,
             self._launcher,
             self._children,
-            copy_survey.survey(self._world, self._tracked.process),
-            found if found is not None and found.old.readable else None,
+            copy,
+            found if proven else None,
         )
 
     def _check(self, master: Process) -> Optional[protocol.Judge]:
         command = self._options.policy.check
-        if command is None:
-            return None
+        return None if command is None else self._judge(command, master)
+
+    def _judge(
+        self, command: str, master: Process, trial: Optional[Trial] = None
+    ) -> protocol.Judge:
         from supervisor_hotreload.wrapper.check import WrapperCheck  # tempfile takes memory
 
-        return WrapperCheck(self._options.name, command, master, self._children)
+        return WrapperCheck(self._options.name, command, master, self._children, trial)
 
     def _report_progress(self, reload: Reload) -> None:
         text = "" if reload.progress is None else f"{reload.phase.value}: {reload.progress.text}"

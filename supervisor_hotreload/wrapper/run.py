@@ -61,7 +61,6 @@ class Runner:
         self._options = options
         self._signals = signals
         self._listening = listening
-        self._launcher = launcher
         self._reports = reports
         if state is None:
             launch, number, is_ready = launcher.start(), 1, False
@@ -209,7 +208,7 @@ class Runner:
         return Handover(
             self._tracked.process,
             self._tracked.generation,
-            self._launcher.directory,
+            self._options.directory,
             self._tracked.ready,
             sorted(self._signals.mask),
             self._listening.opened,

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Callable, Optional
 
-from supervisor_hotreload.core.model import Ready
-from supervisor_hotreload.servers import FAMILIES, booting_family
+from supervisor_hotreload.core.model import Outcome, Ready
+from supervisor_hotreload.core.reload import Reload
+from supervisor_hotreload.servers import booting_family, family_of
 from supervisor_hotreload.servers.base import GUESS, AnyFamily
 from supervisor_hotreload.servers.lineage import (
     Inheritor,
@@ -19,7 +20,7 @@ from supervisor_hotreload.servers.lineage import (
     successors,
 )
 from supervisor_hotreload.servers.readiness import Probe
-from supervisor_hotreload.servers.recognition import Ambiguous, Found, find_server
+from supervisor_hotreload.servers.recognition import Ambiguous, Found
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
 from supervisor_hotreload.wrapper import copy_survey
@@ -69,6 +70,11 @@ class TrackedServer:
         self._lineage.family = family
         self.record(process)
 
+    def renewed(self, reload: Reload) -> None:
+        """Count a generation that has replaced its own workers."""
+        if reload.outcome is Outcome.SUCCEEDED:
+            self.generation += 1
+
     def record(self, master: Process) -> None:
         """Remember a master that was proven to be one, and its sockets and workers."""
         with suppress(OSError):  # no descriptor is left
@@ -89,13 +95,11 @@ class TrackedServer:
     # -- which server it is
 
     def find(self) -> Optional[Found]:
-        """Return its family and its generation, if it can start a successor itself.
+        """Return its family and its generation, None when no family knows it.
 
-        :return: None for any other server: it is reloaded by a second copy.
-        :raises Ambiguous: when the command has started several such servers.
+        :raises Ambiguous: when the command has started several servers.
         """
-        families = [family for family in FAMILIES if makes_successors(family)]
-        found = find_server(self._world, self.process, self._options.program, families)
+        found = family_of(self._world, self.process, self._options.program)
         if found is not None:
             self._lineage.family = found.family
             self.record(found.old.master)
@@ -125,7 +129,7 @@ class TrackedServer:
         if not self.is_executed():
             return False
         found = self._find_quietly()
-        if found is None:
+        if found is None or not makes_successors(found.family):
             return self.booting_family() is None and self._accepts()
         if not found.old.readable:
             return self.age > GUESS.seconds
