@@ -12,11 +12,20 @@ version = re.search(
 
 DEMO = ["gunicorn>=20.1"]
 
+
+def for_pypi(text):
+    """Return the README without its links to other files: a package index has only the README.
+
+    The text of each link stays, with the name of the file, which a source distribution holds.
+    """
+    return re.sub(r"`([^`<]+) <((?:docs/)?\w+\.rst)>`_", r"\1 (``\2``)", text)
+
+
 setup(
     name="supervisor_hotreload",
     version=version,
     description="A supervisord plugin that reloads web servers without dropping a request",
-    long_description=(here / "README.rst").read_text(encoding="utf-8"),
+    long_description=for_pypi((here / "README.rst").read_text(encoding="utf-8")),
     long_description_content_type="text/x-rst",
     license="BSD-3-Clause",
     packages=find_packages(include=["supervisor_hotreload", "supervisor_hotreload.*"]),
@@ -34,7 +43,6 @@ setup(
             *DEMO,
             "pytest>=7.4",
             "pytest-xdist>=3.3",
-            "pytest-rerunfailures>=12",
             "hypothesis>=6.100",
             "dumb-init>=1.2.5; sys_platform == 'linux'",
             "honcho>=1.1",

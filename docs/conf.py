@@ -47,6 +47,8 @@ def link_pages(app: Any, doctree: nodes.document, page: str) -> None:
             continue
         node["refuri"] = app.builder.get_relative_uri(page, name)
         if target.fragment:
+            if target.fragment not in app.env.get_doctree(name).ids:
+                logger.warning("no section for the link %s", target.geturl(), location=node)
             node["refuri"] += f"#{target.fragment}"
 
 

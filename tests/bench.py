@@ -288,6 +288,8 @@ def report(
 The bench
 =========
 
+*For engineers: how were the figures of the comparison measured?*
+
 ``make bench``: one gunicorn of {WORKERS} sync workers whose app imports for {BOOT:g} s, 4 fast
 clients and 2 slow ones (1 s requests, always in flight), and a ``current`` symlink that moves
 from v1 to v2. {count} rounds; each round runs every way once, one after the other.

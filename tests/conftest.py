@@ -1,19 +1,24 @@
 from __future__ import annotations
 
 import compileall
+import os
 import pathlib
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from gunicorn.config import KNOWN_SETTINGS
 
+from tests.harness.missing import PREFIX, Missing
 from tests.house import House
 from tests.wrapped import Wrapped
 
 ROOT = pathlib.Path(__file__).parent.parent
+
+CI = os.environ.get("CI", "") not in ("", "false")
 
 failed = pytest.StashKey[bool]()
 
@@ -37,10 +42,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: Any) -> Any:
+def pytest_runtest_makereport(item: Any, call: Any) -> Any:
     report = yield
+    if call.excinfo is not None and call.excinfo.errisinstance(Missing) and not CI:
+        report.outcome = "skipped"  # under CI it is a failure
+        report.longrepr = (str(item.path), item.location[1], str(call.excinfo.value))
     item.stash[failed] = item.stash.get(failed, False) or report.failed
     return report
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Name the programs that were missing, and how many tests have needed each."""
+    reasons = (report.longrepr[2] for report in terminalreporter.stats.get("skipped", ()))
+    missing = Counter(reason[len(PREFIX) :] for reason in reasons if reason.startswith(PREFIX))
+    for program, tests in sorted(missing.items()):
+        terminalreporter.write_line(f"{tests} tests were skipped without {program}", yellow=True)
 
 
 @pytest.fixture

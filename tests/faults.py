@@ -296,6 +296,8 @@ HEADER = """\
 The fault table
 ===============
 
+*For engineers: what happens if a process is killed or frozen in the middle of a reload?*
+
 ``make faults`` does each fault in each phase of a real reload, under load, and waits until
 nothing moves any more. *tracked*: living processes that supervisord tracks for the program.
 *generations*: masters of it that live. After each cell the program is stopped, and nothing may be

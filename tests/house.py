@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
 import pathlib
 import re
@@ -12,16 +13,18 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import xmlrpc.client
-from collections.abc import Iterator
-from typing import Any, Callable, Optional, Union
+from collections.abc import Iterator, Sequence
+from typing import IO, Any, Callable, Optional, Union, cast
 
 import psutil
 from supervisor.xmlrpc import SupervisorTransport
 
 from supervisor_hotreload.system.process import lookup
 from supervisor_hotreload.system.world import World
+from tests.harness.preloaded import preloaded
 
 BIN = pathlib.Path(sys.executable).parent
 
@@ -63,7 +66,7 @@ serverurl = unix://%(here)s/supervisor.sock
 
 def wait_until(
     condition: Callable[[], Any],
-    timeout: float = 20.0,
+    timeout: float = 60.0,
     what: Union[str, Callable[[], str]] = "",
     longest: float = 0.1,
 ) -> Any:
@@ -169,7 +172,7 @@ class House:
             f"[program:{name}]\n"
             f"command = {command or self.gunicorn(*arguments)}\n"
             f"directory = %(here)s/current\n"
-            f"startsecs = 1\n"
+            f"{'' if 'startsecs' in program else 'startsecs = 0'}\n"
             f"redirect_stderr = true\n"
             f"stdout_logfile = %(here)s/{name}.log\n"
             f"{program}\n{more}\n"
@@ -192,13 +195,9 @@ class House:
 
     def start(self, running: str = "myapp") -> None:
         """Start supervisord and wait until *running* is RUNNING and gunicorn has workers."""
-        configuration = str(self.root / "supervisord.conf")
-        command = [*self.wrapper, self.python]
-        command += ["-m", "supervisor.supervisord", "-n", "-c", configuration]
+        words = ["-n", "-c", str(self.root / "supervisord.conf")]
         with open(self.root / "console.log", "ab") as console:
-            self._process = subprocess.Popen(
-                command, cwd=self.root, env=self.environment, stdout=console, stderr=console
-            )
+            self._process = self._run("supervisor.supervisord", words, console, console)
         wait_until(lambda: self.alive and self.nudge(), what=self.log)
         if running:
             self.wait_until_complete(running)
@@ -206,15 +205,22 @@ class House:
     def wait_until_complete(self, running: str = "myapp") -> None:
         """Wait until *running* is RUNNING and gunicorn has workers."""
         self.wait_for("RUNNING", running)
-        if "gunicorn" in self._sections:
+        if "gunicorn" in self._commands():
             wait_until(self._is_complete, what=lambda: self.story("gunicorn lacks workers"))
+
+    def _commands(self) -> str:
+        """Return the sections, or the scripts that their commands are."""
+        if "gunicorn" in self._sections:
+            return self._sections
+        scripts = [*self.root.glob("*.sh"), self.root / "launcher.py", self.root / "Procfile"]
+        return "\n".join(map(_read, scripts))
 
     def _is_complete(self) -> bool:
         """Tell whether every worker of every gunicorn here has loaded the application.
 
         One that has not would load the next release, as soon as ``current`` points to it.
         """
-        wanted = sum(int(number) for number in re.findall(r"--workers (\d+)", self._sections))
+        wanted = sum(int(number) for number in re.findall(r"--workers (\d+)", self._commands()))
         family = {*self.family(), *self.application()}
         masters = [lookup(process.pid) for process in with_children([*family])]
         world = World()
@@ -240,7 +246,7 @@ class House:
     def info(self, name: str = "myapp") -> Any:
         return self.rpc().supervisor.getProcessInfo(name)
 
-    def wait_for(self, state: str, name: str = "myapp", timeout: float = 20.0) -> Any:
+    def wait_for(self, state: str, name: str = "myapp", timeout: float = 60.0) -> Any:
         """Wait until supervisord reports *name* as *state*; return its info."""
 
         def reported() -> Any:
@@ -252,28 +258,57 @@ class House:
         title = f"{name} is to be {state}"
         return wait_until(reported, timeout, lambda: self.story(title))
 
+    def wait_until_recorded(self, pid: int) -> None:
+        """Wait until hotreload has looked at *pid* and recorded its listening sockets."""
+        path = self.root / "supervisord.hotreload.record"
+
+        def recorded() -> bool:
+            self.nudge()
+            programs = json.loads(_read(path) or '{"programs": {}}')["programs"]
+            rows = [row for proofs in programs.values() for row in proofs]
+            return any(row[0] == pid and row[2] for row in rows)
+
+        wait_until(recorded, what=lambda: self.story(f"{pid} is recorded"))
+
     def ctl(self, *words: str, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
         """Run supervisorctl with *words*."""
-        command = self.ctl_command(*words)
+        words = ("-c", str(self.root / "supervisord.conf"), *words)
         deadline = time.monotonic() + timeout
-        client = subprocess.Popen(
-            command,
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
+            client = self._run("supervisor.supervisorctl", words, out, errors)
+            while True:
+                try:
+                    status = client.wait(0.1)
+                    break
+                except subprocess.TimeoutExpired:
+                    if time.monotonic() > deadline:
+                        client.kill()
+                        client.wait()
+                        raise
+                    if words[2] != "hotreload":  # a reload turns the loop by itself
+                        self.nudge()
+            out.seek(0)
+            errors.seek(0)
+            printed, said = out.read().decode(), errors.read().decode()
+        return subprocess.CompletedProcess(words, status, printed, said)
+
+    def _run(
+        self, module: str, words: Sequence[str], out: IO[bytes], errors: IO[bytes]
+    ) -> subprocess.Popen[bytes]:
+        """Start a module of supervisor, as a fork of one that is loaded where that is the same."""
+        folder = str(self.root)
+        if not self.wrapper and self.python == sys.executable:
+            files = (out.fileno(), errors.fileno())
+            started = preloaded().start(module, words, self.environment, *files, folder)
+            return cast("subprocess.Popen[bytes]", started)
+        wrapper = self.wrapper if module == "supervisor.supervisord" else []
+        return subprocess.Popen(
+            [*wrapper, self.python, "-m", module, *words],
+            cwd=folder,
             env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            stdout=out,
+            stderr=errors,
         )
-        while True:
-            try:
-                out, err = client.communicate(timeout=0.1)
-                return subprocess.CompletedProcess(command, client.returncode, out, err)
-            except subprocess.TimeoutExpired:
-                if time.monotonic() > deadline:
-                    client.kill()
-                    client.communicate()
-                    raise
-                if words[0] != "hotreload":  # a reload turns the loop by itself
-                    self.nudge()
 
     def nudge(self) -> bool:
         """Let supervisord's loop turn: left alone it looks at its programs once a second.
@@ -425,7 +460,7 @@ class House:
             self.nudge()
             return process.poll() is not None
 
-        wait_until(ended, 30, lambda: self.story("supervisord is to end"))
+        wait_until(ended, 60, lambda: self.story("supervisord is to end"))
 
     def stop(self) -> None:
         """End supervisord and everything it ever had, by pid."""

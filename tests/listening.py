@@ -91,7 +91,7 @@ class Listening:
         path = self.house.root / "listener.log"
         return path.read_text() if path.exists() else ""
 
-    def until(self, condition: Callable[[], Any], timeout: float = 20) -> Any:
+    def until(self, condition: Callable[[], Any], timeout: float = 60.0) -> Any:
         """Wait until *condition* is truthy; show what happened when it does not get so."""
         try:
             return wait_until(condition, timeout)
@@ -117,7 +117,7 @@ class Listening:
     def info(self, name: str = "myapp") -> Any:
         return self.house.rpc().hotreload.getReloadInfo(name)
 
-    def wait_for_reload(self, name: str = "myapp", count: int = 1, timeout: float = 20) -> None:
+    def wait_for_reload(self, name: str = "myapp", count: int = 1, timeout: float = 60.0) -> None:
         """Wait until *name* has been reloaded *count* times, and is not any more."""
         self.until(lambda: self.reloads(name) >= count, timeout)
         self.until(lambda: not self.info(name)["active"], timeout)
@@ -128,7 +128,7 @@ class Listening:
         assert self.info(name)["outcome"] == "succeeded", self.story()
         assert self.reloads(name) == count, self.story()
 
-    def wait_for_log(self, text: str, timeout: float = 20) -> None:
+    def wait_for_log(self, text: str, timeout: float = 60.0) -> None:
         self.until(lambda: text in self.log(), timeout)
 
     def process(self) -> psutil.Process:

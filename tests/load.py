@@ -48,7 +48,7 @@ def get(address: Address, path: str = "/", timeout: float = 60.0) -> bytes:
         connection.close()
 
 
-def wait_for_answer(address: Address, timeout: float = 20.0) -> bytes:
+def wait_for_answer(address: Address, timeout: float = 60.0) -> bytes:
     """Return the first complete answer; RUNNING comes before the program listens."""
     deadline = time.monotonic() + timeout
     while True:
@@ -106,7 +106,7 @@ class Load:
 
     def wait_in_flight(self) -> None:
         """Wait until slow requests are in flight."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while self.in_flight < self.slow:
             assert time.monotonic() < deadline, "slow requests do not get through"
             time.sleep(0.01)
@@ -114,7 +114,7 @@ class Load:
     def wait_for(self, release: str) -> None:
         """Wait until *release* answers a request sent from now on."""
         before = self.releases[release]
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while self.releases[release] <= before:
             assert time.monotonic() < deadline, f"{release} does not answer: {self.releases}"
             time.sleep(0.01)

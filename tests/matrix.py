@@ -324,6 +324,8 @@ def report(rows: list[tuple[str, ...]], left_out: list[str]) -> str:
 The matrix
 ==========
 
+*For engineers: with which versions and worker classes was no request dropped?*
+
 ``make matrix`` reloads a program twice in each cell, 4 workers whose app imports for 0.5 s,
 while 3 fast clients and 2 slow ones (1 s) send requests without a pause. Every pair of two
 values is in at least one cell. *dropped*: requests that were not answered with a complete 200.

@@ -3,28 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import pathlib
-import shutil
-import sys
 
 import psutil
 
+from tests.harness.missing import program
 from tests.house import House, wait_until
 from tests.load import Address, wait_for_answer
-
-BIN = pathlib.Path(sys.executable).parent
-
-
-def program(name: str, package: str) -> str:
-    """Return the path of a server.
-
-    :raises AssertionError: with what to install.
-    """
-    path = os.pathsep.join((str(BIN), os.environ["PATH"], "/usr/sbin"))
-    found = shutil.which(name, path=path)
-    assert found, f"{name} is missing, install it with: {package}"
-    return found
 
 
 def uwsgi(house: House, *arguments: str, workers: int = 2) -> str:

@@ -1,6 +1,6 @@
 """An rpcinterface plugin for tests: breaks hotreload from inside a real supervisord.
 
-``break`` names a method of servers.gunicorn.family.GunicornReexec, or of Keeper, that is to
+``break`` names a method of servers.gunicorn.family.GunicornReexec, or of ProgramAdopter, that is to
 raise; ``times`` names a file for the processor time of every step of a reload;
 ``hold`` names a method of GunicornReexec that has nothing to say for ``seconds``;
 ``patience`` is how long a batch waits for a generation that drains, and a listener may be silent;
@@ -15,8 +15,8 @@ from typing import Any
 
 from supervisor_hotreload.core import reload as driver
 from supervisor_hotreload.core.driver import Driver
-from supervisor_hotreload.plugin import service as reloads
 from supervisor_hotreload.plugin import triggers
+from supervisor_hotreload.plugin.adopter import ProgramAdopter
 from supervisor_hotreload.servers.gunicorn.family import GunicornReexec
 
 
@@ -39,13 +39,13 @@ def make_saboteur_rpcinterface(supervisord: Any, **config: str) -> SaboteurRPCIn
     interface = SaboteurRPCInterface()
     target = config.get("break")
     if target:
-        owner = reloads.Keeper if hasattr(reloads.Keeper, target) else GunicornReexec
+        owner = ProgramAdopter if hasattr(ProgramAdopter, target) else GunicornReexec
         setattr(owner, target, _raise)
     if "hold" in config:
         _hold(config["hold"], float(config["seconds"]))
     if "patience" in config:
-        driver.DRAIN_PATIENCE = float(config["patience"])
-        triggers.SILENCE = float(config["patience"])
+        driver.DRAINING_SECONDS = float(config["patience"])
+        triggers.SILENCE_SECONDS = float(config["patience"])
     if "times" in config:
         _time_steps(config["times"])
     if "polls" in config:

@@ -43,10 +43,10 @@ def test_stop_start_restart(house: House) -> None:
     assert not psutil.pid_exists(pid)
     assert house.family() == []
     assert house.ctl("start", "myapp").returncode == 0
-    house.wait_for("RUNNING")
+    house.wait_until_complete()
     reloaded(house)
     assert house.ctl("restart", "myapp").returncode == 0
-    wait_until(lambda: len(house.masters()) == 1)
+    house.wait_until_complete()
     assert wait_for_answer(house.port).startswith(b"v1 ")
     assert reloaded(house) == house.masters()[0].pid
 
@@ -67,11 +67,11 @@ def test_its_exit_status_decides(house: House) -> None:
     info = house.wait_for("EXITED")
     assert info["exitstatus"] == 0
     house.ctl("start", "myapp")
-    house.wait_for("RUNNING")
+    house.wait_until_complete()
     pid = reloaded(house)
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: house.info()["pid"] not in (0, pid))
-    house.wait_for("RUNNING")
+    house.wait_until_complete()
 
 
 @pytest.mark.parametrize("stopped_by", ["stop", "killasgroup"])
@@ -84,15 +84,14 @@ def test_process_groups(house: House, stopped_by: str) -> None:
         else "stopasgroup = true"
     )
     house.start()
-    began = time.monotonic()
     house.ctl("stop", "myapp")
-    without = time.monotonic() - began
     house.ctl("start", "myapp")
+    house.wait_until_complete()
     reloaded(house)
     reloaded(house)
-    began = time.monotonic()
     assert house.ctl("stop", "myapp").stdout == "myapp: stopped\n"
-    assert time.monotonic() - began < without + 1.5
+    kills = [line for line in house.log().splitlines() if "with SIGKILL" in line]
+    assert len(kills) == (2 if killed else 0), kills  # one a stop, as without a reload
     assert house.family() == []
     assert house.ctl("start", "myapp").returncode == 0
     assert wait_for_answer(house.port).startswith(b"v1 ")
@@ -108,7 +107,7 @@ def test_logs(house: House) -> None:
         reloaded(house)
         get(house.port, "/after-the-reload")
         assert tail.stdout is not None
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while b"/after-the-reload" not in tail.stdout.readline():
             assert time.monotonic() < deadline
     finally:
@@ -149,7 +148,7 @@ def test_update_and_reread(house: House) -> None:
     assert house.info()["pid"] == pid
     house.configure("--workers 1")
     assert "myapp: updated process group" in house.ctl("update").stdout
-    house.wait_for("RUNNING")
+    house.wait_until_complete()
     wait_until(lambda: len(house.masters()) == 1)
     assert reloaded(house) == house.masters()[0].pid
 
@@ -163,7 +162,7 @@ def test_supervisord_reloads_itself(house: House) -> None:
         descriptors = len(os.listdir(f"/proc/{house.pid}/fd"))
         house.ctl("reload")
         wait_until(lambda times=times: house.log().count(initialized) == times)
-        house.wait_for("RUNNING")
+        house.wait_until_complete()
         house.release("v2")
         with Load(house.port, slow=1) as load:
             load.wait_in_flight()

@@ -1,4 +1,4 @@
-"""What others start costs supervisord next to nothing, however much it is."""
+"""However many processes others start, they cost supervisord next to nothing."""
 
 from __future__ import annotations
 
@@ -77,10 +77,10 @@ def test_a_process_with_very_many_children_is_not_read() -> None:
 
 
 @needs_root
-def test_an_environment_that_cannot_be_read_keeps_nobody_waiting(
+def test_an_environment_that_cannot_be_read_delays_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One user's processes keep another's from nothing."""
+    """The processes of one user do not delay those of another."""
     environment = process.environment_of
     stuck: list[int] = []
 
@@ -127,7 +127,7 @@ time.sleep(1000)
 
 
 def test_orphans_do_not_fill_the_log(house: House) -> None:
-    """supervisord, a subreaper, is handed them all; it says how many, not each."""
+    """supervisord is a subreaper and becomes their parent. It logs how many they are."""
     done, code = house.root / "done", house.root / "daemons.py"
     code.write_text(DAEMONS.format(done=str(done)))
     house.configure(more=f"[program:daemons]\ncommand = {sys.executable} {code}\n")

@@ -7,7 +7,6 @@ import pathlib
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -15,8 +14,8 @@ import pytest
 from supervisor_hotreload.core.model import Fault
 from supervisor_hotreload.servers.base import Program
 from supervisor_hotreload.servers.gunicorn import family as gunicorn
-from supervisor_hotreload.servers.uwsgi import family as uwsgi
 from supervisor_hotreload.servers.uwsgi import options as uwsgi_options
+from supervisor_hotreload.servers.uwsgi import trial as uwsgi_trial
 from supervisor_hotreload.system.command import Command, RunAs
 from supervisor_hotreload.system.credentials import Ids
 from tests.house import APP, House, wait_until
@@ -59,12 +58,11 @@ def test_supervisord_does_not_wait_for_an_exec(house: House, leased: str, which:
     before = house.info()
     house.rpc().hotreload.reloadProcess("myapp", False)
     house.wait_for_phase("checking")
-    longest = 0.0
+    answers = 0
     while house.reload_info()["phase"] == "checking":
-        began = time.monotonic()
         assert house.rpc().supervisor.getState()["statename"] == "RUNNING"
-        longest = max(longest, time.monotonic() - began)
-    assert longest < 1
+        answers += 1
+    assert answers > 3  # one, at the end of it, where supervisord waits
     info = house.wait_for_outcome()
     assert "timed out after 3 s (check_timeout) waiting for check" in info["reason"]
     assert_unchanged(house, before)
@@ -254,7 +252,7 @@ def test_whom_a_command_of_uwsgi_names(
     (tmp_path / "app.ini").write_text("[uwsgi]\nuid = root\ngid = root\nwho = root\n")
     rights = Ids.of_user(os.getuid())
     program = Program("myapp", command, str(tmp_path), given, rights=rights)
-    assert uwsgi._named_user(uwsgi_options.options(program)) == named
+    assert uwsgi_trial.named_user(uwsgi_options.options(program)) == named
 
 
 @pytest.mark.parametrize(

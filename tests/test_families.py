@@ -16,7 +16,9 @@ from tests.otherservers import configure_nginx, nginx, start
 
 PACKAGE = pathlib.Path(supervisor_hotreload.__file__).parent
 
-NAMES = re.compile("gunicorn|uwsgi|nginx|granian|uvicorn|hypercorn|unicorn|haproxy", re.IGNORECASE)
+NAMES = re.compile(
+    "gunicorn|uwsgi|nginx|granian|uvicorn|hypercorn|unicorn|haproxy|puma", re.IGNORECASE
+)
 
 
 def words(path: pathlib.Path) -> set[str]:
@@ -58,14 +60,14 @@ def test_what_is_not_a_family_knows_none(path: pathlib.Path) -> None:
     assert not [word for word in words(path) if NAMES.search(word)]
 
 
-@pytest.mark.parametrize("name", ["(?<!g)unicorn", "haproxy"])
+@pytest.mark.parametrize("name", ["(?<!g)unicorn", "haproxy", "puma"])
 def test_a_late_comer_is_known_to_its_own_file_alone(name: str) -> None:
     known = {
         path.relative_to(PACKAGE).as_posix()
         for path in PACKAGE.rglob("*.py")
         if any(re.search(name, word, re.IGNORECASE) for word in words(path))
     }
-    assert known <= {"servers/unicorn.py", "servers/__init__.py"}
+    assert known <= {"servers/unicorn.py", "servers/puma.py", "servers/__init__.py"}
 
 
 def test_every_family_is_a_file_and_an_entry() -> None:

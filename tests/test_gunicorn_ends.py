@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import threading
 import time
@@ -12,6 +11,7 @@ import psutil
 import pytest
 
 from supervisor_hotreload.core.model import Fault
+from tests.harness.missing import program
 from tests.house import APP, House, lives, wait_until
 from tests.load import Load, get, wait_for_answer
 from tests.test_refusals import assert_unchanged, fault_of
@@ -137,7 +137,7 @@ def test_a_rollback_cuts_no_request_of_a_ready_successor(house: House) -> None:
     answers = ask_successor(house, new, "/slow46")
     house.ctl("hotreload", "--cancel", "myapp", timeout=100)
     assert wait_until(lambda: answers, 60)[0].startswith(b"v2 ")
-    wait_until(lambda: not psutil.pid_exists(new), 10)
+    wait_until(lambda: not psutil.pid_exists(new), 60)
 
 
 def test_a_successor_that_never_got_ready_goes_quickly(house: House) -> None:
@@ -155,7 +155,7 @@ def test_a_successor_that_never_got_ready_goes_quickly(house: House) -> None:
     )
     began = time.monotonic()
     assert fault_of(house).faultCode == Fault.NOT_READY
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 60  # not the 100 s that it may be graceful for
     assert_unchanged(house, before)
 
 
@@ -179,7 +179,7 @@ def test_a_thread_does_not_keep_an_old_master(house: House, tracker: bool) -> No
     house.release("v2")
     began = time.monotonic()
     done = house.reload()
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 40  # not graceful_timeout and the margin after it
     assert "0 old workers left" in done.stdout
     assert not psutil.pid_exists(old)
     assert get(house.port).startswith(b"v2 ")
@@ -192,12 +192,18 @@ WRAPPERS = {
 }
 
 
+CURES = {
+    "dumb-init": "pip install dumb-init",
+    "honcho": "pip install honcho",
+    "script": "apt-get install bsdutils",
+    "tini": "apt-get install tini",
+}
+
+
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_a_wrapper_that_would_end_the_successor_is_refused(house: House, name: str) -> None:
-    path = f"{os.path.dirname(house.python)}:{os.environ['PATH']}"
-    if shutil.which(name, path=path) is None:
-        pytest.skip(f"{name} is not installed")
-    house.environment["PATH"] = path
+    program(name, CURES[name])
+    house.environment["PATH"] = f"{house.bin}:{os.environ['PATH']}"
     command, cure = WRAPPERS[name]
     (house.root / "Procfile").write_text(f"web: {house.gunicorn()}\n")
     house.configure(command=command.format(command=house.gunicorn(), root=house.root))
@@ -216,10 +222,9 @@ def test_a_wrapper_that_would_end_the_successor_is_refused(house: House, name: s
 
 @pytest.mark.parametrize("words", ["dumb-init --single-child --", "dumb-init -vc", "tini -g --"])
 def test_a_wrapper_that_lets_it_live_is_none(house: House, words: str) -> None:
-    path = f"{os.path.dirname(house.python)}:{os.environ['PATH']}"
-    if shutil.which(words.split()[0], path=path) is None:
-        pytest.skip(f"{words} is not installed")
-    house.environment["PATH"] = path
+    name = words.split()[0]
+    program(name, CURES[name])
+    house.environment["PATH"] = f"{house.bin}:{os.environ['PATH']}"
     house.configure(command=f"{words} {house.gunicorn()}")
     house.start()
     with Load(house.port) as load:
@@ -282,7 +287,7 @@ def test_a_pipeline_after_the_server_costs_no_time(house: House) -> None:
         house.reload()
     assert load.dropped == []
     assert lives(sidecar)
-    assert took < 4.5
+    assert took < 15  # it would be waited for as long as that lives
 
 
 def test_a_sidecar_that_its_shell_would_end_lives_on(house: House) -> None:

@@ -20,8 +20,8 @@ from supervisor_hotreload.core.text import LONGEST
 from supervisor_hotreload.listener.log import say
 from supervisor_hotreload.plugin.events import ProcessHotReloadEvent
 from supervisor_hotreload.plugin.log import Log
-from supervisor_hotreload.plugin.published import clean
 from supervisor_hotreload.plugin.triggers import TriggerTable
+from supervisor_hotreload.plugin.xmlrpc import clean
 from supervisor_hotreload.rpcinterface import HotReloadNamespaceRPCInterface
 from tests.house import House
 from tests.test_invariant import Simulation

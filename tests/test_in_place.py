@@ -28,6 +28,7 @@ from supervisor_hotreload.servers.settings import Settings
 from supervisor_hotreload.system import endpoint as endpoints
 from supervisor_hotreload.system.process import Process, lookup
 from supervisor_hotreload.system.world import World
+from tests.harness.choosing import mostly_slow
 from tests.house import wait_until
 
 PREFORK = """\
@@ -190,7 +191,7 @@ class Toy:
         wait_until(lambda: not self.world.alive(process))
 
     def reload(
-        self, settings: str = "", old: Optional[AcceptingGeneration] = None, timeout: float = 20
+        self, settings: str = "", old: Optional[AcceptingGeneration] = None, timeout: float = 60.0
     ) -> Reload:
         """Reload it, and return how that went.
 
@@ -339,9 +340,7 @@ def test_a_worker_that_does_not_come_ends_the_patience(toys: Any) -> None:
     toy.plan(boot=[0.5, 30])
     reload = toy.reload("ready_timeout = 1")
     assert reload.fault is Fault.NOT_READY
-    assert (
-        "timed out after 1 s waiting for the next worker (worker 1 of 2 accepts)" in reload.reason
-    )
+    assert "timed out after 1 s waiting for the next worker (1 of 2 ready)" in reload.reason
     assert reload.seconds < 3
 
 
@@ -382,7 +381,7 @@ def test_old_workers_that_take_long_are_left_to_finish(toys: Any) -> None:
     reload = toy.reload("drain_timeout = 0.3")
     assert reload.outcome is Outcome.SUCCEEDED
     assert reload.seconds < 2
-    assert when(reload, "draining: 2 old workers still finish what they have") > 0.3
+    assert when(reload, "draining: 2 old workers still finish their requests") > 0.3
 
 
 def test_the_next_reload_does_not_wait_for_an_hour() -> None:
@@ -396,11 +395,14 @@ def test_a_master_that_keeps_its_old_workers_has_refused(toys: Any, how: dict[st
     toy.plan(**how)
     reload = toy.reload()
     assert reload.fault is Fault.NOT_READY
-    assert f"{toy.master} kept its old workers: it has refused" in reload.reason
+    assert f"{toy.master} has refused the new configuration" in reload.reason
     assert 4.5 < reload.seconds < 7
 
 
-@pytest.mark.parametrize("plan", [{"busy": 6}, {"boot": [6]}, {"pause": 6, "workers": 1}])
+@pytest.mark.parametrize(
+    "plan",
+    mostly_slow([{"busy": 6}, {"boot": [6]}, {"pause": 6, "workers": 1}], [{"busy": 6}]),
+)
 def test_a_master_that_takes_its_time_has_not_refused(toys: Any, plan: dict[str, Any]) -> None:
     toy = toys(workers=plan.get("workers", 2))
     toy.wait_for(plan.get("workers", 2))

@@ -22,8 +22,9 @@ from supervisor.states import ProcessStates, SupervisorStates
 from supervisor.supervisord import Supervisor
 
 from supervisor_hotreload.core.model import Failure, Fault
-from supervisor_hotreload.plugin import adoption
+from supervisor_hotreload.plugin import adoption, builder
 from supervisor_hotreload.plugin import supervisord as supervised
+from supervisor_hotreload.plugin.admission import Overrides
 from supervisor_hotreload.plugin.events import NAMES
 from supervisor_hotreload.plugin.service import ReloadService
 from tests.fake_world import STEP, SUPERVISORD, FakeWorld, Master, Worker
@@ -183,7 +184,7 @@ class Simulation:
         if verb == "reload":
             self._try(lambda: self.reloads.start(self.program))
         elif verb == "bake":
-            self._try(lambda: self.reloads.start(self.program, bake=1.0))
+            self._try(lambda: self.reloads.start(self.program, Overrides(bake=1.0)))
         elif verb == "cancel":
             self._try(lambda: self.reloads.cancel(self.program))
         elif verb == "hup" and self.subprocess.state == ProcessStates.RUNNING:
@@ -353,7 +354,7 @@ def test_every_start_that_is_announced_has_one_end(
     events.subscribe(NAMES["PROCESS_HOTRELOAD"], lambda event: heard.append(type(event).__name__))
     if what == "refused":
         failure = Failure(Fault.BAD_SETTING, "what to try cannot be told")
-        monkeypatch.setattr(ReloadService, "_trial", lambda *_: throw(failure))
+        monkeypatch.setattr(builder, "trial", lambda *_: throw(failure))
         with pytest.raises(Failure, match="what to try"):
             simulation.reloads.start(simulation.program)
         assert heard == []

@@ -7,7 +7,6 @@ import pathlib
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -89,14 +88,11 @@ def many(everything: Listening) -> Iterator[Listening]:
 
 def test_touch(many: Listening) -> None:
     path = many.house.root / "touch"
-    began = time.monotonic()
     path.touch()
-    many.until(lambda: many.reloads("touched") == 1)
-    assert time.monotonic() - began < 1.2
     many.succeeded("touched", 1)
     os.utime(path, (1, 1))  # any change of the time counts, also back
     many.succeeded("touched", 2)
-    assert f"touched: reload begun: touch = {path}" in many.log()
+    assert f"touched: reload started: touch = {path}" in many.log()
     path.unlink()
     path.touch()
     many.succeeded("touched", 3)
@@ -116,7 +112,7 @@ def test_watch(many: Listening) -> None:
 def test_after(many: Listening) -> None:
     many.house.rpc().supervisor.startProcess("deploy")
     many.succeeded("waiting", 1)
-    assert "waiting: reload begun: after = deploy" in many.log()
+    assert "waiting: reload started: after = deploy" in many.log()
 
 
 def test_on(many: Listening) -> None:
@@ -140,7 +136,7 @@ def test_the_app_asks(many: Listening) -> None:
     root = many.house.root
     assert get(root / "asking.sock", "/ask") == b"stdout"
     many.succeeded("asking", 1)
-    assert "asking: reload begun: asking asks" in many.log()
+    assert "asking: reload started: asking asks" in many.log()
     assert get(root / "asking.sock", "/ask/deaf") == b"stdout"
     many.wait_for_log("asking asks for 'deaf': refused")
     assert get(root / "asking.sock", "/ask/other_asking") == b"stdout"

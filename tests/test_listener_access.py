@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from supervisor.xmlrpc import SupervisorTransport
 
-from supervisor_hotreload.listener.program import Program
 from supervisor_hotreload.listener.roster import Roster
-from supervisor_hotreload.listener.rpcclient import Server
+from supervisor_hotreload.listener.rpcclient import RpcClient
+from supervisor_hotreload.listener.watched_program import WatchedProgram
 from tests.house import House, wait_until
 from tests.listening import Listening, answers
 from tests.test_robustness import saboteur
@@ -69,8 +69,8 @@ def test_a_listener_without_the_password_keeps_what_happens(house: House) -> Non
     listening.wait_for_reload("hearing")
     wait_until(lambda: house.rpc().hotreload.getWarnings() == [])
     listening.wait_for_reload("myapp")
-    assert f"myapp: reload begun: touch = {touch}" in listening.log()
-    assert "hearing: reload begun: on = PROCESS_STATE_EXITED" in listening.log()
+    assert f"myapp: reload started: touch = {touch}" in listening.log()
+    assert "hearing: reload started: on = PROCESS_STATE_EXITED" in listening.log()
     assert house.ctl("reread").stdout == "No config updates to processes\n"
     listening.kill()
     listening.wait_for_listener()
@@ -96,10 +96,10 @@ def test_the_shipped_section_starts_from_a_virtual_environment(house: House) -> 
 
 
 @pytest.mark.parametrize("drains_on", [False, True])
-def test_a_mate_that_drains_for_long_holds_up_nobody(drains_on: bool) -> None:
-    roster = Roster(Server("unix:///nowhere"), lambda _: None)
+def test_a_member_that_drains_for_long_holds_up_nobody(drains_on: bool) -> None:
+    roster = Roster(RpcClient("unix:///nowhere"), lambda _: None)
     for name in ("one", "two"):
         row = {"group": "web", "active": name == "two", "drains_on": drains_on}
-        roster.programs[name] = Program(name, row)
-    assert roster.busy_mate(roster.programs["one"]) is not drains_on
-    assert not roster.busy_mate(roster.programs["two"])
+        roster.programs[name] = WatchedProgram(name, row)
+    assert roster.is_group_busy(roster.programs["one"]) is not drains_on
+    assert not roster.is_group_busy(roster.programs["two"])

@@ -129,7 +129,7 @@ def test_supervisord_restarts_without_reloads(listening: Listening) -> None:
     time.sleep(0.2)
     house.start()
     listening.wait_for_listener()
-    listening.wait_for_log("changed before its generation began, no reload")
+    listening.wait_for_log("no reload: it changed before the running generation began")
     assert listening.reloads() == 1, listening.story()
     path.touch()
     listening.succeeded("myapp", 2)
@@ -139,8 +139,8 @@ def test_supervisord_restarts_without_reloads(listening: Listening) -> None:
     "content", ["{", "[]", '{"version": 1, "programs": {"myapp": {"stamps": [1]}}}', "\0" * 2000000]
 )
 def test_a_corrupt_state_file_is_a_hint(tmp_path: pathlib.Path, content: str) -> None:
-    from supervisor_hotreload.listener.program import Program
     from supervisor_hotreload.listener.state import StateFile
+    from supervisor_hotreload.listener.watched_program import WatchedProgram
 
     said: list[str] = []
     path = tmp_path / "state.json"
@@ -148,10 +148,10 @@ def test_a_corrupt_state_file_is_a_hint(tmp_path: pathlib.Path, content: str) ->
     found = StateFile(str(path), said.append).read()
     if found:
         with pytest.raises((AttributeError, KeyError)):
-            Program("myapp").restore(found["programs"]["myapp"], 1.0, True, True)
+            WatchedProgram("myapp").restore(found["programs"]["myapp"], 1.0, True, True)
     else:
         assert said
-        assert "begun anew" in said[0]
+        assert "is damaged and is ignored" in said[0]
 
 
 def test_the_state_is_kept_where_only_its_user_can_write(tmp_path: pathlib.Path) -> None:
@@ -200,7 +200,7 @@ def test_bad_settings_are_told_and_edits_are_seen(listening: Listening) -> None:
     path.touch()
     other.touch()
     listening.succeeded("myapp", 2)
-    assert f"reload begun: touch = {other}" in listening.log()
+    assert f"reload started: touch = {other}" in listening.log()
 
 
 # -- the events of reloads
@@ -270,7 +270,12 @@ def test_by_hand_it_says_what_it_is() -> None:
     assert done.returncode == 0
     for key in ("touch", "watch", "after", "on", "max_memory", "every", "notify"):
         assert re.search(rf"^{key} = ", done.stdout, re.MULTILINE), key
-    assert subprocess.run([LISTENER, "--what"], capture_output=True, timeout=20).returncode == 2
+    for wrong in ("--what", "what", "--state"):
+        done = subprocess.run([LISTENER, wrong], capture_output=True, text=True, timeout=20)
+        assert done.returncode == 2
+        usage, reason = done.stderr.splitlines()
+        assert usage == "usage: hotreload-listener [-s PATH] [-h]"
+        assert wrong.strip("-") in reason
 
 
 def test_without_the_plugin_it_says_so(house: House) -> None:
@@ -326,7 +331,7 @@ def test_events_are_cut_at_characters_not_bytes() -> None:
         assert {event.data for event in found} == {"hotreload \u20ac\U0001f600\n"}
         assert found[0].is_a("PROCESS_COMMUNICATION")
         assert not found[0].is_a("PROCESS_COMM")
-        assert found[0].says("groupname", "b")
+        assert found[0].has("groupname", "b")
     stream = Stream()
     stream.feed(b"rubbish\n")
     with pytest.raises(ProtocolError):
@@ -336,11 +341,11 @@ def test_events_are_cut_at_characters_not_bytes() -> None:
 def test_an_event_that_cannot_be_taken_is_sent_again_once() -> None:
     from supervisor_hotreload.listener import events
     from supervisor_hotreload.listener.loop import Listener
-    from supervisor_hotreload.listener.rpcclient import Server
+    from supervisor_hotreload.listener.rpcclient import RpcClient
 
     given, taken = os.pipe()
     answers, answer = os.pipe()
-    listener = Listener(Server("unix:///nowhere"), stdin=given, stdout=answer)
+    listener = Listener(RpcClient("unix:///nowhere"), stdin=given, stdout=answer)
 
     def fail(*_: object) -> None:
         raise ZeroDivisionError("a bug")

@@ -269,12 +269,11 @@ def test_a_descriptor_that_is_slow_to_close_holds_nobody_up(house: House, receiv
         [sys.executable, "-c", LINGER, address], stdout=subprocess.PIPE, text=True
     )
     try:
-        longest, end = 0.0, time.monotonic() + 3
+        answers, end = 0, time.monotonic() + 3
         while time.monotonic() < end:
-            began = time.monotonic()
             assert house.rpc().supervisor.getState()["statename"] == "RUNNING"
-            longest = max(longest, time.monotonic() - began)
-        assert longest < 1
+            answers += 1
+        assert answers > 10
     finally:
         attacker.kill()
         printed = attacker.communicate()[0]

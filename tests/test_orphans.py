@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pathlib
 import signal
-import time
 from collections.abc import Collection, Mapping
 
 import psutil
@@ -15,6 +14,7 @@ from supervisor_hotreload.plugin import orphans
 from supervisor_hotreload.system.credentials import Ids
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
+from tests.harness.choosing import mostly_slow
 from tests.house import House, lives, wait_until, with_children
 from tests.load import Load, get, wait_for_answer
 from tests.otherservers import configure_nginx, nginx, start
@@ -58,7 +58,7 @@ def test_an_orphan_is_adopted_and_not_spawned_beside(house: House, reloads: int)
     assert "spawned" not in house.log().rsplit("supervisord started", 1)[1]
     assert masters_of(house) == [house.info()["pid"]]
     assert house.ctl("restart", "myapp").returncode == 0
-    wait_until(lambda: len(masters_of(house)) == 1)
+    house.wait_until_complete()
     assert house.reload_info()["watched"] is False
     house.reload()
     assert house.ctl("stop", "myapp").stdout == "myapp: stopped\n"
@@ -71,16 +71,17 @@ def test_the_exit_of_an_orphan_is_seen(house: House) -> None:
     kill_supervisord(house)
     house.start()
     pid = house.info()["pid"]
-    began = time.monotonic()
     os.kill(pid, signal.SIGTERM)
     wait_until(lambda: house.info()["pid"] not in (0, pid), what="spawned again")
-    assert time.monotonic() - began < 10
     house.wait_for("RUNNING")
     assert wait_for_answer(house.port)
     assert masters_of(house) == [house.info()["pid"]]
 
 
-@pytest.mark.parametrize("phase", ["booting", "baking", "draining", "promoting"])
+@pytest.mark.parametrize(
+    "phase",
+    mostly_slow(["booting", "baking", "draining", "promoting"], ["booting", "draining"]),
+)
 def test_killed_in_the_middle_of_a_reload(house: House, phase: str) -> None:
     house.configure("--workers 2", settings="bake = 1")
     house.start()
@@ -204,6 +205,7 @@ def test_an_nginx_is_found_again(house: House) -> None:
     house.configure(command=nginx(house))
     start(house, house.port, 2)
     pid = house.info()["pid"]
+    house.wait_until_recorded(pid)
     kill_supervisord(house)
     house.start()
     assert house.info()["pid"] == pid

@@ -9,6 +9,7 @@ import xmlrpc.client
 import pytest
 
 from supervisor_hotreload.core.model import Fault
+from supervisor_hotreload.plugin.builder import last_exception
 from tests.house import House, wait_until
 from tests.load import Load, get
 
@@ -70,6 +71,49 @@ def test_the_fault_shows_what_the_program_logged(house: House) -> None:
     assert fault.faultCode == Fault.SUCCESSOR_EXITED
     assert "No module named 'no_such_module'" in fault.faultString
     assert "generation 1" in fault.faultString
+
+
+CRASHING = """\
+import sys, traceback
+class NotMigrated(Exception): pass
+try:
+    raise NotMigrated("the table users is missing")
+except NotMigrated:
+    traceback.print_exc()
+    sys.exit(1)
+"""
+
+
+def test_the_reason_has_the_exception_while_the_master_lives(house: House) -> None:
+    """gunicorn starts such a worker again for ever: only its master would say why it exits."""
+    house.configure("--workers 1", settings="ready_timeout = 3")
+    house.start()
+    before = house.info()
+    house.release("v2", code=CRASHING)
+    fault = fault_of(house)
+    assert fault.faultCode == Fault.NOT_READY
+    why = "NotMigrated: the table users is missing"
+    assert why in fault.faultString.splitlines()[0]
+    (line,) = [line for line in house.log().splitlines() if "failed while booting" in line]
+    assert why in line
+    assert_unchanged(house, before)
+
+
+@pytest.mark.parametrize(
+    ("printed", "reason"),
+    [
+        ("it works", ""),
+        ("Traceback (most recent call last):\n  File a\nKeyError: 'x'", ": KeyError: 'x'"),
+        ("Traceback (most recent call last):\n  File a\n\nBroken: so\nlater: a", ": Broken: so"),
+        ("ERROR:  Traceback (most recent call last):\n  File a\napp.Broken", ": app.Broken"),
+        ("Traceback (most recent call last):\n  File a\n[7] [INFO] Booting worker", ""),
+        ("ImportError: x\ngunicorn.errors.HaltServer: <HaltServer 3>", ": ImportError: x"),
+        ("Error: cannot use this:\nImportError: x", ": Error: cannot use this: ImportError: x"),
+        ("app.rb:3:in `<main>': no (RuntimeError)", ": app.rb:3:in `<main>': no (RuntimeError)"),
+    ],
+)
+def test_the_last_exception_is_found(printed: str, reason: str) -> None:
+    assert last_exception(printed.splitlines()) == reason
 
 
 def test_a_pidfile_in_the_way(house: House) -> None:

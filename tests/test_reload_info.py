@@ -149,10 +149,12 @@ def test_a_section_for_no_program_is_named_where_one_looks(house: House) -> None
     first, *rest = house.ctl("hotreload", "--status").stdout.splitlines()
     assert "never reloaded" in first
     assert rest == [
-        "warning: [hotreload:mayapp] is for no program that there is: myapp",
-        "warning: [hotreload:zzz] is for no program that there is: myapp",
+        "warning: [hotreload:mayapp] has no effect: no program has this name (there are: myapp)",
+        "warning: [hotreload:zzz] has no effect: no program has this name (there are: myapp)",
     ]
-    warnings = [line for line in house.reload().stdout.splitlines() if "is for no program" in line]
+    warnings = [
+        line for line in house.reload().stdout.splitlines() if "no program has this name" in line
+    ]
     assert len(warnings) == 1
     assert "[hotreload:mayapp]" in warnings[0]
     assert warnings[0].endswith("is it meant for myapp?")

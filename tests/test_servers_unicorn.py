@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -9,6 +10,7 @@ import signal
 import psutil
 import pytest
 
+from tests.harness.choosing import mostly_slow
 from tests.house import House, wait_until
 from tests.load import Address, Load, get
 from tests.otherservers import rack_release, start, titled, unicorn
@@ -42,8 +44,13 @@ def answers(address: Address) -> set[str]:
     return {get(address).split()[0].decode() for _ in range(6)}
 
 
-@pytest.mark.parametrize("preload", ["false", "true"])
-@pytest.mark.parametrize("socket", ["tcp", "unix"])
+@pytest.mark.parametrize(
+    ("socket", "preload"),
+    mostly_slow(
+        itertools.product(["tcp", "unix"], ["false", "true"]),
+        [("tcp", "true"), ("unix", "false")],
+    ),
+)
 def test_it_is_reloaded_twice_under_load(house: House, socket: str, preload: str) -> None:
     path = house.root / "unicorn.sock"
     address: Address = house.port if socket == "tcp" else path

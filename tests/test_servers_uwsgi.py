@@ -17,19 +17,15 @@ import psutil
 import pytest
 
 from supervisor_hotreload.servers.base import Program
-from supervisor_hotreload.servers.uwsgi import (
-    chain as uwsgi_chain,
-)
+from supervisor_hotreload.servers.uwsgi import chain as uwsgi_chain
 from supervisor_hotreload.servers.uwsgi import family
-from supervisor_hotreload.servers.uwsgi import (
-    options as uwsgi_options,
-)
-from supervisor_hotreload.servers.uwsgi import (
-    stats as uwsgi_stats,
-)
+from supervisor_hotreload.servers.uwsgi import options as uwsgi_options
+from supervisor_hotreload.servers.uwsgi import stats as uwsgi_stats
+from supervisor_hotreload.servers.uwsgi import trial as uwsgi_trial
 from supervisor_hotreload.system.credentials import Ids
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
+from tests.harness.choosing import mostly_slow
 from tests.house import APP, House, free_port, parent, wait_until
 from tests.listening import QUICK, Listening
 from tests.load import Load, get
@@ -55,7 +51,7 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", mostly_slow(LAYOUTS, ["graceful", "graceful-lazy-stats"]))
 def test_a_graceful_reload_drops_nothing_and_blocks_until_done(house: House, layout: str) -> None:
     arguments = [word.replace("stats.", f"{house.root}/stats.") for word in LAYOUTS[layout]]
     house.configure(command=uwsgi(house, *arguments), program=STOP)
@@ -117,7 +113,7 @@ def test_a_router_is_no_worker(house: House, strategy: str, http: str) -> None:
     assert {get(house.port).split()[0] for _ in range(6)} == {b"v2"}
 
 
-@pytest.mark.parametrize("strategy", ["graceful", "chain", "auto"])
+@pytest.mark.parametrize("strategy", mostly_slow(["graceful", "chain", "auto"], ["chain", "auto"]))
 def test_broken_code_is_tried_before_and_changes_nothing(house: House, strategy: str) -> None:
     more = f"--lazy-apps --need-app --master-fifo {house.root}/fifo"
     path = f"--pythonpath {house.root}/current"
@@ -256,7 +252,7 @@ def test_hup_is_a_reload_with_its_check(house: House) -> None:
 def test_words_that_go_elsewhere_are_named(house: House) -> None:
     house.configure(command=uwsgi(house, f"--logto {house.root}/uwsgi.log"), program=STOP)
     start(house, house.port, 2)
-    assert "uWSGI's words go elsewhere (logto)" in house.reload().stdout
+    assert "uWSGI's output goes elsewhere (logto)" in house.reload().stdout
 
 
 def test_ready_by_tcp(house: House) -> None:
@@ -349,7 +345,7 @@ def test_a_release_that_cannot_be_tried_is_named(house: House) -> None:
     house.configure(command=f"sh -c 'exec {script}'", program=STOP)
     start(house, house.port, 2)
     printed = house.reload().stdout
-    assert "warning: myapp: the release is not tried before: " in printed
+    assert "warning: myapp: the release is not tried before the reload: " in printed
     assert "set check_before = COMMAND" in printed
     house.configure(
         command=f"sh -c 'exec {script}'",
@@ -435,7 +431,7 @@ def tried(
         "options": {"module": ["app:app"], "master": [""], "processes": ["4"]},
     }
     return subprocess.run(
-        [sys.executable, "-c", family.TRY],
+        [sys.executable, "-c", uwsgi_trial.TRY_IMPORT],
         env={**os.environ, **given, "HOTRELOAD_TRIAL": json.dumps(told)},
         capture_output=True,
         text=True,
@@ -641,8 +637,8 @@ def test_whose_file_may_be_touched(
     assert (path.stat().st_mtime > 0) == good
 
 
-def crew_of(options: uwsgi_options.Options) -> tuple[World, family.UwsgiGeneration]:
-    """Return a crew whose master is this process."""
+def generation_of(options: uwsgi_options.Options) -> tuple[World, family.UwsgiGeneration]:
+    """Return a generation whose master is this process."""
     world = World()
     own = world.lookup(os.getpid())
     assert own is not None
@@ -659,19 +655,19 @@ def test_any_file_that_can_be_touched_will_do(tmp_path: pathlib.Path) -> None:
         "touch-chain-reload": [f"{tmp_path}/{name}" for name in names],
     }
     found = uwsgi_options.Options(str(tmp_path), values=values, rights=OWN)
-    world, crew = crew_of(found)
+    world, old = generation_of(found)
     configured = Program("myapp", "uwsgi", str(tmp_path))
 
     def chain_warnings() -> list[str]:
-        told = family.FAMILY.warnings(world, crew, configured)
+        told = family.FAMILY.warnings(world, old, configured)
         return [line for line in told if "chain reload cannot" in line]
 
-    assert family.FAMILY.strategy(world, crew, configured) == "graceful"
+    assert family.FAMILY.best_strategy(world, old, configured) == "graceful"
     (warning,) = chain_warnings()
     assert all(f"{tmp_path}/{name}: " in warning for name in names)
     (tmp_path / "first").touch()
     (tmp_path / "second").touch()
-    assert family.FAMILY.strategy(world, crew, configured) == "chain"
+    assert family.FAMILY.best_strategy(world, old, configured) == "chain"
     assert not chain_warnings()
 
 
@@ -757,7 +753,7 @@ def test_where_routers_accept(tmp_path: pathlib.Path) -> None:
         "fastrouter = fr.sock\nhttp-to-https = 0.0.0.0:8195\nrawrouter = :x\n"
         "http-socket = :8196\nhttp11-socket = :8197\nsocket = =0\nhttp-to = 127.0.0.1:8198\n"
     )
-    found = family._apart(configured("uwsgi app.ini", tmp_path))
+    found = family.router_addresses(configured("uwsgi app.ini", tmp_path))
     assert found >= {"1000", "/run/a.sock", "2000", "2001", "2002", "fr.sock", "2003"}
     assert not found & {"2004", "2005", "2006"}
 
@@ -787,12 +783,12 @@ def answer_once(listener: socket.socket, answer: bytes) -> None:
 def test_a_long_answer_of_a_stats_server_is_read(tmp_path: pathlib.Path) -> None:
     """250 threads of 4 workers take 250 KB."""
     answer = json.dumps({"workers": [{"pid": 1, "cores": "x" * (1 << 20)}]}).encode()
-    world, crew = crew_of(uwsgi_options.Options("/"))
+    world, old = generation_of(uwsgi_options.Options("/"))
     with socket.socket(socket.AF_UNIX) as listener, ThreadPoolExecutor() as pool:
         listener.bind(str(tmp_path / "s"))
         listener.listen()
         pool.submit(answer_once, listener, answer)
-        stats = uwsgi_stats.Stats(world, crew.master, str(tmp_path / "s"))
+        stats = uwsgi_stats.Stats(world, old.master, str(tmp_path / "s"))
         found = wait_until(stats.look)
     assert found[0]["pid"] == 1
 
@@ -815,8 +811,8 @@ def test_options_of_the_command_and_of_ini_files(tmp_path: pathlib.Path) -> None
     assert found.last("module") == "app:app"
     assert found.last("callable") == "app"
     assert found.all("stats") == ["/s"]
-    assert found.untold("stats")
-    assert not found.untold("module", "chdir")
+    assert found.why_unknown("stats")
+    assert not found.why_unknown("module", "chdir")
     assert found.last("home") == "/venv"
     assert found.last("chdir") == f"{tmp_path}/"
     assert found.on("master")
@@ -838,7 +834,7 @@ def test_placeholders_are_replaced_as_uwsgi_does(tmp_path: pathlib.Path) -> None
     assert found.on("master")
     assert not found.on("lazy-apps")
     assert found.unknown >= {"chdir", "stats", "lazy-apps"}
-    assert "chdir" in found.untold("chdir", "module")
+    assert "chdir" in found.why_unknown("chdir", "module")
 
 
 @pytest.mark.parametrize(
@@ -848,6 +844,9 @@ def test_placeholders_are_replaced_as_uwsgi_does(tmp_path: pathlib.Path) -> None
         "/venv/bin/uwsgi --log-master app.ini",
         "uwsgi --log-master --ini app.ini --honour-stdin",
         "uwsgi --of-a-plugin app.ini",
+        "uwsgi --of-a-plugin --thunder-lock app.ini",
+        "uwsgi --master --listen -1 --static-map /x=/y.json --http-socket 127.0.0.1:80 app.ini",
+        "uwsgi --if-exists no.ini --endif --php-ini no.ini --procname -M app.ini",
         "uwsgi --env CONFIG=/no/such.json --touch-reload no.ini --logto2 a.yml -S x=a.xml app.ini",
         "uwsgi_python3 -M app.ini",
         "sh -c 'exec uwsgi app.ini'",
@@ -862,7 +861,27 @@ def test_options_are_read_behind_plain_wrappers(tmp_path: pathlib.Path, command:
     found = configured(command, tmp_path)
     assert found.on("master")
     assert found.last("module") == "app:app"
-    assert found.untold("module") == ""
+    assert found.why_unknown("module") == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "file", "called"),
+    [
+        ("uwsgi --thunder-lock app.py:make", None, "app.py", "make"),
+        ("uwsgi --of-a-plugin --need-app app.wsgi", None, "app.wsgi", None),
+        ("uwsgi --enable-threads pkg.app:make", "pkg.app:make", None, None),
+        ("uwsgi --pyimport no.py --uwsgi-socket host.local:80 -w app:app", "app:app", None, None),
+        ("uwsgi --touch-reload no.py --env no.module:x --die-on-term app.py", None, "app.py", None),
+    ],
+)
+def test_a_word_that_stands_for_itself_is_no_value(
+    tmp_path: pathlib.Path, command: str, module: str, file: str, called: str
+) -> None:
+    found = configured(command, tmp_path)
+    assert found.last("module") == module
+    assert found.last("wsgi-file") == file
+    assert found.last("callable") == called
+    assert found.on("die-on-term") == ("die-on-term" in command)
 
 
 @pytest.mark.parametrize(
@@ -882,7 +901,7 @@ def test_options_that_cannot_be_told_are_known_to_be_so(
 ) -> None:
     found = configured(command, tmp_path)
     assert family.FAMILY.is_named_in(Program("myapp", command, str(tmp_path)))
-    assert found.untold("master")
+    assert found.why_unknown("master")
     assert "master" not in found
 
 

@@ -240,7 +240,7 @@ def test_settings_that_nobody_has_read_refuse_every_reload(house: House) -> None
     early.chmod(0o666)
     house.start()
     why = f"{hidden} cannot be read by user nobody of supervisord; let that user read it"
-    assert f"bad setting: {why}" in house.log()
+    assert f"hotreload: {why}" in house.log()
     done = house.ctl("hotreload", "myapp")
     assert done.returncode == 1
     assert why in done.stdout

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import time
 
 import psutil
 import pytest
 
+from tests.harness.choosing import mostly_slow
+from tests.harness.missing import program
 from tests.house import House, wait_until
-from tests.load import Load, get
+from tests.load import Load, get, wait_for_answer
 from tests.test_sidecars import script
 
 TERM = "signal.signal(signal.SIGTERM, lambda *a: p.terminate())\n"
@@ -30,7 +30,8 @@ def command(house: House, kind: str) -> str:
     server = house.gunicorn("--workers 2")
     if kind == "busybox sh":  # every /bin/sh of Alpine
         path = house.root / "start.sh"
-        path.write_text("#!/usr/bin/busybox sh\n" + SHELL.format(command=server))
+        busybox = program("busybox", "apt-get install busybox")
+        path.write_text(f"#!{busybox} sh\n" + SHELL.format(command=server))
         path.chmod(0o755)
         return str(path)
     if kind == "timeout":
@@ -43,21 +44,21 @@ def command(house: House, kind: str) -> str:
     return f"{house.python} {path}"
 
 
-KINDS = pytest.mark.parametrize("kind", [*PYTHON, "busybox sh", "timeout"])
+KINDS = [*PYTHON, "busybox sh", "timeout"]
 
 
 def start(house: House, kind: str) -> int:
-    if kind == "busybox sh" and shutil.which("busybox") is None:
-        pytest.skip("no busybox")
     house.configure(command=command(house, kind))
     house.start(running="")
     house.wait_for("RUNNING")
     wait_until(lambda: [m for m in house.masters() if "app:app" in m.cmdline()])
-    time.sleep(3)  # it has been looked at
-    return int(get(house.port).split()[2])
+    wait_for_answer(house.port)
+    master = int(get(house.port).split()[2])
+    house.wait_until_recorded(house.info()["pid"])
+    return master
 
 
-@KINDS
+@pytest.mark.parametrize("kind", mostly_slow(KINDS, ["a thread", "busybox sh"]))
 def test_reload(house: House, kind: str) -> None:
     start(house, kind)
     with Load(house.port, fast=2, slow=0) as load:
@@ -68,7 +69,7 @@ def test_reload(house: House, kind: str) -> None:
     assert load.dropped == []
 
 
-@KINDS
+@pytest.mark.parametrize("kind", mostly_slow(KINDS, ["poll", "timeout"]))
 def test_by_hand(house: House, kind: str) -> None:
     """USR2, then TERM: the successor is adopted, not left without supervisord."""
     master = start(house, kind)
@@ -76,9 +77,9 @@ def test_by_hand(house: House, kind: str) -> None:
         house.release("v2")
         os.kill(master, signal.SIGUSR2)
         load.wait_for("v2")
-        time.sleep(1)
+        (new,) = (child.pid for child in psutil.Process(master).children() if child.children())
         os.kill(master, signal.SIGTERM)
         wait_until(lambda: not psutil.pid_exists(master))
-        time.sleep(3)
-    new = int(get(house.port).split()[2])
-    assert (house.info()["statename"], house.info()["pid"]) == ("RUNNING", new)
+        wait_until(lambda: house.nudge() and house.info()["pid"] == new, what=house.log)
+    assert int(get(house.port).split()[2]) == new
+    assert house.info()["statename"] == "RUNNING"

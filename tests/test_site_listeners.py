@@ -71,20 +71,16 @@ def test_reload(house: House, hook: str) -> None:
 def test_by_hand(house: House, hook: str) -> None:
     """USR2, then TERM: plain supervisord leaves the successor alone, which serves."""
     start(house, hook)
-    wait_until(lambda: (house.root / "supervisord.pid.hotreload").exists() or True)
-    import time
-
-    time.sleep(3)  # it has been looked at
     old = house.info()["pid"]
+    house.wait_until_recorded(old)
     with Load(house.port, fast=2, slow=0) as load:
         release(house, hook)
         os.kill(old, signal.SIGUSR2)
         load.wait_for("v2")
-        time.sleep(1)
+        (new,) = (child for child in psutil.Process(old).children() if child.children())
         os.kill(old, signal.SIGTERM)
         wait_until(lambda: not psutil.pid_exists(old))
-        time.sleep(3)
+        wait_until(lambda: house.nudge() and house.info()["pid"] == new.pid, what=house.log)
     assert load.dropped == [], (len(load.dropped), house.info()["statename"], house.log()[-900:])
     assert house.info()["statename"] == "RUNNING"
-    new = psutil.Process(house.info()["pid"])
     assert lives(new)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import xmlrpc.client
@@ -10,6 +11,7 @@ import xmlrpc.client
 import psutil
 import pytest
 
+from tests.harness.choosing import mostly_slow
 from tests.house import House, wait_until
 from tests.load import Load, get, wait_for_answer
 
@@ -45,11 +47,27 @@ def booted(house: House, master: int, release: str) -> None:
     assert psutil.pid_exists(master)
 
 
+UPGRADES = [
+    (end, autorestart, subreaper)
+    for end in ("TERM", "QUIT", "KILL")
+    for autorestart, subreaper in itertools.product(("true", "unexpected", "false"), (True, False))
+    if subreaper or autorestart != "unexpected"
+]
+
+
 @pytest.mark.parametrize(
-    ("autorestart", "subreaper"),
-    [("true", True), ("unexpected", True), ("false", True), ("true", False), ("false", False)],
+    ("end", "autorestart", "subreaper"),
+    mostly_slow(
+        UPGRADES,
+        [
+            ("TERM", "true", True),
+            ("QUIT", "unexpected", True),
+            ("KILL", "false", True),
+            ("TERM", "false", False),
+            ("KILL", "true", False),
+        ],
+    ),
 )
-@pytest.mark.parametrize("end", ["TERM", "QUIT", "KILL"])
 def test_an_upgrade_by_hand(house: House, end: str, autorestart: str, subreaper: bool) -> None:
     # its workers look for their parent every half timeout
     arguments = "--workers 2 --timeout 6"
@@ -184,8 +202,8 @@ def test_a_successor_that_comes_too_late_is_ended(house: House) -> None:
         info = house.reload_info()
         if info["outcome"] != "succeeded":  # older versions hear USR2 meanwhile
             assert "timed out after 1 s waiting for the successor to start" in info["reason"]
-            wait_until(lambda: "has come late and is ended" in house.log(), 30)
-            wait_until(lambda: len(house.masters()) == 1, 30)
+            wait_until(lambda: "has come late and is ended" in house.log(), 60)
+            wait_until(lambda: len(house.masters()) == 1, 60)
     house.reload()
     assert len(house.masters()) == 1
 

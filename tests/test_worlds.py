@@ -97,8 +97,7 @@ def test_without_a_subreaper_it_is_adopted_by_watching(house: House) -> None:
     pid = house.info()["pid"]
     os.kill(pid, 15)
     wait_until(lambda: house.info()["pid"] not in (0, pid), what="its exit is seen")
-    house.wait_for("RUNNING")
-    wait_until(lambda: len(house.masters()) == 1)
+    house.wait_until_complete()
     house.reload()
     assert house.ctl("stop", "myapp").stdout == "myapp: stopped\n"
     assert house.application() == []

@@ -82,7 +82,7 @@ def test_hupwatch_leaves_its_child_by_name_only() -> None:
         ("--bake much cmd", "--bake much: not a number"),
         ("--ready-timeout 0 cmd", "--ready-timeout 0: has to be more than 0"),
         ("--stop-signal WHAT cmd", "not a signal"),
-        ("gunicorn --daemon app", "take --daemon away"),
+        ("gunicorn --daemon app", "remove --daemon"),
     ],
 )
 def test_a_bad_command_line_is_told(line: str, complaint: str) -> None:
@@ -199,7 +199,7 @@ def test_a_killed_master_leaves_no_workers_behind(wrapped: Wrapped) -> None:
     family = wrapped.family()
     wrapped.servers()[0].kill()
     assert wrapped.wait() == -signal.SIGKILL
-    wait_until(lambda: not any(process.is_running() for process in family), 5, "they are gone")
+    wait_until(lambda: not any(process.is_running() for process in family), 60, "they are gone")
 
 
 HELPER = (
@@ -466,7 +466,7 @@ def test_it_reaps_orphans(wrapped: Wrapped) -> None:
     wrapped.begin(*python(code))
     up(wrapped)
     wait_until(lambda: len(wrapped.servers()) == 1, what="orphans end")
-    wait_until(lambda: zombies(wrapped.pid) == [], 5, "they are reaped")
+    wait_until(lambda: zombies(wrapped.pid) == [], 60, "they are reaped")
 
 
 def test_pid_1_of_a_container(wrapped: Wrapped) -> None:

@@ -247,5 +247,5 @@ def test_a_server_that_is_no_server_is_restarted_all_the_same(wrapped: Wrapped) 
     wrapped.begin("-w0.2", *python("import time; print('up', flush=True); time.sleep(60)"))
     wait_until(lambda: "up" in wrapped.console())
     wrapped.hup()
-    assert wrapped.console().count("up") == 2
+    wait_until(lambda: wrapped.console().count("up") == 2, what=wrapped.console)
     assert len(wrapped.servers()) == 1

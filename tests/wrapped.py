@@ -125,7 +125,7 @@ class Wrapped(House):
         self.wait_for_release(answers, at)
 
     def wait_for_release(
-        self, name: str, at: Optional[Address] = None, timeout: float = 20.0
+        self, name: str, at: Optional[Address] = None, timeout: float = 60.0
     ) -> None:
         """Wait until release *name* answers."""
 
@@ -161,7 +161,7 @@ class Wrapped(House):
             assert self._process is not None
             self._process.send_signal(getattr(signal, f"SIG{name}"))
 
-    def wait(self, timeout: float = 20.0) -> int:
+    def wait(self, timeout: float = 60.0) -> int:
         """Return the exit status of hotreload-run, negative when killed by a signal."""
         assert self._process is not None
         self.family()

@@ -10,7 +10,7 @@ from supervisor_hotreload.core.model import Phase
 from supervisor_hotreload.core.text import LONGEST
 
 LINES = 500
-"""How many lines of one reload are kept. The earliest are dropped."""
+"""How many lines of one reload are remembered, the latest ones."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,6 @@ class Lines:
         self.written += 1
 
     def since(self, number: int) -> list[Line]:
-        """Return the lines after line *number*, as far as they are kept."""
+        """Return the lines after line *number*, as far as they are remembered."""
         count = max(0, self.written - max(0, number))
         return list(self._latest)[-count:] if count else []

@@ -223,9 +223,8 @@ class Readiness:
     def ready(self) -> int:
         return self.workers
 
-    @property
-    def total(self) -> int:
-        return self.workers
+    total = ready
+    short = ""
 
     @property
     def text(self) -> str:

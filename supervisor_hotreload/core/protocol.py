@@ -61,8 +61,8 @@ class Stop(Protocol):
         """Send the signal."""
 
     @property
-    def patience(self) -> float:
-        """The grace period in seconds; then the next signal is sent."""
+    def grace_seconds(self) -> float:
+        """The grace period: then the next signal is sent."""
 
 
 class Server(Protocol):
@@ -267,7 +267,7 @@ def ask(judge: Judge, new: Any, timeout: float, fault: Fault = Fault.CHECK_FAILE
     :raises Failure: *fault* when it does not agree, or not in time.
     """
     try:
-        yield Wait(Phase.CHECKING, lambda: judge(new), timeout, fault)
+        yield Wait(Phase.CHECKING, lambda: judge(new), timeout, fault, str(judge))
     except Overdue:
         reason = f"{timed_out(timeout, str(judge), 'check_timeout')}{judge.tail()}"
         raise Overdue(fault, reason) from None
@@ -297,7 +297,7 @@ def end(phase: Phase, stops: Iterable[Stop], gone: Callable[[], Any]) -> Steps:
     for stop in stops:
         stop.send()
         try:
-            yield Wait(phase, gone, stop.patience)
+            yield Wait(phase, gone, stop.grace_seconds)
         except Overdue:
             continue
         return

@@ -21,11 +21,15 @@ from supervisor_hotreload.core.model import (
 from supervisor_hotreload.core.protocol import Steps, Wait, timed_out
 
 OUTPUT_LINES = 200
-"""How many lines of the program's own output are kept for one reload."""
+"""How many lines of the program's own output are remembered for one reload."""
 
-DRAIN_PATIENCE = 60.0
+DRAINING_SECONDS = 60.0
 """Seconds after which others stop waiting for a reload that drains: a client may keep an old
 worker busy for an hour, and the new generation serves."""
+
+
+Seen = Union[Progress, Readiness]
+"""What a wait has seen."""
 
 
 class Reload:
@@ -52,7 +56,7 @@ class Reload:
         self.reason = ""
         self.serving = ""
         """What serves once the reload has ended, as a sentence."""
-        self.progress: Union[Progress, Readiness, None] = None
+        self.progress: Optional[Seen] = None
         self.old_pid = 0
         self.new_pid = 0
         self.adopted = False
@@ -87,7 +91,7 @@ class Reload:
     def drains_on(self) -> bool:
         """Whether the reload has drained for so long that nobody should wait for it."""
         drains = self.adopted and self.phase is Phase.DRAINING
-        return drains and self._clock() - self._entered >= DRAIN_PATIENCE
+        return drains and self._clock() - self._entered >= DRAINING_SECONDS
 
     def when_ended(self, callback: Callable[[Reload], None]) -> None:
         """Call *callback* with this reload once it has an outcome."""
@@ -126,7 +130,7 @@ class Reload:
             if wait.for_each:
                 self._restart_timeout(wait, getattr(result, "ready", 0))
             if self._deadline is not None and self._clock() >= self._deadline:
-                self._resume(self._overdue(wait))
+                self._resume(overdue(wait, self.progress, self._most_ready))
                 continue
             self._note(result)
             return
@@ -223,21 +227,13 @@ class Reload:
         if phase is Phase.UNDOING and failure is not None:
             self.say(f"{phase.value}: {failure.reason}")
         else:
-            self.say(f"{phase.value}: {self._begins(phase)}")
+            self.say(f"{phase.value}: {first_line(self._wait, self.old_pid, self.new_pid)}")
 
     def _restart_timeout(self, wait: Wait, ready: int) -> None:
         """Give the next worker the whole timeout when another one is ready."""
         if ready > self._most_ready and wait.timeout is not None:
             self._most_ready = ready
             self._deadline = self._clock() + wait.timeout
-
-    def _overdue(self, wait: Wait) -> Overdue:
-        """Return the failure of a wait whose deadline has passed."""
-        seen = "" if self.progress is None else getattr(self.progress, "short", "")
-        seen = seen or getattr(self.progress, "text", "")
-        awaited = "the next worker" if self._most_ready else wait.awaited
-        reason = timed_out(wait.timeout or 0.0, awaited) + (f" ({seen})" if seen else "")
-        return Overdue(wait.fault, reason)
 
     def _internal(self, error: Exception) -> Failure:
         """Log the traceback of an error of ours, and return it as a Failure."""
@@ -262,21 +258,34 @@ class Reload:
     def _write(self, text: str) -> None:
         self.lines.write(self.seconds, self.phase, text)
 
-    def _begins(self, phase: Phase) -> str:
-        """Return what happens in *phase*, as its first line says it."""
-        in_place = self.new_pid == self.old_pid
-        if phase is Phase.BAKING:
-            who = "the new workers are" if in_place else "both generations serve, the new one is"
-            return f"{who} watched"
-        if phase is Phase.DRAINING:
-            if in_place:
-                return "the old workers end gracefully"
-            return f"the old generation (pid {self.old_pid}) ends gracefully"
-        return {
-            Phase.SPAWNING: f"asked the master (pid {self.old_pid}) for a successor",
-            Phase.BOOTING: f"the successor (pid {self.new_pid}) starts its workers",
-            Phase.CHECKING: "the check command runs",
-            Phase.REPLACING: f"pid {self.old_pid} replaces its workers",
-            Phase.PROMOTING: f"pid {self.new_pid} becomes a master like any other",
-            Phase.UNDOING: f"the old generation (pid {self.old_pid}) serves on",
-        }.get(phase, "")
+
+def first_line(wait: Optional[Wait], old_pid: int, new_pid: int) -> str:
+    """Return what happens in the phase of *wait*, as its first line says it."""
+    if wait is None:
+        return ""
+    phase, in_place = wait.phase, new_pid == old_pid
+    if phase is Phase.BAKING:
+        who = "the new workers are" if in_place else "both generations serve, the new one is"
+        return f"{who} watched"
+    if phase is Phase.DRAINING:
+        who = "old workers end" if in_place else f"old generation (pid {old_pid}) ends"
+        return f"the {who} gracefully"
+    return {
+        Phase.SPAWNING: f"asked the master (pid {old_pid}) for a successor",
+        Phase.BOOTING: f"the successor (pid {new_pid}) starts its workers",
+        Phase.CHECKING: f"{wait.awaited} runs",
+        Phase.REPLACING: f"pid {old_pid} replaces its workers",
+        Phase.PROMOTING: f"pid {new_pid} becomes a master like any other",
+        Phase.UNDOING: f"the old generation (pid {old_pid}) serves on",
+    }.get(phase, "")
+
+
+def overdue(wait: Wait, progress: Optional[Seen], most_ready: int) -> Overdue:
+    """Return the failure of a wait whose deadline has passed.
+
+    :param progress: what the wait has seen.
+    :param most_ready: how many workers were ready at once, where each has its own timeout.
+    """
+    awaited = "the next worker" if most_ready else wait.awaited
+    seen = "" if progress is None else f" ({progress.short or progress.text})"
+    return Overdue(wait.fault, f"{timed_out(wait.timeout or 0.0, awaited)}{seen}")

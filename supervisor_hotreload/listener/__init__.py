@@ -1,8 +1,8 @@
-"""The event listener ``hotreload-listener``: reloads that nobody has to ask for by hand.
+"""The event listener ``hotreload-listener``: it reloads programs unattended.
 
-``command`` is the manual and the start, ``loop`` what happens when; ``events``
-are supervisord's, ``paths`` and ``memory`` what is watched beside them,
-``program`` is when a program may be reloaded, ``state`` what outlives the
-listener, ``notify`` whom it tells. It talks to supervisord by events and
-XML-RPC alone.
+It talks to supervisord by events and XML-RPC alone. ``command`` is the console script,
+``loop`` its loop. ``events`` and ``inbox`` handle supervisord's events, ``watcher``, ``paths``
+and ``memory`` look for the other triggers. ``roster`` has all programs, ``watched_program``
+decides when one may be reloaded, ``attempts`` asks for it. ``state`` outlives the listener,
+``notify`` runs the operator's commands.
 """

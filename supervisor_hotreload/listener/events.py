@@ -1,5 +1,7 @@
-"""supervisor's event listener protocol, version 3.0 (supervisor.childutils,
-dispatchers.PEventListenerDispatcher)."""
+"""supervisor's event listener protocol, version 3.0.
+
+Source: supervisor.childutils, supervisor.dispatchers.PEventListenerDispatcher.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +15,15 @@ FAIL = b"RESULT 4\nFAIL"
 
 
 class ProtocolError(Exception):
-    """What came is no event; there is no way to go on after it."""
+    """supervisord sent something else than an event; what follows cannot be read."""
 
 
 @dataclass(frozen=True)
 class Event:
     """One event.
 
-    :param headers: those of the protocol, such as ``eventname`` and ``poolserial``.
-    :param tokens: those of the payload's first line.
+    :param headers: the headers of the protocol, such as ``eventname`` and ``poolserial``.
+    :param tokens: the tokens in the first line of the payload.
     :param data: the rest of the payload; a program may have written it.
     """
 
@@ -37,8 +39,9 @@ class Event:
         """Tell whether this is the event *family*, or one of that family."""
         return family in ("EVENT", self.name) or self.name.startswith(family + "_")
 
-    def says(self, key: str, value: str) -> bool:
-        """Tell whether a token of the header or the payload has this value; 'data' is the rest."""
+    def has(self, key: str, value: str) -> bool:
+        """Tell whether a token of the header or the payload has this value, or the data for the
+        key 'data'."""
         if key == "data":
             return self.data.strip() == value
         return value in (self.headers.get(key), self.tokens.get(key))
@@ -59,9 +62,9 @@ class Stream:
         self._text += self._decode(data)
 
     def next(self) -> Optional[Event]:
-        """Return the next event if it is all there.
+        """Return the next event, None while it is not complete.
 
-        :raises ProtocolError: when what came is no event.
+        :raises ProtocolError: for something else than an event.
         """
         if self._headers is None:
             line, newline, rest = self._text.partition("\n")

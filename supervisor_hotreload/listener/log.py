@@ -9,7 +9,7 @@ from supervisor_hotreload.core.text import log_lines
 
 
 def say(text: str) -> None:
-    """Write for the operator, with the time, and nothing that forges a line or moves a cursor."""
+    """Write a line with the time. No text can forge another line or move a cursor."""
     now = time.strftime("%Y-%m-%d %H:%M:%S")
     for line in log_lines(text):
         sys.stderr.write(f"{now} {line}\n")

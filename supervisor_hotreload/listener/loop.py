@@ -1,4 +1,4 @@
-"""What happens when: one select over supervisord's events, signals and timers."""
+"""The listener's loop: one select over supervisord's events, signals and timers."""
 
 from __future__ import annotations
 
@@ -11,38 +11,41 @@ import xmlrpc.client
 from typing import Optional
 
 from supervisor_hotreload.listener import events
-from supervisor_hotreload.listener.attempts import FOLLOW, Attempts
+from supervisor_hotreload.listener.attempts import FOLLOW_SECONDS, Attempts
 from supervisor_hotreload.listener.events import Event
 from supervisor_hotreload.listener.inbox import Inbox
 from supervisor_hotreload.listener.log import say
-from supervisor_hotreload.listener.notify import Notifier
-from supervisor_hotreload.listener.program import Program
+from supervisor_hotreload.listener.notify import NotifyCommands
 from supervisor_hotreload.listener.roster import Roster
-from supervisor_hotreload.listener.rpcclient import NoAnswer, Server, Unauthorized
+from supervisor_hotreload.listener.rpcclient import NoAnswer, RpcClient, Unauthorized
 from supervisor_hotreload.listener.state import StateFile
+from supervisor_hotreload.listener.watched_program import WatchedProgram
 from supervisor_hotreload.listener.watcher import Watcher
 
-LOOK = 1.0
-"""Seconds between two looks at every path."""
+LOOK_SECONDS = 1.0
+"""Between two looks at every path."""
 
-CLOSELY = 30
-"""How many looks are cheap until one is close."""
+THOROUGH_EVERY = 30
+"""One look of so many is thorough, the others are cheap."""
 
-WEIGH = 10.0
-"""Seconds between two looks at the memory."""
+MEMORY_SECONDS = 10.0
+"""Between two looks at the memory."""
 
-REFRESH = 5.0
-"""Seconds until an edit of the configuration is seen, or a reload made by hand."""
+REFRESH_SECONDS = 5.0
+"""Until an edit of the configuration is seen, or a reload that an operator started."""
 
-PROMPT = 0.1
-"""Seconds between two refreshes that events ask for."""
+REFRESH_PAUSE_SECONDS = 0.1
+"""Between two refreshes that events ask for."""
 
-NO_ANSWER = "supervisord does not answer, it is asked again"
+NO_ANSWER = "supervisord does not answer, the listener goes on asking"
 
-LOCKED_OUT = "NOTHING IS RELOADED UNATTENDED, what happens meanwhile is kept for later"
+LOCKED_OUT = (
+    "NOTHING IS RELOADED UNATTENDED: supervisord refuses this listener; what happens meanwhile is "
+    "done once it gets in"
+)
 
 UNKNOWN_METHOD = 1
-"""supervisor.xmlrpc.Faults.UNKNOWN_METHOD: the plugin is not there."""
+"""supervisor.xmlrpc.Faults.UNKNOWN_METHOD: supervisord has not loaded the plugin."""
 
 
 class NoPlugin(Exception):
@@ -52,33 +55,34 @@ class NoPlugin(Exception):
 class Listener:
     """The event listener.
 
-    :param server: supervisord's XML-RPC.
-    :param state: path of the state file, empty for supervisord's own directory.
+    :param state: path of the state file, '' for one in supervisord's own directory.
     """
 
-    def __init__(self, server: Server, state: str = "", stdin: int = 0, stdout: int = 1) -> None:
+    def __init__(self, rpc: RpcClient, state: str = "", stdin: int = 0, stdout: int = 1) -> None:
         self._state_path = state
         self._state: Optional[StateFile] = None
-        self._roster = Roster(server, say)
+        self._roster = Roster(rpc, say)
         self._watcher = Watcher(say)
-        self._notifier = Notifier(say)
-        self._attempts = Attempts(server, self._roster, self._watcher, self._notifier, self._save)
-        self._inbox = Inbox(self._roster, self._prompt, self._refresh_again)
+        self._notify_commands = NotifyCommands(say)
+        self._attempts = Attempts(
+            rpc, self._roster, self._watcher, self._notify_commands, self._save
+        )
+        self._inbox = Inbox(self._roster, self._refresh_soon, self._refresh_again)
         self._stream = events.Stream()
         self._in, self._out = stdin, stdout
-        self._failed = ""
+        self._rejected = ""  # the serial of the event that was sent back
         self._hup = False
         self._complaint = ""
-        self._refreshed = 0.0
+        self._refreshed_at = 0.0
         self._looks = 0
         self._unseen = 0.0
-        self._look_at = self._weigh_at = self._refresh_at = 0.0
+        self._look_at = self._memory_at = self._refresh_at = 0.0
 
     def run(self) -> None:
-        """Work until supervisord closes our standard input, or a signal ends us.
+        """Run until supervisord closes our standard input, or TERM or INT comes.
 
-        :raises NoPlugin: when there is nothing to work with.
-        :raises ProtocolError: when what comes is no event.
+        :raises NoPlugin: when supervisord has not loaded the plugin.
+        :raises ProtocolError: when supervisord sends something else than an event.
         """
         wake, waker = os.pipe()
         for end in (wake, waker):
@@ -87,11 +91,11 @@ class Listener:
         for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
         try:
-            self._turn_until_ended(wake)
+            self._run_until_ended(wake)
         finally:
-            self._notifier.close()
+            self._notify_commands.close()
 
-    def _turn_until_ended(self, wake: int) -> None:
+    def _run_until_ended(self, wake: int) -> None:
         while True:
             self._do_what_is_due(time.monotonic())
             readable, _, _ = select.select([wake, self._in], [], [], self._pause())
@@ -105,11 +109,11 @@ class Listener:
 
     def _pause(self) -> float:
         """Return the seconds until there is something to do."""
-        times = [self._look_at, self._weigh_at, self._refresh_at]
+        times = [self._look_at, self._memory_at, self._refresh_at]
         if self._state is None:
             times = [self._refresh_at]
         for program in self._roster.programs.values():
-            when = program.when()
+            when = program.next_attempt()
             if when is not None:
                 times.append(when)
         return max(0.0, min(times) - time.monotonic())
@@ -117,7 +121,7 @@ class Listener:
     # -- supervisord's events
 
     def _read(self) -> bool:
-        """Take what supervisord has written; return False at its end."""
+        """Take the events that supervisord has written; return False at the end of its pipe."""
         data = os.read(self._in, 1 << 16)
         if not data:
             return False
@@ -132,20 +136,21 @@ class Listener:
                 return False
 
     def _answer(self, event: Event) -> bytes:
-        """Take *event* and say so; one that cannot be taken is sent again, once."""
+        """Take *event* and return the answer to it. After FAIL supervisord sends it again; that
+        is asked for once."""
         serial = event.headers.get("serial", "")
         try:
             self._inbox.take(event, time.monotonic())
             self._save()
-        except Exception:  # noqa: BLE001 - without an answer no event would ever come again
-            say(f"an error inside the listener over {event.name}: {traceback.format_exc()}")
-            if serial != self._failed:
-                self._failed = serial
+        except Exception:  # noqa: BLE001 - without an answer supervisord sends no other event
+            say(f"an error inside the listener, in {event.name}: {traceback.format_exc()}")
+            if serial != self._rejected:
+                self._rejected = serial
                 return events.FAIL
         return events.OK
 
-    def _prompt(self) -> None:
-        self._refresh_at = min(self._refresh_at, self._refreshed + PROMPT)
+    def _refresh_soon(self) -> None:
+        self._refresh_at = min(self._refresh_at, self._refreshed_at + REFRESH_PAUSE_SECONDS)
 
     # -- what is due
 
@@ -158,30 +163,30 @@ class Listener:
             self._hup = False
             self._on_hup(now)
         if now >= self._look_at:
-            self._look_at = now + LOOK
-            closely = self._looks % CLOSELY == 0
+            self._look_at = now + LOOK_SECONDS
+            thorough = self._looks % THOROUGH_EVERY == 0
             self._looks += 1
             for program in self._roster.programs.values():
-                self._roster.dirty |= self._watcher.look(program, now, closely, self._unseen)
+                self._roster.dirty |= self._watcher.look(program, now, thorough, self._unseen)
             self._unseen = 0.0
-            self._notifier.look(now)
-        if now >= self._weigh_at:
-            self._weigh_at = now + WEIGH
+            self._notify_commands.look(now)
+        if now >= self._memory_at:
+            self._memory_at = now + MEMORY_SECONDS
             for program in self._roster.programs.values():
-                self._roster.dirty |= self._watcher.weigh(program, now)
+                self._roster.dirty |= self._watcher.check_memory(program, now)
         for program in list(self._roster.programs.values()):
-            when = program.when()
+            when = program.next_attempt()
             if when is not None and now >= when:
-                self._attempt(program, now)
+                self._try(program, now)
         self._save()
 
-    def _attempt(self, program: Program, now: float) -> None:
-        """Reload *program*, as things are now."""
+    def _try(self, program: WatchedProgram, now: float) -> None:
+        """Refresh what is known, then ask for the planned reload of *program*."""
         if not self._refresh(now):
-            program.hold = now + LOOK
+            program.hold = now + LOOK_SECONDS
         elif program.name in self._roster.programs:
-            self._attempts.attempt(program, now)
-        self._refresh_at = min(self._refresh_at, now + FOLLOW)
+            self._attempts.try_reload(program, now)
+        self._refresh_at = min(self._refresh_at, now + FOLLOW_SECONDS)
 
     def _on_hup(self, now: float) -> None:
         if not self._roster.sighup:
@@ -191,15 +196,15 @@ class Listener:
             if not programs:
                 say(f"reload_on_sighup = {name}: no such program")
             for program in programs:
-                self._roster.fire(program, "HUP to the listener", now)
+                self._roster.trigger(program, "HUP to the listener", now)
 
     def _refresh(self, now: float) -> bool:
-        """Ask supervisord how things are; return False when it does not tell.
+        """Ask supervisord how things are; return False when it does not answer.
 
-        :raises NoPlugin: when it never will.
+        :raises NoPlugin: when it has not loaded the plugin.
         """
-        self._refreshed = now
-        self._refresh_at = now + REFRESH
+        self._refreshed_at = now
+        self._refresh_at = now + REFRESH_SECONDS
         try:
             self._roster.refresh(now)
         except xmlrpc.client.Fault as fault:
@@ -216,24 +221,24 @@ class Listener:
         for program in self._roster.programs.values():
             self._attempts.follow(program, now)
             if program.row["active"] or program.attempt is not None:
-                self._refresh_at = now + FOLLOW
+                self._refresh_at = now + FOLLOW_SECONDS
         return True
 
     def _refresh_again(self) -> None:
-        """Ask anew, unless that has only just been done."""
+        """Ask supervisord now, unless that has only just been done."""
         now = time.monotonic()
-        if now - self._refreshed > PROMPT:
+        if now - self._refreshed_at > REFRESH_PAUSE_SECONDS:
             self._refresh(now)
 
     def _complain(self, text: str, now: float) -> bool:
         if text != self._complaint:
             self._complaint = text
             say(text)
-        self._refresh_at = now + LOOK
+        self._refresh_at = now + LOOK_SECONDS
         return False
 
     def _begin(self, now: float) -> None:
-        """Take up what an earlier listener has left, and events."""
+        """Take over what an earlier listener has saved, and ask supervisord for events."""
         self._state = StateFile(self._state_path or self._roster.state_file, say)
         if not self._roster.restore(self._state.read(), now):
             self._unseen = self._roster.listener_age

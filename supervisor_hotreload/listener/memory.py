@@ -9,18 +9,18 @@ import psutil
 from supervisor_hotreload.system.process import children_of
 
 DEPTH = 5
-"""Generations of processes under the master that are counted."""
+"""Levels of processes under the master that are counted."""
 
-PAGE = os.sysconf("SC_PAGE_SIZE")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def resident(pid: int, limit: float) -> tuple[float, bool]:
     """Return the bytes that a generation holds, and whether shared pages were counted once.
 
-    Counting shared pages once (PSS) walks every mapping, so it is done only
-    where the plain sum is above *limit*: it is never less.
+    The kernel walks every mapping to count shared pages once (PSS). So this is done only
+    where the plain sum (RSS), which is never less, is above *limit*.
     """
-    pids = family(pid)
+    pids = descendants(pid)
     plain = sum(_plain(member) for member in pids)
     if plain <= limit:
         return plain, False
@@ -30,7 +30,7 @@ def resident(pid: int, limit: float) -> tuple[float, bool]:
         return plain, False
 
 
-def family(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
     """Return *pid* and its descendants."""
     found = level = [pid]
     for _ in range(DEPTH):
@@ -40,10 +40,10 @@ def family(pid: int) -> list[int]:
 
 
 def _plain(pid: int) -> float:
-    """Return the resident set of *pid*, 0 when it is gone."""
+    """Return the resident set size of *pid*, 0 when it is gone."""
     try:
         with open(f"/proc/{pid}/statm", "rb") as file:
-            return float(file.read().split()[1]) * PAGE
+            return float(file.read().split()[1]) * PAGE_BYTES
     except ProcessLookupError:
         return 0.0
     except FileNotFoundError:
@@ -58,9 +58,9 @@ def _portable(pid: int) -> float:
 
 
 def _proportional(pid: int) -> int:
-    """Return the proportional set of *pid*, 0 when it is gone (proc(5), Linux 4.14).
+    """Return the proportional set size of *pid*, 0 when it is gone (proc(5), Linux 4.14).
 
-    :raises PermissionError: when the kernel does not tell, or not us.
+    :raises PermissionError: when the kernel does not show it, or not to this user.
     """
     try:
         with open(f"/proc/{pid}/smaps_rollup", "rb") as file:

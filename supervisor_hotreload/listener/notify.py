@@ -10,55 +10,50 @@ import subprocess
 from contextlib import suppress
 from typing import Any, Callable
 
-DEADLINE = 60.0
-"""Seconds that a command may take."""
+TIMEOUT_SECONDS = 60.0
+"""Limit for one command."""
 
-MOST = 16
+MAX_COMMANDS = 16
 """Commands that may run at the same time."""
 
-PIPE = 60_000
-"""Bytes that a pipe takes without anybody reading (pipe(7): 65,536)."""
+MAX_INPUT_BYTES = 60_000
+"""Bytes that a pipe takes before anybody reads it (pipe(7): 65,536)."""
 
 
-class Notifier:
-    """The commands under way.
+class NotifyCommands:
+    """The ``notify`` commands that run.
 
-    What they print goes to the listener's log: its standard output belongs to
-    supervisord.
+    Their output goes to the listener's log: its standard output belongs to supervisord.
 
-    :param say: told what goes wrong.
+    :param say: logs a line.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._running: list[tuple[subprocess.Popen[bytes], str, float]] = []
 
-    @property
-    def idle(self) -> bool:
-        return not self._running
-
     def run(self, command: str, outcome: dict[str, Any], now: float) -> None:
-        """Start *command*; nothing waits for it."""
-        if len(self._running) >= MOST:
-            self._say(f"notify ({command}) is not run: {MOST} commands have not ended yet")
+        """Start *command* with *outcome* as JSON on its standard input; do not wait for it."""
+        if len(self._running) >= MAX_COMMANDS:
+            self._say(f"notify ({command}) is not run: {MAX_COMMANDS} such commands still run")
             return
         text = json.dumps(outcome).encode()
-        if len(text) > PIPE:
+        if len(text) > MAX_INPUT_BYTES:
             text = json.dumps({**outcome, "output": []}).encode()
         try:
             child = subprocess.Popen(
                 shlex.split(command), stdin=subprocess.PIPE, stdout=2, start_new_session=True
             )
         except (OSError, ValueError) as error:
-            self._say(f"notify ({command}) could not be run: {error}")
+            self._say(f"notify ({command}) cannot be run: {error}")
             return
-        self._running.append((child, command, now + DEADLINE))
+        self._running.append((child, command, now + TIMEOUT_SECONDS))
         assert child.stdin is not None
         with suppress(BrokenPipeError), child.stdin as pipe:
             pipe.write(text)
 
     def look(self, now: float) -> None:
-        """See which commands have ended, and end those that take too long."""
+        """Log the commands that have failed, and kill those that take too long."""
         left = []
         for child, command, deadline in self._running:
             if child.poll() is None:
@@ -66,13 +61,15 @@ class Notifier:
                     left.append((child, command, deadline))
                     continue
                 self._kill(child)
-                self._say(f"notify ({command}) was killed: it has not ended in {DEADLINE:g} s")
+                self._say(
+                    f"notify ({command}) timed out after {TIMEOUT_SECONDS:g} s and was killed"
+                )
             elif child.returncode:
                 self._say(f"notify ({command}) exited with status {child.returncode}")
         self._running = left
 
     def close(self) -> None:
-        """End every command: nobody would any more."""
+        """Kill every command: after the listener nobody would do so."""
         for child, _, _ in self._running:
             self._kill(child)
 

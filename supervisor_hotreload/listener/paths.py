@@ -1,6 +1,6 @@
-"""What ``touch`` and ``watch`` look at: only by stat and readlink, nothing is ever opened.
+"""How ``touch`` and ``watch`` look at a path: by stat and readlink, nothing is opened.
 
-The paths may belong to the application's user, who may put anything there.
+The application's user may own the path and put anything there, such as a fifo.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from typing import Callable, Optional, Union
 
 Stamp = list[Union[int, str]]
-"""What tells one state of a path from another, as JSON has it; empty for nothing there."""
+"""One state of a path, as JSON. It is empty when nothing is there."""
 
 
 @dataclass(frozen=True)
 class Look:
     """What was seen at a path.
 
-    :param stamp: None when it cannot be told: what was seen before still holds.
-    :param trouble: a sentence for the operator, empty when all is well.
+    :param stamp: None when nothing can be seen: then the last stamp still holds.
+    :param trouble: a sentence for the operator, '' when all is well.
     """
 
     stamp: Optional[Stamp]
@@ -33,7 +33,7 @@ def touched(path: str) -> Look:
         seen = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         if os.path.isdir(os.path.dirname(path)):
-            return Look([])  # it may well appear
+            return Look([])  # the file may appear later
         return Look([], trouble="its directory does not exist")
     except (OSError, ValueError) as error:
         return Look(None, trouble=_why(error))
@@ -48,7 +48,7 @@ def pointed(path: str) -> Look:
         seen = os.stat(path)
         target = _target(path)
     except (FileNotFoundError, NotADirectoryError):
-        return Look([], trouble="there is nothing")  # an inode may be used again
+        return Look([], trouble="there is nothing")  # and the same inode may come again
     except (OSError, ValueError) as error:
         return Look(None, trouble=_why(error))
     if not (stat.S_ISREG(seen.st_mode) or stat.S_ISDIR(seen.st_mode)):
@@ -57,7 +57,7 @@ def pointed(path: str) -> Look:
 
 
 def changed(path: str) -> float:
-    """Return when what is at *path* came about at the latest, by the clock that files have."""
+    """Return when the file at *path*, or its link, changed last, in seconds since the epoch."""
     try:
         return max(os.lstat(path).st_ctime, os.stat(path).st_ctime)
     except (OSError, ValueError):
@@ -68,7 +68,7 @@ LOOKS: dict[str, Callable[[str], Look]] = {"touch": touched, "watch": pointed}
 
 
 def glance_at_file(path: str) -> object:
-    """Return what is another whenever touched() may see something new; it is cheap."""
+    """Return a value that differs whenever touched() may see something new, at little cost."""
     try:
         seen = os.stat(path)
     except (OSError, ValueError) as error:
@@ -77,19 +77,19 @@ def glance_at_file(path: str) -> object:
 
 
 def glance_at_link(path: str) -> object:
-    """Return what is another whenever pointed() may see something new; it is cheap."""
+    """Return a value that differs whenever pointed() may see something new, at little cost."""
     try:
         seen = os.stat(path)
         link = os.lstat(path)
     except (OSError, ValueError) as error:
         return getattr(error, "errno", None)
-    # a symlink cannot be changed, only replaced
+    # a symlink cannot be edited, only replaced
     return (
         seen.st_ino,
         seen.st_dev,
         seen.st_mode,
         link.st_ino,
-        link.st_ctime_ns if (stat.S_ISLNK(link.st_mode)) else 0,
+        link.st_ctime_ns if stat.S_ISLNK(link.st_mode) else 0,
     )
 
 

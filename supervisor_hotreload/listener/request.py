@@ -1,7 +1,7 @@
 """``request_reload()``: an application asks for a new generation of itself.
 
-It runs inside the application, so it imports the standard library only, and
-that when it is called.
+It runs inside the application. So it imports little before it is called, and the standard
+library only.
 """
 
 from __future__ import annotations
@@ -10,40 +10,41 @@ import os
 import stat
 
 BEGIN, END = "<!--XSUPERVISOR:BEGIN-->", "<!--XSUPERVISOR:END-->"
-"""What encloses a message to supervisord (supervisor.events.ProcessCommunicationEvent)."""
+"""The marks around a message to supervisord (supervisor.events.ProcessCommunicationEvent)."""
 
 
 def request_reload(program: str = "") -> str:
     """Ask the event listener ``hotreload-listener`` to reload the program that calls this.
 
-    It returns at once; the reload comes after ``settle`` seconds, and at most
-    once in ``min_interval``. It goes over supervisor's process communication
-    where supervisord listens to it (``stdout_capture_maxbytes = 1KB`` in the
-    program's section), else over supervisord's XML-RPC.
+    It returns at once. The reload comes after ``settle`` seconds, and at most once in
+    ``min_interval`` seconds. The request goes through supervisor's process communication where
+    that is switched on (``stdout_capture_maxbytes = 1KB`` in the program's section), else
+    through supervisord's XML-RPC.
 
-    :param program: another one, whose ``allow_requests_from`` names this one.
-    :return: 'stdout', 'stderr' or 'rpc': the way it went.
-    :raises RuntimeError: when there is no way to ask, with what to do about it.
+    :param program: another program, whose ``allow_requests_from`` names this one.
+    :return: the way that the request took: 'stdout', 'stderr' or 'rpc'.
+    :raises RuntimeError: when there is no way to ask; the message says what to do.
+    :raises ValueError: when *program* cannot be a name.
     """
     if any(character.isspace() for character in program):
         raise ValueError(f"{program!r} is not the name of a program")
     for descriptor, way in ((1, "stdout"), (2, "stderr")):
-        if _listened_to(descriptor):
-            # one write of so few bytes to a pipe is not torn apart by another's (pipe(7))
+        if _is_captured(descriptor):
+            # so few bytes are written to a pipe at once, and no other text gets between (pipe(7))
             os.write(descriptor, f"{BEGIN}hotreload {program}{END}".encode())
             return way
     _ask(program or _own_name())
     return "rpc"
 
 
-def _listened_to(descriptor: int) -> bool:
-    """Tell whether supervisord reads messages there: the plugin has told which pipe it is."""
+def _is_captured(descriptor: int) -> bool:
+    """Tell whether supervisord reads messages there: HOTRELOAD_CHANNEL names the pipe."""
     try:
         pipe = os.fstat(descriptor)
     except OSError:
         return False  # closed
-    told = os.environ.get("HOTRELOAD_CHANNEL")
-    return stat.S_ISFIFO(pipe.st_mode) and told == f"{descriptor}:{pipe.st_ino}"
+    channel = os.environ.get("HOTRELOAD_CHANNEL")
+    return stat.S_ISFIFO(pipe.st_mode) and channel == f"{descriptor}:{pipe.st_ino}"
 
 
 def _own_name() -> str:

@@ -1,46 +1,46 @@
-"""Every program, as the plugin in supervisord tells (hotreload.getTriggers)."""
+"""All programs, as the plugin in supervisord reports them (hotreload.getTriggers)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import Any, Callable
 
 from supervisor_hotreload.core.text import matches
 from supervisor_hotreload.listener.events import Event
-from supervisor_hotreload.listener.program import Program
-from supervisor_hotreload.listener.rpcclient import Server
+from supervisor_hotreload.listener.rpcclient import RpcClient
+from supervisor_hotreload.listener.watched_program import WatchedProgram
 from supervisor_hotreload.system.process import boot_id
 
-Rule = tuple[Program, str, dict[str, str]]
+Rule = tuple[WatchedProgram, str, dict[str, str]]
+"""A program, an event that reloads it, and the tokens that the event has to have."""
 
 
 class Roster:
     """The programs and what is planned for them.
 
-    ``dirty`` tells that there is something for the state file.
+    ``dirty`` is true when the state file has to be written.
 
-    :param say: told what is wrong in the configuration, once a change.
+    :param say: logs what is wrong in the configuration, once for each edit.
     """
 
-    def __init__(self, server: Server, say: Callable[[str], None]) -> None:
-        self.programs: dict[str, Program] = {}
+    def __init__(self, rpc: RpcClient, say: Callable[[str], None]) -> None:
+        self.programs: dict[str, WatchedProgram] = {}
         self.rules: list[Rule] = []
         self.sighup: list[str] = []
         self.state_file = ""
         self.listener_age = 0.0
         self.dirty = False
-        self._server = server
+        self._rpc = rpc
         self._say = say
         self._revision = ""
         self._instance = ""
         self._errors: list[str] = []
 
     def refresh(self, now: float) -> None:
-        """Ask for what has changed.
+        """Ask supervisord for what has changed.
 
-        :raises NoAnswer, xmlrpc.client.Fault: when supervisord does not tell.
+        :raises NoAnswer, xmlrpc.client.Fault: when it does not answer.
         """
-        answer = self._server.call("hotreload.getTriggers", self._revision)
+        answer = self._rpc.call("hotreload.getTriggers", self._revision)
         self._revision = answer["revision"]
         if "names" in answer:
             self._take(answer, now)
@@ -54,82 +54,78 @@ class Roster:
                 self._say(f"bad setting: {error}")
         self._errors = answer["errors"]
         known = self.programs
-        self.programs = {name: known.get(name) or Program(name) for name in answer["names"]}
+        self.programs = {name: known.get(name) or WatchedProgram(name) for name in answer["names"]}
         for row in answer["programs"]:
             program = self.programs[row["name"]]
             program.row = row
             program.born = now - row["age"] if row["age"] else 0.0
-        self._index()
+        self._collect_rules()
 
-    def _index(self) -> None:
-        """Gather the conditions that every event is held against."""
+    def _collect_rules(self) -> None:
         self.rules = [
             (program, condition["event"], condition["tokens"])
             for program in self.programs.values()
             for condition in program.setting("on", [])
         ]
 
-    def fire(self, program: Program, cause: str, now: float) -> None:
-        """Let an event reload *program* once it is quiet."""
-        self.dirty |= program.fire(cause, now, program.settle)
+    def trigger(self, program: WatchedProgram, cause: str, now: float) -> None:
+        """Plan a reload of *program* for an event, after ``settle`` seconds of quiet."""
+        self.dirty |= program.trigger(cause, now, program.settle)
 
     # -- names
 
-    def named(self, name: str) -> list[Program]:
+    def named(self, name: str) -> list[WatchedProgram]:
         """Return the programs that *name* means; ``all`` means those that look like gunicorn."""
         if name == "all":
             return [program for program in self.programs.values() if program.row["likely"]]
         return [program for program in self.programs.values() if _means(name, program)]
 
-    def sender(self, event: Event) -> Iterator[Program]:
-        """Return the program that supervisord says an event is of."""
-        group, process = event.tokens.get("groupname"), event.tokens.get("processname")
-        for program in self.programs.values():
-            if (program.row["group"], program.row["process"]) == (group, process):
-                yield program
+    def senders(self, event: Event) -> list[WatchedProgram]:
+        """Return the program, or none, to which supervisord says that an event belongs."""
+        name = event.tokens.get("groupname"), event.tokens.get("processname")
+        programs = self.programs.values()
+        return [p for p in programs if (p.row["group"], p.row["process"]) == name]
 
-    def waiting_for(self, sender: Program) -> Iterator[Program]:
+    def waiting_for(self, sender: WatchedProgram) -> list[WatchedProgram]:
         """Return the programs that are reloaded ``after`` *sender*."""
-        for program in self.programs.values():
-            if any(_means(name, sender) for name in program.setting("after", [])):
-                yield program
+        programs = self.programs.values()
+        return [p for p in programs if any(_means(n, sender) for n in p.setting("after", []))]
 
-    def may_ask(self, sender: Program, target: Program) -> bool:
+    def may_request(self, sender: WatchedProgram, target: WatchedProgram) -> bool:
         """Tell whether *sender* may ask for a reload of *target*."""
         allowed = target.setting("allow_requests_from", [])
         return sender is target or any(_means(name, sender) for name in allowed)
 
-    def busy_mate(self, program: Program) -> bool:
+    def is_group_busy(self, program: WatchedProgram) -> bool:
         """Tell whether another program of its group is being reloaded.
 
-        One whose old generation drains for long holds up no other.
+        A reload whose old generation drains for long does not count.
         """
         return any(
-            (mate.row["active"] or mate.attempt is not None) and not mate.row["drains_on"]
-            for mate in self.mates(program)
+            (member.row["active"] or member.attempt is not None) and not member.row["drains_on"]
+            for member in self.group_members(program)
         )
 
-    def mates(self, program: Program) -> Iterable[Program]:
-        others = self.programs.values()
-        return [mate for mate in others if mate.group == program.group and mate is not program]
+    def group_members(self, program: WatchedProgram) -> list[WatchedProgram]:
+        """Return the other programs of its group."""
+        programs = self.programs.values()
+        return [p for p in programs if p.group == program.group and p is not program]
 
-    # -- exits
+    def new_exits(self, program: WatchedProgram, now: float) -> list[tuple[str, bool]]:
+        """Return the programs in its ``after`` that have exited as expected since the last look.
 
-    def exits(self, program: Program, now: float) -> list[tuple[str, bool]]:
-        """Return the programs it waits for that have exited as expected since the last look.
-
-        :return: names, each with whether its running generation began later.
+        :return: names, each with whether the exit is older than the running generation.
         """
         found = []
-        for told in program.row["after"]:
-            key = f"after {told['name']}"
+        for exits in program.row["after"]:
+            key = f"after {exits['name']}"
             before = program.stamps.get(key)
-            program.stamps[key] = [self._instance, told["count"]]
+            program.stamps[key] = [self._instance, exits["count"]]
             if before is None:
                 continue
             seen = before[1] if before[:1] == [self._instance] and len(before) == 2 else 0
-            if not isinstance(seen, int) or told["count"] > seen:
-                found.append((told["name"], now - told["ago"] < program.born))
+            if not isinstance(seen, int) or exits["count"] > seen:
+                found.append((exits["name"], now - exits["ago"] < program.born))
         return found
 
     # -- the state file
@@ -142,28 +138,28 @@ class Roster:
         }
 
     def restore(self, saved: dict[str, Any], now: float) -> bool:
-        """Take what an earlier listener has left.
+        """Take over what an earlier listener has saved.
 
         :return: whether a listener has worked for this supervisord before.
         """
         programs = saved.get("programs")
-        boots = saved.get("boot") == boot_id()
-        same = boots and saved.get("instance") == self._instance
+        same_boot = saved.get("boot") == boot_id()
+        same_supervisord = same_boot and saved.get("instance") == self._instance
         if not isinstance(programs, dict):
             return False
         for name, program in list(self.programs.items()):
             if name not in programs:
                 continue
-            restored = Program(name, program.row, program.born)
+            restored = WatchedProgram(name, program.row, program.born)
             try:
-                restored.restore(programs[name], now, boots, same)
+                restored.restore(programs[name], now, same_boot, same_supervisord)
             except (AttributeError, KeyError, TypeError, ValueError) as error:
-                self._say(f"{name}: what an earlier listener has left makes no sense: {error!r}")
+                self._say(f"{name}: the state file makes no sense and is ignored: {error!r}")
             else:
                 self.programs[name] = restored
-        self._index()
-        return same
+        self._collect_rules()
+        return same_supervisord
 
 
-def _means(name: str, program: Program) -> bool:
+def _means(name: str, program: WatchedProgram) -> bool:
     return matches(name, program.row["group"], program.row["process"])

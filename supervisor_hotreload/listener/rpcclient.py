@@ -1,6 +1,6 @@
-"""A small XML-RPC client of supervisord: one connection a call, each with a deadline.
+"""A small XML-RPC client of supervisord: one connection for each call, with a timeout.
 
-It imports the standard library only: it is used inside applications as well.
+It imports the standard library only, because it runs inside applications too.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from typing import Any, Optional
 from urllib.parse import urlsplit
 from xml.parsers.expat import ExpatError
 
-DEADLINE = 5.0
-"""Seconds that supervisord may take for one step of an answer."""
+TIMEOUT_SECONDS = 5.0
+"""Limit for each read and write on the connection."""
 
 UNAUTHORIZED = (
-    "refused: user name and password are wrong or missing; write environment = "
-    'SUPERVISOR_USERNAME="...",SUPERVISOR_PASSWORD="..." into the section that starts this '
-    "program, then run supervisorctl update"
+    "refused: user name and password are wrong or missing; set environment = "
+    'SUPERVISOR_USERNAME="...",SUPERVISOR_PASSWORD="..." in the section of the program that asks, '
+    "then run supervisorctl update"
 )
 
 BROKEN = (OSError, http.client.HTTPException, ExpatError, xmlrpc.client.ResponseError)
-"""What a server that answers wrongly, or not at all, raises here."""
+"""Exceptions of a call whose answer is wrong or does not come."""
 
 
 class NoAnswer(Exception):
-    """supervisord could not be asked; the message says why."""
+    """supervisord did not answer; the message says why."""
 
 
 class Unauthorized(NoAnswer):
-    """supervisord wants another user name or password."""
+    """supervisord refuses the user name or the password."""
 
 
-class Server:
-    """supervisord's XML-RPC server.
+class RpcClient:
+    """Calls the XML-RPC methods of supervisord.
 
-    Nothing is sent twice: a method that starts something must not be.
+    No request is sent twice: a method may start something.
 
     :param url: 'unix:///path' or 'http://host:port' (SUPERVISOR_SERVER_URL).
     :raises ValueError: for another kind of URL.
@@ -54,11 +54,11 @@ class Server:
             self._headers["Authorization"] = f"Basic {token}"
 
     def call(self, method: str, *parameters: Any) -> Any:
-        """Return what *method* answers.
+        """Return the answer of *method*.
 
         :raises xmlrpc.client.Fault: when supervisord refuses.
-        :raises NoAnswer: when it cannot be asked.
-        :raises Unauthorized: when it wants another password.
+        :raises NoAnswer: when it does not answer.
+        :raises Unauthorized: when it refuses the user name or the password.
         """
         connection = _Unix(self._url[7:]) if self._url.startswith("unix://") else self._tcp()
         try:
@@ -78,14 +78,16 @@ class Server:
 
     def _tcp(self) -> http.client.HTTPConnection:
         parts = urlsplit(self._url)
-        return http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=DEADLINE)
+        return http.client.HTTPConnection(
+            parts.hostname or "", parts.port or 80, timeout=TIMEOUT_SECONDS
+        )
 
 
 class _Unix(http.client.HTTPConnection):
     """HTTP over a unix socket."""
 
     def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=DEADLINE)
+        super().__init__("localhost", timeout=TIMEOUT_SECONDS)
         self._path = path
 
     def connect(self) -> None:
@@ -94,15 +96,15 @@ class _Unix(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def from_environment(environment: Mapping[str, str]) -> Optional[Server]:
-    """Return the server of the supervisord that started this process, if it has one.
+def from_environment(environment: Mapping[str, str]) -> Optional[RpcClient]:
+    """Return a client of the supervisord that started this process, None when it has no server.
 
-    :raises ValueError: when its URL is of a kind that is not known.
+    :raises ValueError: when its URL is neither unix:// nor http://.
     """
     url = environment.get("SUPERVISOR_SERVER_URL")
     if not url:
         return None
-    return Server(
+    return RpcClient(
         url,
         environment.get("SUPERVISOR_USERNAME", ""),
         environment.get("SUPERVISOR_PASSWORD", ""),

@@ -1,7 +1,7 @@
-"""The state file: what a listener needs to know of the one before it.
+"""The state file: what a listener has to know about the time before it.
 
-It is a hint. What is not there, or not as it should be, is begun anew; it
-holds no pid, and nothing that is worth more than a reload too many.
+It is a hint. A listener starts without it when it is missing or damaged. It holds no pid, and
+the worst that a wrong one can cause is one reload too many.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from typing import Any, Callable
 
 VERSION = 1
 
-LIMIT = 1 << 20
-"""Bytes; no state is longer."""
+MAX_BYTES = 1 << 20
+"""Limit for a state file; none is longer."""
 
 
 class StateFile:
     """A small JSON file, written atomically.
 
-    It lies in a directory that only root and our own user can write, or the
-    users of the programs could let us reload each other's. Nothing is synced
-    to disk: what a power failure loses is older than every process.
+    It lies in a directory that only root and our own user can write to. Otherwise the users of
+    the programs could make us reload the programs of others. Nothing is synced to disk: after a
+    power failure every process is new, and the file does not matter.
 
-    :param path: where; beside it ``.new`` is written.
-    :param say: told once what is wrong, for the operator.
+    :param path: its path; a new version is written beside it, as ``.new``.
+    :param say: logs what is wrong, once.
     """
 
     def __init__(self, path: str, say: Callable[[str], None]) -> None:
         self._path = path
         self._say = say
-        self._said = ""
+        self._complaint = ""
         self._written = ""
 
     def read(self) -> dict[str, Any]:
-        """Return what was written last; empty when there is nothing that can be used."""
+        """Return the content that was written last, empty when there is none that can be used."""
         try:
             self._prepare()
             text = self._load()
@@ -51,12 +51,12 @@ class StateFile:
                 self._written = text
                 return found
         except (ValueError, RecursionError):
-            pass  # said below
-        self._say(f"{self._path} cannot be understood: begun anew, nothing is reloaded for it")
+            pass  # logged below
+        self._say(f"{self._path} is damaged and is ignored; nothing is reloaded for that")
         return {}
 
     def write(self, content: dict[str, Any]) -> None:
-        """Write *content* if it has changed since."""
+        """Write *content* unless the file has it already."""
         text = json.dumps({"version": VERSION, **content}, sort_keys=True)
         if text == self._written:
             return
@@ -71,43 +71,43 @@ class StateFile:
         except OSError as error:
             self._complain(error)
         else:
-            self._written, self._said = text, ""
+            self._written, self._complaint = text, ""
 
     def _load(self) -> str:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         with open(os.open(self._path, flags), "rb") as file:
             seen = os.fstat(file.fileno())
             if not stat.S_ISREG(seen.st_mode) or seen.st_uid not in (0, os.geteuid()):
-                raise PermissionError(1, "not a file of our own")
-            return file.read(LIMIT).decode("utf-8", "replace")
+                raise PermissionError(1, "not a file of root or our own user")
+            return file.read(MAX_BYTES).decode("utf-8", "replace")
 
     def _prepare(self) -> None:
-        """Use a directory of our own where others can write to that of the path.
+        """Use a directory of our own where other users can write to that of the path.
 
-        :raises PermissionError: when even that could be replaced by others.
+        :raises PermissionError: when other users could replace even that.
         """
         folder, name = os.path.split(self._path)
-        if _trusted(folder):
+        if _is_trusted(folder):
             return
         own = os.path.join(folder, f"hotreload-{os.geteuid()}")
         with suppress(FileExistsError):
             os.mkdir(own, 0o700)
-        if os.path.islink(own) or not _trusted(own):
+        if os.path.islink(own) or not _is_trusted(own):
             raise PermissionError(1, f"{own} can be changed by others")
         self._path = os.path.join(own, name)
 
     def _complain(self, error: OSError) -> None:
         text = (
-            f"{self._path}: {error.strerror}: what was seen is forgotten when this listener ends; "
-            f"name another file with --state"
+            f"{self._path}: {error.strerror}: this listener works without a state file, the next "
+            f"one misses what happens between them; name another file with --state"
         )
-        if text != self._said:
-            self._said = text
+        if text != self._complaint:
+            self._complaint = text
             self._say(text)
 
 
-def _trusted(folder: str) -> bool:
-    """Tell whether only root and our own user can change *folder*, or put another there."""
+def _is_trusted(folder: str) -> bool:
+    """Tell whether only root and our own user can change *folder* or replace it."""
     path = os.path.realpath(folder)
     allowed = 0
     while True:
@@ -117,4 +117,7 @@ def _trusted(folder: str) -> bool:
             return False
         if path == os.path.dirname(path):
             return True
-        path, allowed = os.path.dirname(path), stat.S_ISVTX  # /tmp protects what is in it
+        path, allowed = (
+            os.path.dirname(path),
+            stat.S_ISVTX,
+        )  # the sticky bit protects a directory in /tmp

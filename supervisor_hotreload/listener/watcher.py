@@ -1,4 +1,4 @@
-"""Finds out what has changed without an event: paths, ages, memory."""
+"""Looks for the triggers that have no event: paths, ages, memory."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import time
 from typing import Callable, Optional, TypeVar
 
 from supervisor_hotreload.listener.paths import GLANCES, LOOKS, Look, changed
-from supervisor_hotreload.listener.program import Program, backoff
+from supervisor_hotreload.listener.watched_program import WatchedProgram, backoff
 from supervisor_hotreload.system.credentials import rights_of
 
 Seen = TypeVar("Seen")
 
-CHECKS = 2
+MEMORY_LOOKS = 2
 """Looks in a row that have to find too much memory."""
 
 MEGABYTE = 1 << 20
 
 
 class Watcher:
-    """Looks at what belongs to a program, and lets it fire.
+    """Looks at the paths, the age and the memory of programs, and plans their reloads.
 
-    :param say: told what is odd about a path, once.
+    :param say: logs what is wrong with a path, once.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -32,28 +32,30 @@ class Watcher:
         self._troubles: dict[tuple[str, str], str] = {}
 
     def look(
-        self, program: Program, now: float, closely: bool = False, unseen: float = 0.0
+        self, program: WatchedProgram, now: float, thorough: bool = False, unseen: float = 0.0
     ) -> bool:
         """Look at every path of *program* and at its age.
 
-        :param closely: also where nothing seems to be new.
-        :param unseen: seconds for which there has been a listener that could not look; what
-            has changed meanwhile is news, even where nothing is known of before.
-        :return: whether there is anything for the state file.
+        :param thorough: look closely even where a cheap look shows no change.
+        :param unseen: for so many seconds a listener has run that could not look. A change in
+            that time is news, even where no earlier stamp is known.
+        :return: whether the state file has to be written.
         """
-        news = False
+        changed_state = False
         for kind, glance in GLANCES.items():
             for path in program.setting(kind, ()):
                 key, seen = (program.name, kind, path), _seen(program, glance, path)
-                if closely or self._glances.get(key, self) != seen:
+                if thorough or self._glances.get(key, self) != seen:
                     self._glances[key] = seen
-                    news |= self._look_at(program, kind, path, now, unseen)
+                    changed_state |= self._look_at(program, kind, path, now, unseen)
         period = program.setting("every", 0.0)
         if period and program.born and now - program.born >= period + program.jitter(self._host):
-            news |= program.keep(f"every = {period:g} s", now)
-        return news
+            changed_state |= program.trigger_if_idle(f"every = {period:g} s", now)
+        return changed_state
 
-    def _look_at(self, program: Program, kind: str, path: str, now: float, unseen: float) -> bool:
+    def _look_at(
+        self, program: WatchedProgram, kind: str, path: str, now: float, unseen: float
+    ) -> bool:
         key = f"{kind} {path}"
         look: Look = _seen(program, LOOKS[kind], path) or Look(None)
         self._report(program, key, look.trouble)
@@ -68,47 +70,49 @@ class Watcher:
             return True
         cause = f"{kind} = {path}"
         if first and changed(path) < time.time() - (now - program.born) - 0.1:
-            self._say(f"{program.name}: {cause}: changed before its generation began, no reload")
+            why = "it changed before the running generation began"
+            self._say(f"{program.name}: {cause}: no reload: {why}")
         else:
-            program.fire(cause, now, program.settle if kind == "watch" else 0.0)
+            program.trigger(cause, now, program.settle if kind == "watch" else 0.0)
         return True
 
-    def _report(self, program: Program, key: str, trouble: str) -> None:
+    def _report(self, program: WatchedProgram, key: str, trouble: str) -> None:
         if self._troubles.get((program.name, key), "") == trouble:
             return
         self._troubles[program.name, key] = trouble
-        self._say(f"{program.name}: {key}: {trouble or 'is all right now'}")
+        self._say(f"{program.name}: {key}: {trouble or 'it is all right now'}")
 
-    def weigh(self, program: Program, now: float) -> bool:
-        """Look at the memory of *program*; two looks in a row decide.
+    def check_memory(self, program: WatchedProgram, now: float) -> bool:
+        """Look at the memory of *program*; several looks in a row decide.
 
-        :return: whether there is anything for the state file.
+        :return: whether the state file has to be written.
         """
         limit = float(program.setting("max_memory", 0.0))
         if not limit or program.row["statename"] != "RUNNING" or program.row["active"]:
-            program.swollen = 0
+            program.excesses = 0
             return False
-        from supervisor_hotreload.listener.memory import resident  # psutil is heavy
+        from supervisor_hotreload.listener.memory import resident  # psutil takes long to import
 
         size, shared = resident(program.row["pid"], limit)
         if size <= limit:
-            program.swollen = program.futile = 0
+            program.excesses = program.futile = 0
             return False
-        program.swollen += 1
-        if program.swollen < CHECKS:
+        program.excesses += 1
+        if program.excesses < MEMORY_LOOKS:
             return False
-        if program.futile and program.idle:
+        if program.futile and program.is_idle:
             wait = program.ended + backoff(program.futile, program.min_interval)
             program.retry = max(program.retry, wait)
         how = "shared pages counted once" if shared else "shared pages counted in every process"
-        held, allowed = size / MEGABYTE, limit / MEGABYTE
-        return program.keep(f"max_memory = {allowed:.0f} MB: {held:.0f} MB are held ({how})", now)
+        used, allowed = size / MEGABYTE, limit / MEGABYTE
+        cause = f"max_memory = {allowed:.0f} MB: it uses {used:.0f} MB ({how})"
+        return program.trigger_if_idle(cause, now)
 
 
-def _seen(program: Program, look: Callable[[str], Seen], path: str) -> Optional[Seen]:
-    """Return what *look* finds at *path* with the rights of the program, whose it may be."""
+def _seen(program: WatchedProgram, look: Callable[[str], Seen], path: str) -> Optional[Seen]:
+    """Return what *look* finds at *path* with the rights of the program, whose user may own it."""
     try:
         with rights_of(program.rights):
             return look(path)
     except PermissionError:
-        return None  # its process is about to change its user
+        return None  # the process is changing its user

@@ -14,16 +14,17 @@ from supervisor_hotreload.system.process import Process
 
 
 class CheckCommand(JudgingCommand):
-    """It runs as the program's user, in its directory and environment, and
-    supervisord reaps it (supervisord.reap by options.pidhistory).
+    """A command with the user, the directory and the environment of a program.
+
+    supervisord reaps it (supervisord.reap calls finish of what options.pidhistory has).
 
     :param process: supervisor's Subprocess of the program.
-    :param command: split as a shell splits it, run without one.
-    :param old: the master whose place the successor is to take.
-    :param title: what to call it.
-    :param fault: the kind of the Failure when it does not agree.
-    :param run_as: as whom instead, where the program is root's.
-    :param more: more variables of its environment.
+    :param command: split as a shell splits it, and run without one.
+    :param old: the master that the successor is to replace.
+    :param title: how messages call the command.
+    :param fault: the kind of the Failure when the command fails.
+    :param run_as: another user, where the program's is root.
+    :param more: variables that are added to the environment.
     """
 
     def __init__(
@@ -40,12 +41,13 @@ class CheckCommand(JudgingCommand):
         self._config = config = process.config
         self._group = process.group.config.name
         self._more = more or {}
-        if run_as is None or config.uid:  # who is not root is never anybody else
+        if run_as is None or config.uid:  # only root may become another user
             run_as = RunAs(config.uid)
         super().__init__(name, command, old, title, fault, config.directory, config.umask, run_as)
 
     def environment(self) -> dict[str, str]:
-        """As supervisor.process.Subprocess._spawn_as_child makes it."""
+        """Return the environment that supervisord gives to the program
+        (supervisor.process.Subprocess._spawn_as_child)."""
         environment = dict(os.environ, SUPERVISOR_ENABLED="1")
         url = self._config.serverurl or self._config.options.serverurl
         if url:
@@ -57,6 +59,7 @@ class CheckCommand(JudgingCommand):
         return environment
 
     def hint(self) -> str:
+        """Return as whom a trial was run, and the settings that help where it cannot be run."""
         if self._fault is not Fault.TRIAL_FAILED:
             return ""
         user = self._run_as.user
@@ -64,4 +67,5 @@ class CheckCommand(JudgingCommand):
         return f"{by}; set check_before = COMMAND, or none"
 
     def spawned(self, pid: int) -> None:
+        """Let supervisord call finish() when it reaps *pid*."""
         self._config.options.pidhistory[pid] = self

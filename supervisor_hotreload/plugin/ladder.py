@@ -16,7 +16,7 @@ class Ladder:
     protocol.end climbs the same ladders during a reload, where it may wait. This class is
     for supervisord's loop, which looks at it at every turn.
 
-    :param rungs: each one is sent when the patience of the rung before it is over.
+    :param rungs: each one is sent when the grace period of the rung before it is over.
     :param start: when the first rung is due, in seconds of World.now().
     """
 
@@ -30,7 +30,7 @@ class Ladder:
             rung = next(self._rungs, None)
             if rung is None:
                 return
-            self._due += rung.patience
+            self._due += rung.grace_seconds
             rung.send()
 
 
@@ -38,7 +38,7 @@ def rungs(send: Callable[[int], None], signals: Iterable[tuple[int, float]]) -> 
     """Yield a rung for each signal.
 
     :param send: sends one signal to everything that is to end.
-    :param signals: each with its patience, in seconds.
+    :param signals: each with its grace period, in seconds.
     """
-    for number, patience_s in signals:
-        yield Rung(partial(send, number), patience_s)
+    for number, grace_seconds in signals:
+        yield Rung(partial(send, number), grace_seconds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from supervisor_hotreload.plugin.events import hand_over, is_ours, make_findable
+from supervisor_hotreload.plugin.listener_pools import hand_over, is_ours, make_findable
 
 
 class Listeners:

@@ -8,7 +8,7 @@ import os
 import time
 from typing import Any, Callable, Optional
 
-from supervisor_hotreload.plugin.events import channel
+from supervisor_hotreload.plugin.listener_pools import channel
 from supervisor_hotreload.plugin.log import Log
 from supervisor_hotreload.plugin.program import SupervisedProgram
 

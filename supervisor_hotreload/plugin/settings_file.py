@@ -1,4 +1,4 @@
-"""Reads the ``[hotreload:NAME]`` sections as supervisord reads its own file."""
+"""Reads the ``[hotreload:NAME]`` sections as supervisord reads its own sections."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from typing import Any, Optional
 
 from supervisor.options import ServerOptions, UnhosedConfigParser, expand
 
+from supervisor_hotreload.core.model import Failure, Fault, Policy
 from supervisor_hotreload.plugin.log import Log
-from supervisor_hotreload.servers.settings import DEFAULTS, PREFIX, Settings
+from supervisor_hotreload.plugin.program import SupervisedProgram
+from supervisor_hotreload.servers.settings import DEFAULTS, PREFIX, BadSetting, Settings
 
 Stamp = tuple[tuple[str, int, int, int], ...]
 
 
-def _being_parsed() -> Optional[Any]:
-    """Return our sections of what supervisord parses while it imports this module.
+def _sections_being_parsed() -> Optional[Any]:
+    """Return hotreload's sections of the file that supervisord parses at this moment.
 
-    supervisord drops its user after that, and then may not be able to read its own file
-    any more. It keeps nothing of our sections (ServerOptions.read_config), so they are
-    taken from the parser of the call that imports us.
+    supervisord imports this module while it parses its file as root, and then becomes the
+    user that it is configured to be, who may not be able to read that file. It remembers
+    nothing of these sections (ServerOptions.read_config), so they are copied from the
+    parser of the call that imports this module.
     """
     frame = sys._getframe()
     while frame.f_code is not ServerOptions.get_plugins.__code__:
@@ -32,64 +35,83 @@ def _being_parsed() -> Optional[Any]:
     known, options = frame.f_locals.get("parser"), frame.f_locals.get("self")
     if not isinstance(known, UnhosedConfigParser) or not isinstance(options, ServerOptions):
         return None
-    ours = [name for name in known.sections() if name.startswith(PREFIX) or name == DEFAULTS]
+    names = [name for name in known.sections() if name.startswith(PREFIX) or name == DEFAULTS]
     parser = UnhosedConfigParser()
-    parser.read_dict({name: dict(known.items(name)) for name in ours})
+    parser.read_dict({name: dict(known.items(name)) for name in names})
     parser.expansions = known.expansions
     parser.expand_here(options.here)
     return parser
 
 
-AT_START = _being_parsed()
-"""Our sections as supervisord has read them, None where something else has imported us."""
+AT_START = _sections_being_parsed()
+"""The sections as supervisord has parsed them; None where another module imports this one."""
 
 
 class SettingsFile:
-    """The settings behind supervisord's configuration file, read again when it changes.
+    """The settings in supervisord's configuration file, read again when it changes.
 
-    :param options: supervisord's ServerOptions: the file, ``%(here)s`` and ``%(ENV_x)s``.
-    :param defaults: the factory's keys; those of the file are used from the first edit on.
+    :param options: supervisord's ServerOptions, with the file and its expansions.
+    :param defaults: the factory's keys, which hold where there is no file.
     """
 
-    def __init__(self, options: Any, section: str, defaults: dict[str, str]) -> None:
+    def __init__(self, options: Any, defaults: dict[str, str]) -> None:
         self._options = options
-        self._section = section
         self._defaults = defaults
         self._stamp: Optional[Stamp] = None
         self._settings = Settings(defaults, {})
         self._patterns: list[str] = []
         self.trouble = ""
-        """Why an edit has no effect, '' when it has."""
+        """Why an edit of the file has no effect, '' where it has."""
 
     def read(self) -> Settings:
         """Return the settings as they are now.
 
-        Where supervisord read its files as root and can read them no more, now that it
-        is another user, they are those of its start.
+        Where supervisord has read its files as root and can no longer read them as another
+        user, they are the settings of its start.
 
-        :raises ValueError: when a file cannot be parsed, or was never read.
+        :raises Failure: BAD_SETTING when a file cannot be parsed, or was never read.
         """
         path = self._options.configfile
         if path and (self._stamp is None or _stamp(self._files(path)) != self._stamp):
             self.trouble = ""
-            self._settings = self._read(path)
+            try:
+                self._settings = self._read(path)
+            except ValueError as error:
+                raise Failure(Fault.BAD_SETTING, str(error)) from None
             self._stamp = _stamp(self._files(path))
         return self._settings
+
+    def policy(self, program: SupervisedProgram) -> Policy:
+        """Return the settings of one program as they are now.
+
+        :raises Failure: BAD_SETTING with the section, the key and the value.
+        """
+        try:
+            return self.read().policy(program.group, str(program.process.config.name))
+        except BadSetting as error:
+            raise Failure(Fault.BAD_SETTING, str(error)) from None
+
+    def use_subreaper(self) -> bool:
+        """Tell whether supervisord may become a subreaper. A bad setting does not forbid it."""
+        try:
+            return self.read().subreaper()
+        except (Failure, BadSetting):
+            return True
 
     def _read(self, path: str) -> Settings:
         parser = UnhosedConfigParser()
         try:
             self._parse(parser, path)
         except PermissionError as error:
-            return self._known(str(error))
+            return self._last_known(str(error))
         except (configparser.Error, UnicodeDecodeError) as error:
             why = " ".join(str(error).split())
-            raise ValueError(f"{path}, or what it includes, cannot be parsed: {why}") from None
+            raise ValueError(f"{path} or a file it includes cannot be parsed: {why}") from None
         if not parser.has_section("supervisord"):
             raise ValueError(f"{path} has no section [supervisord]")
         return self._extract(parser)
 
-    def _known(self, trouble: str) -> Settings:
+    def _last_known(self, trouble: str) -> Settings:
         """Return the settings that were read last.
 
         :raises ValueError: when none were.
@@ -97,20 +119,23 @@ class SettingsFile:
         if self._stamp is None and AT_START is None:
             raise ValueError(f"{trouble}; let that user read it")
         self.trouble = (
-            f"{trouble}; the settings are those that were read when supervisord was started, an "
-            f"edit has no effect until supervisord is started again"
+            f"{trouble}: the settings of supervisord's start hold, and an edit has no effect "
+            f"until supervisord is started again; let that user read it"
         )
         Log(self._options.logger).warn(f"hotreload: {self.trouble}")
         return self._extract(AT_START) if self._stamp is None else self._settings
 
     def _files(self, path: str) -> list[str]:
-        """Return *path* and what its [include] matches now."""
+        """Return *path* and the files that its [include] matches now."""
         here = os.path.dirname(os.path.abspath(path))
         matches = (sorted(glob.glob(os.path.join(here, pattern))) for pattern in self._patterns)
         return [path, *itertools.chain.from_iterable(matches)]
 
     def _parse(self, parser: Any, path: str) -> None:
-        """Read *path* and what it includes (options.ServerOptions.read_config)."""
+        """Read *path* and the files that it includes (options.ServerOptions.read_config).
+
+        :raises PermissionError: when one of them cannot be read.
+        """
         here = os.path.dirname(os.path.abspath(path))
         self._must_be_readable(path)
         parser.read(path)
@@ -130,7 +155,7 @@ class SettingsFile:
             parser.expand_here(os.path.abspath(os.path.dirname(name)))
 
     def _must_be_readable(self, path: str) -> None:
-        """Refuse what a parser would take for empty.
+        """Refuse a path that the parser would take for an empty one.
 
         :raises PermissionError: with a sentence for the operator.
         """
@@ -139,9 +164,10 @@ class SettingsFile:
             raise PermissionError(f"{path} cannot be read by user {user} of supervisord")
 
     def _extract(self, parser: Any) -> Settings:
+        """Return the settings in the sections of *parser*, with their expansions."""
         sections: dict[str, dict[str, str]] = {}
         for section in parser.sections():
-            if section.startswith(PREFIX) or section == self._section:
+            if section.startswith(PREFIX) or section == DEFAULTS:
                 names = section[len(PREFIX) :].split(":")
                 expansions = {"host_node_name": os.uname().nodename}
                 expansions.update(group_name=names[0], program_name=names[-1])
@@ -150,12 +176,12 @@ class SettingsFile:
                     for key in parser.options(section)
                     if key != "supervisor.rpcinterface_factory"
                 }
-        defaults = sections.pop(self._section, self._defaults)
+        defaults = sections.pop(DEFAULTS, self._defaults)
         return Settings(defaults, {name[len(PREFIX) :]: keys for name, keys in sections.items()})
 
 
 def _stamp(files: Any) -> Stamp:
-    """Return what changes when one of *files* is edited."""
+    """Return a value that changes when one of *files* is edited."""
     stamp = []
     for name in files:
         try:

@@ -9,7 +9,7 @@ from supervisor import events
 from supervisor.states import SupervisorStates
 
 from supervisor_hotreload.plugin.compat import missing
-from supervisor_hotreload.plugin.events import is_ours, make_room
+from supervisor_hotreload.plugin.listener_pools import is_ours, make_room
 from supervisor_hotreload.plugin.listeners import Listeners
 from supervisor_hotreload.plugin.log import Log
 from supervisor_hotreload.plugin.loop import Tick

@@ -11,7 +11,7 @@ What is in this room, from what everything needs to what nothing else needs:
 - ``reexec``: a reload by a second master. ``in_place``: a reload that keeps the master.
 - ``recognition``: which of several servers under one process the program is.
 - ``settings``: ``[hotreload:NAME]`` sections.
-- the families: ``gunicorn``, ``uwsgi``, ``nginx``, ``unicorn`` and ``signal``.
+- the families: ``gunicorn``, ``uwsgi``, ``nginx``, ``unicorn``, ``puma`` and ``signal``.
 
 A new family is one new file, and one entry in FAMILIES.
 """
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from typing import Optional
 
-from supervisor_hotreload.servers import nginx, unicorn
+from supervisor_hotreload.servers import nginx, puma, unicorn
 from supervisor_hotreload.servers import signal as generic
 from supervisor_hotreload.servers.base import (
     AnyFamily,
@@ -43,6 +43,7 @@ FAMILIES: tuple[AnyFamily, ...] = (
     uwsgi.FAMILY,
     nginx.FAMILY,
     unicorn.FAMILY,
+    puma.FAMILY,
     generic.FAMILY,
 )
 """The families in the order in which they are asked; one that needs no proof comes last."""

@@ -11,13 +11,13 @@ from supervisor_hotreload.core.model import Failure, Fault, Policy, Ready
 from supervisor_hotreload.core.text import there_are
 from supervisor_hotreload.servers.generation import AcceptingGeneration, Generation
 from supervisor_hotreload.servers.program import Program as Program
-from supervisor_hotreload.servers.program import mentions as mentions
-from supervisor_hotreload.servers.readiness import BLIND, STEADY, Probe, probe
+from supervisor_hotreload.servers.program import mentions
+from supervisor_hotreload.servers.readiness import BLIND_SECONDS, STEADY_SECONDS, Probe, probe
 from supervisor_hotreload.servers.trial import Trial
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
 
-GUESS = Ready("settle", BLIND)
+GUESS = Ready("settle", BLIND_SECONDS)
 """The ``ready`` of a server whose workers hide whether they accept."""
 
 ACCEPTING = Ready("accepting")
@@ -195,7 +195,7 @@ class AcceptingFamily(Family[A]):
     """A family whose workers are the children that accept connections."""
 
     def probe(self, world: World, old: A, ready: Ready, expected: int = 0) -> Probe:
-        return probe(world, ready, old, STEADY, expected=expected)
+        return probe(world, ready, old, STEADY_SECONDS, expected=expected)
 
 
 AnyFamily = Family[Any]

@@ -37,11 +37,17 @@ INTERPRETERS = re.compile(r"(python|pypy|ruby|perl)[\d.]*$")
 
 
 def own_name(words: Sequence[str]) -> str:
-    """Return the name of what a command line runs, behind its interpreter."""
-    names = [os.path.basename(word) for word in words[:1]]
-    if names and INTERPRETERS.match(names[0]):
-        names = [os.path.basename(word) for word in words[1:] if not word.startswith("-")]
-    return names[0].partition(":")[0] if names else ""  # a title: 'gunicorn: master [app]'
+    """Return the name of the program that a command line runs, behind its interpreter.
+
+    The only word may be a title, such as 'gunicorn: master [app]' or 'puma 5.6 (tcp://...)'.
+    """
+    first = "".join(words[:1])
+    title = first.partition(" ")[0]
+    name = os.path.basename(first if "/" in title else title)
+    if INTERPRETERS.match(name):
+        rest = (word for word in words[1:] if not word.startswith("-"))
+        name = os.path.basename(next(rest, ""))
+    return name.partition(":")[0]
 
 
 Names = Callable[[str], object]

@@ -1,4 +1,4 @@
-"""A master with its workers, and which of its children they are."""
+"""A master with its workers, and which of its children are workers that serve."""
 
 from __future__ import annotations
 
@@ -10,19 +10,25 @@ from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.world import World
 
 DEPTH = 8
-"""How many processes deep the master is looked for, shells and wrappers before it included."""
+"""Levels of processes in which the master is looked for, shells and wrappers included."""
 
 BUDGET = 64
-"""How many processes are looked at in that, at most: supervisord waits meanwhile."""
+"""Processes in which the master is looked for: supervisord waits meanwhile."""
+
+AtWork = Callable[[World, list[Process]], list[Process]]
+"""Returns those of some processes that are workers and serve.
+
+It raises Unreadable when the kernel hides that.
+"""
 
 
 @dataclass
 class Generation:
     """A master with its workers as they were at one moment.
 
-    :param tracked: the supervised process; a shell may stand before the master.
-    :param image: tells an exec from a fork, 0 where it cannot be seen.
-    :param readable: False where the kernel hides the master's descriptors.
+    :param tracked: the supervised process; a shell may stand between it and the master.
+    :param image: differs between a process and its exec, equal in its forks; 0 when hidden.
+    :param readable: False when the kernel hides the master's descriptors.
     """
 
     tracked: Process
@@ -33,12 +39,15 @@ class Generation:
 
     @property
     def workers(self) -> int:
+        """Return how many workers there are."""
         return len(self.children)
 
 
 def walk(world: World, top: Process) -> Iterator[tuple[Process, list[Process]]]:
-    """Yield *top* and what is below it, with the children of each, level by level: at most
-    DEPTH levels, and BUDGET processes."""
+    """Yield *top* and its descendants, level by level, each with its children.
+
+    At most DEPTH levels and BUDGET processes are looked at.
+    """
     level = [top]
     left = BUDGET
     for _ in range(DEPTH):
@@ -53,8 +62,8 @@ def walk(world: World, top: Process) -> Iterator[tuple[Process, list[Process]]]:
         level = below
 
 
-def accepting(world: World, processes: list[Process]) -> list[Process]:
-    """Return those of *processes* that accept connections.
+def accepting_workers(world: World, processes: list[Process]) -> list[Process]:
+    """Return those of *processes* that accept connections: epoll watches a listening socket.
 
     :raises Unreadable: when the kernel hides the descriptors of a living one.
     """
@@ -78,70 +87,70 @@ def shares_socket(world: World, process: Process) -> bool:
 def counts(sockets: Iterable[int], known: Mapping[int, str], apart: Container[str]) -> bool:
     """Tell whether one of *sockets* is a worker's.
 
-    :param known: their addresses.
-    :param apart: ports, as the kernel writes them, from which others than workers accept.
+    :param known: the address of each socket.
+    :param apart: the ports on which processes listen that are no workers, as the kernel
+        writes them.
     """
     return any(known[inode].rpartition(":")[2] not in apart for inode in sockets)
 
 
-Refined = TypeVar("Refined", bound="AcceptingGeneration")
+Subclass = TypeVar("Subclass", bound="AcceptingGeneration")
 
 
 @dataclass
 class AcceptingGeneration(Generation):
-    """A generation whose workers are told by what they accept from.
+    """A generation whose workers are those children of the master that serve.
 
-    :param accepting: the children that do; all children where that cannot be seen.
-    :param apart: ports, as the kernel writes them, from which others than workers accept.
+    :param accepting: the children that serve; all children when that is hidden.
+    :param apart: see :func:`counts`.
+    :param at_work: tells which children serve.
     """
 
     accepting: frozenset[Process] = frozenset()
     apart: frozenset[str] = frozenset()
+    at_work: AtWork = accepting_workers
 
     @property
     def workers(self) -> int:
         return len(self.accepting)
 
-    def refined(self, kind: Callable[..., Refined], **more: object) -> Refined:
-        """Return this as a *kind* of AcceptingGeneration, with what a family knows *more* of it."""
-        return kind(
-            **{one.name: getattr(self, one.name) for one in fields(AcceptingGeneration)}, **more
-        )
+    def refined(self, kind: Callable[..., Subclass], **more: object) -> Subclass:
+        """Return this generation as a *kind* of AcceptingGeneration, with *more* fields."""
+        names = [one.name for one in fields(AcceptingGeneration)]
+        return kind(**{name: getattr(self, name) for name in names}, **more)
 
 
 def accepting_generation(
     world: World,
     tracked: Process,
     fits: Callable[[Process], bool] = lambda process: True,
-    at_work: Callable[[World, list[Process]], list[Process]] = accepting,
+    at_work: AtWork = accepting_workers,
 ) -> Optional[AcceptingGeneration]:
-    """Return the generation of the topmost process under *tracked* that *fits* and has
-    children that accept connections.
+    """Return the generation of the topmost process under *tracked* that *fits* and has a child
+    at work.
 
-    Where nothing can be seen, the topmost one that fits and has children.
-
-    :param at_work: returns those of some processes that accept, or raises Unreadable.
+    When the kernel hides who is at work, it is the topmost process that fits and has children.
     """
     hidden: Optional[AcceptingGeneration] = None
     for process, children in walk(world, tracked):
         if not children or not fits(process):
             continue
-        image = world.image(process)
+        everyone = frozenset(children)
+        found = AcceptingGeneration(
+            tracked, process, world.image(process), True, everyone, at_work=at_work
+        )
         try:
-            ready = frozenset(at_work(world, children))
+            found.accepting = frozenset(at_work(world, children))
         except Unreadable:
-            everyone = frozenset(children)
-            hidden = hidden or AcceptingGeneration(
-                tracked, process, image, False, everyone, everyone
-            )
+            hidden = hidden or replace(found, readable=False, accepting=everyone)
             continue
-        if ready:
-            return AcceptingGeneration(tracked, process, image, True, frozenset(children), ready)
+        if found.accepting:
+            return found
     return hidden
 
 
 def refreshed(world: World, old: AcceptingGeneration) -> AcceptingGeneration:
-    """Return *old* as it is now: a worker may have been replaced for its age since."""
+    """Return *old* as it is now: the master may have replaced a worker since, for its age."""
     children = frozenset(world.children(old.master))
     ended = old.accepting - children
     born = sorted(children - old.children, key=lambda child: child.start)
@@ -150,8 +159,8 @@ def refreshed(world: World, old: AcceptingGeneration) -> AcceptingGeneration:
         born = [c for c in born if counts(world.sockets(c, known).held, known, old.apart)]
     except Unreadable:
         pass  # then every child counts as before
-    heirs = born if not old.readable else born[: len(ended)]
-    workers = (old.accepting & children).union(heirs)
+    replacements = born if not old.readable else born[: len(ended)]
+    workers = (old.accepting & children).union(replacements)
     return replace(old, children=children, accepting=workers)
 
 

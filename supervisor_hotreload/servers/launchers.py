@@ -1,5 +1,8 @@
-"""What stands between supervisord and a master: a shell, an init. Some end the successor
-together with the old master; all are to be gone once the program is the successor's own."""
+"""Launchers: what stands between supervisord and a master, such as a shell or an init.
+
+Some end the successor together with the old master. All have to be gone before the program
+belongs to the successor.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +11,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Callable, NamedTuple, Optional
 
 from supervisor_hotreload.core.model import Failure, Fault
-from supervisor_hotreload.servers.command_line import own_name
+from supervisor_hotreload.servers.command_line import SHELLS, own_name
 from supervisor_hotreload.servers.generation import DEPTH, Generation
 from supervisor_hotreload.servers.program import Program
-from supervisor_hotreload.servers.reexec import QUICK
+from supervisor_hotreload.servers.signals import QUICK_SECONDS
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
 
-LAST_LOOK = 0.5
-"""Seconds after the end of a wrapper in which what it has sent to others has arrived."""
+SIGNALS_ARRIVE_SECONDS = 0.5
+"""Seconds after the end of a launcher in which its last signals arrive."""
 
-WAITS = 0.5
-"""Seconds after which a wrapper that still has other children is taken to wait for them."""
+WAITS_SECONDS = 0.5
+"""Seconds after which a launcher that still has other children waits for them."""
 
 
-class Wrapper(NamedTuple):
-    """One kind of wrapper that does not let a successor live.
+class FatalLauncher(NamedTuple):
+    """One kind of launcher that ends the successor.
 
-    :param ends: tells by its arguments and environment whether this one does so.
+    :param ends: tells from its arguments and environment whether this one does so.
     :param why: what it does, as the end of a sentence.
     :param cure: how to start the program instead.
     """
@@ -35,8 +38,8 @@ class Wrapper(NamedTuple):
     cure: str
 
 
-def _sweeps(arguments: Sequence[str], environment: Mapping[str, str]) -> bool:
-    """Tell whether a dumb-init is in the mode in which it signals a group (dumb-init.c,
+def _signals_group(arguments: Sequence[str], environment: Mapping[str, str]) -> bool:
+    """Tell whether a dumb-init is in the mode in which it signals a process group (dumb-init.c,
     parse_command, handle_signal)."""
     if environment.get("DUMB_INIT_SETSID") == "0":
         return False
@@ -54,47 +57,65 @@ def _always(arguments: Sequence[str], environment: Mapping[str, str]) -> bool:
     return True
 
 
-WRAPPERS = {
-    "dumb-init": Wrapper(
-        _sweeps,
+FATAL = {
+    "dumb-init": FatalLauncher(
+        _signals_group,
         "sends TERM to the whole process group when its child exits",
         "start it as: dumb-init --single-child ...",
     ),
-    "honcho": Wrapper(
+    "honcho": FatalLauncher(
         _always,
         "ends all that it has started as soon as one process exits",
         "start the server itself, without honcho",
     ),
-    "script": Wrapper(
+    "script": FatalLauncher(
         _always,
         "closes its terminal when its child exits, which hangs up the process group",
         "start the server itself, without script",
     ),
 }
-"""By name; tini ends nothing (reap_zombies), with -g it only forwards what it is sent."""
+"""By name. tini ends nothing (reap_zombies); with -g it only forwards the signals it receives."""
+
+LAUNCHERS = SHELLS | {
+    "tini",
+    "tini-static",
+    "catatonit",
+    "docker-init",
+    "hotreload-orphan",
+    "sudo",
+    "timeout",
+    *FATAL,
+}
+"""Programs that only start other programs. Not all of them wait in wait4(2)."""
+
+
+def names_of(world: World, process: Process) -> tuple[str, ...]:
+    """Return the names under which *process* may be known: its file, its command, its title."""
+    words = world.arguments(process)
+    return (world.program(process), own_name(words), *map(os.path.basename, words[:1]))
 
 
 def must_spare_successor(world: World, program: Program, old: Generation) -> None:
-    """Refuse to replace a master whose successor would be ended together with it.
+    """Refuse to replace a master whose launcher would end the successor with it.
 
     :raises Failure: NOT_RELOADABLE with the cure.
     """
     for process in above(world, old):
-        arguments = world.arguments(process)
-        names = (world.program(process), own_name(arguments), *map(os.path.basename, arguments[:1]))
-        kind = next((WRAPPERS[known] for known in names if known in WRAPPERS), None)
-        if kind is not None and kind.ends(arguments, program.started_with):
-            title = next(known for known in names if known in WRAPPERS)
+        title = next((name for name in names_of(world, process) if name in FATAL), None)
+        if title is None:
+            continue
+        kind = FATAL[title]
+        if kind.ends(world.arguments(process), program.started_with):
             raise Failure(
                 Fault.NOT_RELOADABLE,
                 f"{program.name} is started by {title} ({process}), which {kind.why}: it would "
-                f"end the new generation together with the old master; {kind.cure}; nothing was "
-                f"sent",
+                f"end the new generation together with the old master; nothing was sent. "
+                f"{kind.cure[0].upper()}{kind.cure[1:]}",
             )
 
 
 def above(world: World, old: Generation) -> Iterator[Process]:
-    """Yield what stands before the master, up to the supervised process."""
+    """Yield the ancestors of the master, up to the supervised process."""
     process = old.master
     for _ in range(DEPTH):
         if process == old.tracked:
@@ -108,32 +129,32 @@ def above(world: World, old: Generation) -> Iterator[Process]:
 
 
 class LauncherEnd:
-    """The end of the supervised process that stood before an old master, if one did.
+    """The end of the supervised process, where that is the launcher of an old master.
 
-    It ends by itself, or is ended: one that waits for its other children (``gunicorn | cat``)
-    would stay for their sake. They are left alone.
+    It ends by itself. One that waits for other children (``gunicorn | cat``) would stay for
+    their sake: it is killed, and they are left alone.
     """
 
     def __init__(self, world: World, old: Generation) -> None:
         self._world = world
         self._process = old.tracked
-        self._stood = old.tracked != old.master
+        self._is_launcher = old.tracked != old.master
         self._since: Optional[float] = None
         self._awaited: list[Process] = []
 
     def ended(self) -> bool:
-        """Tell whether it is gone; asked once the master is."""
+        """Tell whether it is gone. Ask once the master is gone."""
         if self._since is None:
             self._since = self._world.now()
             self._awaited = self._world.children(self._process)
         if not self._world.alive(self._process):
             return True
         waits = any(self._world.alive(child) for child in self._awaited)
-        if self._world.now() - self._since > (WAITS if waits else QUICK):
-            self._world.signal(self._process, "KILL")  # no other: it might hand that on
+        if self._world.now() - self._since > (WAITS_SECONDS if waits else QUICK_SECONDS):
+            self._world.signal(self._process, "KILL")  # it cannot forward that to others
         return False
 
-    def forgotten(self) -> bool:
-        """Tell whether what it has sent to others when it ended has arrived."""
-        since = self._since if self._stood else None
-        return since is None or self._world.now() - since >= LAST_LOOK
+    def is_over(self) -> bool:
+        """Tell whether the signals that it has sent at its end have arrived."""
+        since = self._since if self._is_launcher else None
+        return since is None or self._world.now() - since >= SIGNALS_ARRIVE_SECONDS

@@ -1,11 +1,12 @@
 """nginx: HUP reads the configuration again, USR2 starts a new binary beside the old one.
 
-Of 'Upgrading Executable on the Fly' (nginx's documentation, Controlling nginx)
-the step WINCH is left out: with 'daemon off' nginx ignores it until it has been
-upgraded once (ngx_signal_handler: ngx_daemonized), and QUIT lets the workers
-finish as well. nginx ignores USR2 while its parent is the process that started
-it; a QUIT after that would end the service: so it is refused before, and QUIT
-goes only to a master whose successor is adopted.
+nginx's documentation ('Controlling nginx', 'Upgrading Executable on the Fly') has a step WINCH
+before QUIT. It is left out: with 'daemon off' nginx ignores WINCH until it has been upgraded
+once (ngx_signal_handler: ngx_daemonized), and QUIT lets the workers finish as well.
+
+nginx ignores USR2 while its parent is the process that started it, and a QUIT after that would
+end the service. So such an upgrade is refused, and QUIT goes only to a master whose successor
+is adopted.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from supervisor_hotreload.servers.generation import (
 from supervisor_hotreload.servers.in_place import InPlaceReload
 from supervisor_hotreload.servers.launchers import must_spare_successor
 from supervisor_hotreload.servers.program import Program
-from supervisor_hotreload.servers.readiness import STEADY, Probe
+from supervisor_hotreload.servers.readiness import STEADY_SECONDS, Probe
 from supervisor_hotreload.servers.reexec import Reexec
 from supervisor_hotreload.servers.trial import Trial
 from supervisor_hotreload.system.command import RunAs
@@ -41,25 +42,27 @@ STUB = "hotreload-orphan"
 class NginxGeneration(AcceptingGeneration):
     """An nginx with its workers.
 
-    :param command: how it is started, None where that cannot be told.
+    :param command: how it is started, None when that is not clear.
     """
 
     command: Optional[Command] = None
 
 
 class NginxReexec(Reexec):
-    """An upgrade of an nginx before which a stub may stand: nginx obeys only once that
-    has left, for its parent has to have changed."""
+    """One upgrade of an nginx, bound to its old generation.
+
+    A stub may stand before nginx. It leaves first: nginx obeys USR2 once its parent has changed.
+    """
 
     def __init__(
-        self, world: World, old: AcceptingGeneration, policy: Policy, program: Program, probe: Probe
+        self, world: World, old: NginxGeneration, policy: Policy, probe: Probe, program: Program
     ) -> None:
         super().__init__(world, old, policy, probe)
         self._program = program
         self._asked = False
 
     def reexec(self) -> None:
-        """Let the stub leave first."""
+        """Ask the stub to leave, or, where there is none, nginx for a successor."""
         if self._has_stub():
             self._world.signal(self._old.tracked, "USR2")
         else:
@@ -79,7 +82,7 @@ class NginxReexec(Reexec):
 
 
 class NginxFamily(AcceptingFamily[NginxGeneration]):
-    """Recognised by its name; its workers by what they accept from."""
+    """Recognised by its name; its workers are the children that accept."""
 
     name = "nginx"
     binaries = frozenset({"nginx"})
@@ -104,7 +107,7 @@ class NginxFamily(AcceptingFamily[NginxGeneration]):
         )
 
     def admit(self, world: World, old: NginxGeneration, policy: Policy, program: Program) -> None:
-        """Refuse an upgrade that nginx would ignore, with the cure."""
+        """Refuse an upgrade that nginx would ignore."""
         if policy.strategy != "upgrade":
             return
         must_spare_successor(world, program, old)
@@ -117,13 +120,13 @@ class NginxFamily(AcceptingFamily[NginxGeneration]):
         if status is not None and status.parent in starters:
             raise Failure(
                 Fault.NOT_RELOADABLE,
-                f"{program.name}: {old.master} ignores USR2 while its parent is the one that has "
+                f"{program.name}: {old.master} ignores USR2 while its parent is the process that "
                 f"started it; nothing was sent. Start it once by: command = {_stub()} "
                 f"{program.command}",
             )
 
     def trial(self, world: World, old: NginxGeneration, program: Program) -> Optional[Trial]:
-        """Run it with ``-t``, in the directory and environment that its wrappers set."""
+        """Return ``nginx -t``, in the directory and environment that its wrappers set."""
         command = old.command
         if command is None or command.why:
             return None
@@ -139,19 +142,22 @@ class NginxFamily(AcceptingFamily[NginxGeneration]):
     def server(
         self, world: World, old: NginxGeneration, policy: Policy, program: Program
     ) -> NginxReexec:
-        return NginxReexec(world, old, policy, program, self.probe(world, old, policy.ready))
+        return NginxReexec(world, old, policy, self.probe(world, old, policy.ready), program)
 
     def in_place(
         self, world: World, old: NginxGeneration, policy: Policy, program: Program
     ) -> InPlaceReload:
-        return InPlaceReload(world, old, policy, lambda: world.signal(old.master, "HUP"), STEADY)
+        def ask() -> bool:
+            return world.signal(old.master, "HUP")
+
+        return InPlaceReload(world, old, policy, ask, STEADY_SECONDS)
 
     def is_master(self, world: World, process: Process) -> bool:
         return _is_nginx(world, process) and shares_socket(world, process)
 
 
 def stub_of(world: World, old: Generation, program: Program) -> Optional[Process]:
-    """Return the stub that stands between supervisord and the master, None where none does.
+    """Return the stub between supervisord and the master, None without one.
 
     The operator's own command says that it is one.
     """
@@ -163,13 +169,13 @@ def stub_of(world: World, old: Generation, program: Program) -> Optional[Process
 
 
 def _stub() -> str:
-    """Return the stub's path where it is installed with us: PATH may not have it."""
+    """Return the stub's path where it is installed with this package: PATH may lack it."""
     beside = os.path.join(os.path.dirname(sys.executable), STUB)
     return beside if os.access(beside, os.X_OK) else STUB
 
 
 def started(program: Program) -> Optional[Command]:
-    """Return the nginx that a program's command starts, None where none is found."""
+    """Return the nginx that a program's command starts, None when it starts none."""
     names = FAMILY.binaries.__contains__
     return behind(program, names) or among(program, names)
 

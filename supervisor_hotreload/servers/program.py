@@ -17,7 +17,7 @@ class Program:
     """A program as it is configured in supervisord.
 
     :param stopsignal: the name of the signal that stops it, such as 'TERM'.
-    :param user: the id of the user that it is configured to run as; None: its starter's.
+    :param user: the id of the user that it is configured to run as; None: supervisord's own.
     :param rights: whose rights read the files that it names; None: nobody's, they are not read.
     :param pidfile: the path of ``pidfile`` in its settings.
     """

@@ -1,8 +1,7 @@
-"""A second master beside the first (USR2), then QUIT to the first: the protocol that
-several servers speak (protocol.Server). What differs from it is said by a family's subclass.
+"""A reload by a second master: USR2 starts it beside the first, then the first is ended.
 
-The new master is a child of the old one, inherits its sockets, and serves beside it. QUIT
-ends either of them gracefully, so that a rollback is a QUIT to the new one.
+The new master is a child of the old one, inherits its sockets and serves beside it. Several
+servers have this protocol (protocol.Server); the subclass of a family says what differs.
 """
 
 from __future__ import annotations
@@ -11,137 +10,200 @@ from collections.abc import Iterator
 from typing import Optional
 
 from supervisor_hotreload.core.model import Failure, Fault, Policy, Progress
-from supervisor_hotreload.servers.generation import Generation, accepting
-from supervisor_hotreload.servers.lineage import acts_alike, held_together, workers_under
+from supervisor_hotreload.servers.base import foreign_successor
+from supervisor_hotreload.servers.generation import AtWork, Generation, accepting_workers
+from supervisor_hotreload.servers.launchers import LauncherEnd
+from supervisor_hotreload.servers.lineage import acts_alike, held_together
 from supervisor_hotreload.servers.readiness import Bake, Probe, Verdict
-from supervisor_hotreload.servers.signals import Rung, is_stopped, rung
+from supervisor_hotreload.servers.signals import QUICK_SECONDS, Rung, is_stopped, rung
+from supervisor_hotreload.servers.workers import Workers, sockets_of
 from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.world import World
 
-DRAIN_CEILING = 3600.0
-"""Seconds after which old workers that still drain are told to end at once."""
+DRAIN_CEILING_SECONDS = 3600.0
+"""Seconds after which old workers that still drain have to end at once."""
 
-DISMISSAL = 30.0
-"""Seconds that the workers of a successor have to finish their requests."""
+DISMISSAL_SECONDS = 30.0
+"""Seconds that the workers of a refused successor have to finish their requests."""
 
-QUICK = 5.0
-"""Seconds between a quick stop and SIGKILL, and after that."""
+BOOT_GRACE_SECONDS = 2.0
+"""Seconds that a refused successor has to end its workers that never became ready."""
 
 
 class Reexec:
     """One reload of one program, bound to its old generation.
 
+    ``graceful_signal`` lets a master end when its workers have finished their requests,
+    ``quick_signal`` at once. ``orphan_signal`` does the former for a worker without a master;
+    '': it ends by itself.
+
     :param probe: judges the workers of a successor.
+    :param at_work: tells which children of a master serve.
     """
 
-    def __init__(self, world: World, old: Generation, policy: Policy, probe: Probe) -> None:
+    graceful_signal = "QUIT"
+    quick_signal = "TERM"
+    orphan_signal = "QUIT"
+
+    def __init__(
+        self,
+        world: World,
+        old: Generation,
+        policy: Policy,
+        probe: Probe,
+        at_work: AtWork = accepting_workers,
+    ) -> None:
         self._world = world
         self._old = old
         self._policy = policy
         self._probe = probe
+        self._at_work = at_work
         self._sockets, _ = held_together(world, old.master)
         self._new: Optional[Process] = None
         self.before: Optional[frozenset[Process]] = None
         """The children of the old master when it was asked for a successor; None until then."""
-        self._born: set[Process] = set()
+        self._workers_by_master: dict[Process, Workers] = {}
+        self._launcher = LauncherEnd(world, old)
         self._bake: Optional[Bake] = None
+        self._was_ready = False
+        self._workers_of(old.master).look()
 
-    # -- what a family may say otherwise
-
-    def at_work(self, children: list[Process]) -> list[Process]:
-        """Return those of a master's children that serve.
-
-        :raises Unreadable: when that cannot be seen.
-        """
-        return accepting(self._world, children)
+    # -- what a family may override
 
     def is_successor(self, child: Process) -> bool:
-        """Tell whether a child that the old master has borne since is an exec of its own that
-        acts as the master does and holds all of its sockets."""
+        """Tell whether *child*, a child of the old master that is younger than the request, is an
+        exec that acts as the same user and holds all of the master's sockets."""
         image = self._world.image(child)
         if image and self._old.image:
             if image == self._old.image:
                 return False
         elif not self._world.children(child):
-            return False  # hidden: a master has workers
-        return acts_alike(self._world, child, self._old.master) and self._holds(child)
+            return False  # the image is hidden: a master has workers
+        return acts_alike(self._world, child, self._old.master) and self._holds_sockets(child)
 
-    def _holds(self, child: Process) -> bool:
+    def serving_workers(self, master: Process) -> list[Process]:
+        """Return the workers of *master* that serve; all children when the kernel hides that."""
+        children = self._world.children(master)
+        try:
+            return self._at_work(self._world, children)
+        except Unreadable:
+            return children
+
+    def unready(self, master: Process, workers: list[Process]) -> list[Process]:
+        """Return those of *master* and its *workers* that may be killed, because they have never
+        been ready and no request is in flight; none when that is not certain."""
+        return []
+
+    def patience(self, limit: float) -> float:
+        """Return the seconds that workers with requests have to finish them.
+
+        :param limit: where ``drain_timeout`` is not set.
+        """
+        return self._policy.drain_timeout or limit
+
+    @property
+    def grace(self) -> float:
+        """The seconds that orphaned workers have to finish their requests."""
+        return DISMISSAL_SECONDS
+
+    def is_promoted(self, new: Process) -> bool:
+        """Tell whether *new* obeys USR2: its parent is no longer the old master."""
+        status = self._world.status(new.pid)
+        return status is not None and status.parent != self._old.master.pid
+
+    # -- before adoption
+
+    def reexec(self) -> None:
+        """Send USR2. A child that the old master has by then is nobody's successor.
+
+        :raises Failure: FOREIGN_SUCCESSOR when somebody else has sent USR2 meanwhile.
+        """
+        master = self._old.master
+        if self.before is None:
+            children = self._world.children(master)
+            other = self._successor_among([c for c in children if c not in self._old.children])
+            if other is not None:
+                raise foreign_successor(str(master), other, master)
+            self.before = frozenset(children)
+        self._world.signal(master, "USR2")
+
+    def successor(self) -> Optional[Process]:
+        """Return the successor, None while there is none.
+
+        :raises Failure: OLD_EXITED when the old master has ended.
+        """
+        if not self.serving():
+            raise Failure(Fault.OLD_EXITED, f"the old master ({self._old.master}) exited")
+        self._new = self._successor_among(self._born())
+        return self._new
+
+    def expect(self, new: Process) -> None:
+        """Take *new* for the successor, which was there before this reload."""
+        self._new = new
+
+    def ready(self, new: Process) -> Verdict:
+        """Return Readiness, or how far the workers of *new* are."""
+        self._look(new)
+        if is_stopped(self._world, new):
+            return Progress("the successor is stopped by a signal")
+        verdict = self._probe(new)
+        self._was_ready = self._was_ready or bool(verdict)
+        return verdict
+
+    def baked(self, new: Process, seconds: float) -> Verdict:
+        """Return Readiness when the workers of *new* have stayed ready for *seconds*.
+
+        :raises Failure: BAKE_FAILED when one has died, or is stopped by a signal.
+        """
+        self._look(new)
+        if self._bake is None:
+            self._bake = Bake(self._world, new, self.serving_workers(new))
+        verdict = self._bake.over(seconds)
+        for process in (new, *self.serving_workers(new)):
+            if is_stopped(self._world, process):
+                which = "the successor" if process == new else "a worker of the successor"
+                raise Failure(Fault.BAKE_FAILED, f"{process}, {which}, is stopped by a signal")
+        return verdict
+
+    def serving(self) -> bool:
+        """Tell whether the old master lives, so that the reload can be rolled back."""
+        return self._world.alive(self._old.master)
+
+    def recall(self) -> bool:
+        """Let a stopped master run: it has not received USR2 yet, and what it starts has to be
+        ended. Return whether USR2 was sent."""
+        if is_stopped(self._world, self._old.master):
+            self._world.signal(self._old.master, "CONT")
+        return self.before is not None
+
+    def _born(self) -> list[Process]:
+        """Return the children that the old master has had since it was asked."""
+        before = self._old.children if self.before is None else self.before
+        return [c for c in self._world.children(self._old.master) if c not in before]
+
+    def _successor_among(self, born: list[Process]) -> Optional[Process]:
+        return next((child for child in born if self.is_successor(child)), None)
+
+    def _holds_sockets(self, child: Process) -> bool:
         try:
             return self._sockets <= self._world.held(child)
         except Unreadable:
             return not self._sockets
 
-    # -- before adoption
-
-    def reexec(self) -> None:
-        """Send USR2; what the old master has forked by then is nobody's successor.
-
-        :raises Failure: FOREIGN_SUCCESSOR when it has been asked by somebody else meanwhile.
-        """
-        master = self._old.master
-        if self.before is None:
-            children = self._world.children(master)
-            other = self._successor_of([c for c in children if c not in self._old.children])
-            if other is not None:
-                raise Failure(
-                    Fault.FOREIGN_SUCCESSOR,
-                    f"{master} has a successor already ({other}), somebody sent USR2 to it: end "
-                    f"one of them first",
-                )
-            self.before = frozenset(children)
-        self._world.signal(master, "USR2")
-
-    def successor(self) -> Optional[Process]:
-        """Return the child of the old master that has exec'd what is to serve next."""
-        if not self.serving():
-            raise Failure(Fault.OLD_EXITED, f"the old master ({self._old.master}) exited")
-        self._new = self._successor_of(self._born_since())
-        return self._new
-
-    def _successor_of(self, born: list[Process]) -> Optional[Process]:
-        return next((child for child in born if self.is_successor(child)), None)
-
-    def _born_since(self) -> list[Process]:
-        before = self._old.children if self.before is None else self.before
-        return [c for c in self._world.children(self._old.master) if c not in before]
-
-    def expect(self, new: Process) -> None:
-        """Know *new* for the successor, which was there before this reload."""
-        self._new = new
-
-    def ready(self, new: Process) -> Verdict:
+    def _look(self, new: Process) -> None:
+        """Record the workers of both masters: whichever dies, they are known."""
         self._must_live(new)
-        self._born.update(self._under(new))
-        return self._probe(new)
+        for master in (self._old.master, new):
+            self._workers_of(master).look()
 
-    def baked(self, new: Process, seconds: float) -> object:
-        self._must_live(new)
-        self._born.update(self._under(new))
-        if self._bake is None:
-            self._bake = Bake(self._world, new, self._workers(new))
-        return self._bake.over(seconds)
-
-    def _workers(self, master: Process) -> list[Process]:
-        children = self._world.children(master)
-        try:
-            return self.at_work(children)
-        except Unreadable:
-            return children
-
-    def serving(self) -> bool:
-        return self._world.alive(self._old.master)
-
-    def recall(self) -> bool:
-        """A stopped master has the USR2 still before it: let it come, then end what comes."""
-        if is_stopped(self._world, self._old.master):
-            self._world.signal(self._old.master, "CONT")
-        return self.before is not None
-
-    def _under(self, master: Process) -> list[Process]:
-        """Return the workers of *master*, and nothing else that it has started."""
-        image = self._world.image(master)
-        return workers_under(self._world, master, image, self._sockets)
+    def _workers_of(self, master: Process) -> Workers:
+        if master not in self._workers_by_master:
+            self._workers_by_master[master] = Workers(
+                self._world, master, self.orphan_signal, self.quick_signal, self.grace
+            )
+        workers = self._workers_by_master[master]
+        workers.successor = self._new if master == self._old.master else None
+        return workers
 
     def _must_live(self, new: Process) -> None:
         if not self._world.alive(new):
@@ -150,56 +212,68 @@ class Reexec:
     # -- the ladders
 
     def retirement(self) -> Iterator[Rung]:
-        """QUIT: the workers finish what they have, then the master ends."""
+        """Yield the ladder for the old master: graceful, quick, KILL.
+
+        A master without workers has no request in flight, and gets the quick signal at once.
+        """
         old = self._old.master
-        yield rung(self._world, old, "QUIT", self._policy.drain_timeout or DRAIN_CEILING)
-        yield rung(self._world, old, "TERM", QUICK)
-        yield Rung(lambda: self._kill(old), QUICK)
+        first = self.graceful_signal if self._workers_of(old).look() else self.quick_signal
+        yield rung(self._world, old, first, self.patience(DRAIN_CEILING_SECONDS))
+        yield rung(self._world, old, self.quick_signal, QUICK_SECONDS)
+        yield Rung(self._workers_of(old).kill_all, QUICK_SECONDS)
 
     def dismissal(self, new: Process) -> Iterator[Rung]:
-        """QUIT: its workers have requests; those of the old one have never stopped."""
-        yield self._dismiss(new, "QUIT", self._policy.drain_timeout or DISMISSAL)
-        yield self._dismiss(new, "TERM", QUICK)
-        yield Rung(lambda: self._kill(new), QUICK)
+        """Yield the ladder for the successor: graceful, KILL for what still boots, quick, KILL.
 
-    def _kill(self, master: Process) -> None:
-        workers = [child for child in self._under(master) if child != self._new]
-        for process in (master, *workers, *self._left_by(master)):
-            self._world.signal(process, "KILL")
+        A worker that boots does not obey the graceful signal, and has no request in flight.
+        """
+        workers = self._workers_of(new)
+        yield rung(self._world, new, self.graceful_signal, BOOT_GRACE_SECONDS)
+        living = workers.look()
+        unready = self.unready(new, living)
+        serves = self._was_ready or not set(unready).issuperset(living)
+        patience = self.patience(DISMISSAL_SECONDS) if serves else QUICK_SECONDS
+        yield Rung(lambda: workers.kill(unready), patience)
+        yield rung(self._world, new, self.quick_signal, QUICK_SECONDS)
+        yield Rung(workers.kill_all, QUICK_SECONDS)
 
     # -- after adoption
 
     def retired(self) -> object:
-        """Return truthy when the old master is gone, which waits for its workers."""
+        """Return truthy when the old master, its workers and a shell before it are gone."""
         if self._new is not None:
             self._must_live(self._new)
-        master = self._old.master
-        left = [child for child in self._under(master) if child != self._new]
-        return not self._world.alive(master) or Progress(
-            f"{len(left)} old worker{'' if len(left) == 1 else 's'} left", 0, len(left)
-        )
+        workers = self._workers_of(self._old.master)
+        if workers.look() or self._world.alive(self._old.master):
+            workers.help_to_end()
+            left = len(workers.forks())
+            return Progress(f"{left} old worker{'' if left == 1 else 's'} left", 0, left)
+        return self._launcher.ended()
 
     def dismissed(self, new: Process) -> bool:
-        return not self._world.alive(new) and not self._left_by(new)
-
-    def _left_by(self, new: Process) -> list[Process]:
-        """Return the workers that a dead successor has left: what was refused would serve on."""
-        if self._world.alive(new):
-            return []
-        return [worker for worker in self._born if self._world.alive(worker)]
-
-    def _dismiss(self, new: Process, name: str, patience: float) -> Rung:
-        to_new = rung(self._world, new, name, patience)
-
-        def send() -> None:
-            to_new.send()
-            for worker in self._left_by(new):
-                self._world.signal(worker, name)
-
-        return Rung(send, patience)
+        """Return True when the successor and its workers are gone."""
+        workers = self._workers_of(new)
+        left = workers.look()
+        workers.help_to_end()
+        return not self._world.alive(new) and not left
 
     def promoted(self, new: Process) -> bool:
-        """Tell whether *new* would hear a USR2: its parent is no longer the old master."""
+        """Tell whether *new* is a master like any other: it listens, and obeys USR2."""
         self._must_live(new)
-        status = self._world.status(new.pid)
-        return status is not None and status.parent != self._old.master.pid
+        self._must_listen(new)
+        return self._launcher.is_over() and self.is_promoted(new)
+
+    def _must_listen(self, new: Process) -> None:
+        """Fail when the new master has closed its sockets: somebody has ended it too."""
+        links = {f"socket:[{inode}]" for inode in self._sockets}
+        try:
+            listens = not links or not links.isdisjoint(sockets_of(self._world, new))
+        except Unreadable:
+            return
+        if not listens and self._world.alive(new):
+            raise Failure(
+                Fault.SUCCESSOR_EXITED,
+                f"the successor ({new}) has closed its sockets and ends: it received a signal to "
+                f"end when the old master ended, from what stands between supervisord and the "
+                f"old master, or from somebody",
+            )

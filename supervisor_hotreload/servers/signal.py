@@ -1,8 +1,8 @@
 """Servers that reload themselves on a signal and keep their pid: granian, uvicorn with
 workers, hypercorn, HAProxy in master-worker mode.
 
-Nothing is believed of them but what the kernel shows: that the master handles
-the signal, and that other children than before accept.
+Only the kernel proves their reload: the master handles the signal, and then other children than
+before accept.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
 
 ENDING = ("INT", "QUIT", "TERM")
-"""Signals on which servers end, whatever they are configured to."""
+"""Signals on which servers end, whatever their configuration is."""
 
 
-class GenericFamily(AcceptingFamily[AcceptingGeneration]):
-    """Whatever has children that accept; asked only where ``strategy = signal``."""
+class SignalFamily(AcceptingFamily[AcceptingGeneration]):
+    """Any server with children that accept; considered only for ``strategy = signal``."""
 
     name = "signal"
     only_if_asked_for = True
@@ -36,31 +36,32 @@ class GenericFamily(AcceptingFamily[AcceptingGeneration]):
     def survey(
         self, world: World, tracked: Process, program: Program
     ) -> Optional[AcceptingGeneration]:
-        return accepting_generation(world, tracked) or _childless(world, tracked)
+        return accepting_generation(world, tracked) or _without_workers(world, tracked)
 
     def admit(
         self, world: World, old: AcceptingGeneration, policy: Policy, program: Program
     ) -> None:
-        """Refuse what the signal would end, what would load the old code again, and what
-        cannot be seen to have been done."""
+        """Refuse a reload that would end the server, load the old code again, or prove
+        nothing."""
         moved = _moved(world, old, program)
-        if moved and not _finds_anew(world, old, program):
+        if moved and not _is_importable_by_name(program):
             raise Failure(
                 Fault.NOT_RELOADABLE,
-                f"{program.name}: {moved}, and would load the old code again: start it once with "
-                f'directory = / and environment = PYTHONPATH="{program.directory}"',
+                f"{program.name}: {moved}, and would load the old code again; nothing was sent. "
+                f"Start it once with directory = / and environment = "
+                f'PYTHONPATH="{program.directory}"',
             )
         if policy.signal in ENDING or policy.signal == program.stopsignal:
             raise Failure(
                 Fault.NOT_RELOADABLE,
-                f"{program.name}: signal = {policy.signal} stops {old.master}, it is no reload; "
-                f"nothing was sent: set the signal on which it replaces its workers",
+                f"{program.name}: signal = {policy.signal} stops {old.master} and does not reload "
+                f"it; nothing was sent: set the signal on which it replaces its workers",
             )
         if world.catches(old.master, policy.signal) is False:
             raise Failure(
                 Fault.NOT_RELOADABLE,
-                f"{program.name}: {old.master} does not handle {policy.signal}, it would be ended "
-                f"or nothing would happen; nothing was sent (a server may do so only with workers)",
+                f"{program.name}: {old.master} does not handle {policy.signal}, which would end "
+                f"it or do nothing; nothing was sent (some servers handle it only with workers)",
             )
         if not old.accepting and policy.ready.kind in ("heartbeat", "accepting"):
             raise Failure(
@@ -71,7 +72,7 @@ class GenericFamily(AcceptingFamily[AcceptingGeneration]):
 
     def warnings(self, world: World, old: AcceptingGeneration, program: Program) -> Iterable[str]:
         moved = _moved(world, old, program)
-        if moved and _finds_anew(world, old, program):
+        if moved and _is_importable_by_name(program):
             yield f"warning: {moved}: what it imports from there is the old code again"
 
     def in_place(
@@ -81,7 +82,7 @@ class GenericFamily(AcceptingFamily[AcceptingGeneration]):
 
 
 def _moved(world: World, old: AcceptingGeneration, program: Program) -> str:
-    """Return where a server runs whose ``directory`` is elsewhere by now, '' where it is not."""
+    """Return, as a sentence, that a server no longer runs in its ``directory``; '' when it does."""
     cwd = world.directory(old.master)
     try:
         with rights_of(program.rights):
@@ -93,17 +94,18 @@ def _moved(world: World, old: AcceptingGeneration, program: Program) -> str:
     return f"{old.master} runs in {cwd}, not in what {program.directory} is now"
 
 
-def _finds_anew(world: World, old: AcceptingGeneration, program: Program) -> bool:
-    """Tell whether the directory is named where it may be imported from by its name."""
+def _is_importable_by_name(program: Program) -> bool:
+    """Tell whether the command or the environment names the directory, so that the server may
+    import from it by its name."""
     given = program.started_with
     texts = [value for key, value in given.items() if key not in ("PWD", "OLDPWD")]
     return any(program.directory in text for text in (program.command, *texts))
 
 
-def _childless(world: World, tracked: Process) -> AcceptingGeneration:
-    """Return the generation of a server none of whose children is seen to accept."""
+def _without_workers(world: World, tracked: Process) -> AcceptingGeneration:
+    """Return the generation of a server none of whose children accepts visibly."""
     children = frozenset(world.children(tracked))
-    return AcceptingGeneration(tracked, tracked, world.image(tracked), True, children, frozenset())
+    return AcceptingGeneration(tracked, tracked, world.image(tracked), True, children)
 
 
-FAMILY = GenericFamily()
+FAMILY = SignalFamily()

@@ -1,29 +1,39 @@
-"""The ladder of signals that ends a generation, one signal after the other."""
+"""The ladder of signals that ends a generation, one rung after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Callable
 
 from supervisor_hotreload.core.model import Failure, Fault
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
 
+QUICK_SECONDS = 5.0
+"""Seconds between a quick stop and SIGKILL, and after SIGKILL."""
+
 
 @dataclass(frozen=True)
 class Rung:
-    """One rung of a ladder of signals: what to send, then how long to wait."""
+    """One rung of the ladder.
+
+    :param send: sends the signals.
+    :param grace_seconds: how long the next rung waits.
+    """
 
     send: Callable[[], None]
-    patience: float
+    grace_seconds: float
 
 
 def rung(world: World, process: Process, name: str, patience: float) -> Rung:
-    """Return the rung that sends *process* the signal *name*, and lets it hear that."""
+    """Return the rung that sends *process* the signal *name* ('TERM').
+
+    CONT follows it: a stopped process receives no other signal.
+    """
 
     def send() -> None:
         world.signal(process, name)
-        world.signal(process, "CONT")  # a stopped process hears nothing else
+        world.signal(process, "CONT")
 
     return Rung(send, patience)
 
@@ -37,7 +47,7 @@ def is_stopped(world: World, process: Process) -> bool:
 def must_not_be_stopped(world: World, name: str, master: Process) -> None:
     """Refuse the reload of a master that is stopped by a signal.
 
-    :param name: what the program is called.
+    :param name: the program's name.
     :raises Failure: STOPPED_BY_SIGNAL.
     """
     if is_stopped(world, master):

@@ -1,4 +1,4 @@
-"""A trial of a release before anything is touched, and the user that runs it."""
+"""The trial of a release before anything is touched, and the user that runs it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from supervisor_hotreload.system.world import World
 
 @dataclass(frozen=True)
 class Trial:
-    """A command that tries a release before anything is touched.
+    """A command that tries a release.
 
-    :param words: run without a shell.
-    :param title: what it is, for people.
-    :param run_as: who runs that code, where the program is root's.
-    :param environment: variables that it is told: unlike words they are not seen by all.
+    :param words: the command; no shell runs it.
+    :param title: its description for operators.
+    :param run_as: the user that runs it, when the program is root's.
+    :param environment: variables for it; other users can see its words, but not these.
     """
 
     words: tuple[str, ...]
@@ -35,11 +35,11 @@ class Trial:
 def run_as(
     world: World, old: Generation, workers: Iterable[Process], program: Program, named: RunAs
 ) -> RunAs:
-    """Return as whom a release is tried: what is observed may only lower rights.
+    """Return the user that runs the trial. What processes show may only lower its rights.
 
-    :param workers: those that have loaded the release before.
-    :param named: whom the program's command names, in supervisord's own configuration.
-    :raises Failure: when that cannot be told.
+    :param workers: those that have loaded the running release.
+    :param named: the user in the program's command, which is supervisord's own configuration.
+    :raises Failure: STILL_STARTING when the user is not certain.
     """
     if program.user:
         return RunAs(program.user)
@@ -52,24 +52,25 @@ def run_as(
     if user == 0:
         forks = [child for child in old.children if world.image(child) in (0, old.image)]
         everyone = {_user_of_fork(old, process) for process in (old.master, *forks)}
-        return ITSELF if everyone == {0} else _untold(program)
-    return RunAs(user) if user is not None else _untold(program)
+        if everyone == {0}:
+            return ITSELF
+    elif user is not None:
+        return RunAs(user)
+    raise Failure(
+        Fault.STILL_STARTING,
+        f"the user that is to try the release of {program.name} is not certain: no worker has "
+        f"loaded the application, or the workers are not forks of their master with one and the "
+        f"same user; nothing was sent. Try again, name the user in the command or as user = of "
+        f"[program:...], or set check_before = none",
+    )
 
 
 def _user_of_fork(old: Generation, process: Process) -> Optional[int]:
-    """Return whose *process* is in every respect, None unless it is the master or a fork of it:
-    one that has executed another file may be anybody's."""
+    """Return the user of *process*, the master or a fork of it; None for any other process.
+
+    A process that has executed another file may be anybody's.
+    """
     ids, status = ids_of(process.pid), status_of(process.pid)  # in this order
     if ids is None or status is None or status.process != process:
         return None
     return ids.user if status.image == old.image != 0 else None
-
-
-def _untold(program: Program) -> RunAs:
-    raise Failure(
-        Fault.STILL_STARTING,
-        f"{program.name}: as whom its release is to be tried cannot be told: it has no worker that "
-        f"has loaded, or they are not forks of their master with one and the same user; nothing "
-        f"was sent. Try again, name the user in its command or as user = of [program:...], or set "
-        f"check_before = none",
-    )

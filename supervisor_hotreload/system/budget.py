@@ -74,7 +74,9 @@ class Budget:
         :raises Unreadable: when fewer are left; then none is spent.
         """
         if glances > self.left:
-            raise Unreadable(f"{what}: not looked at, all together it would take too long")
+            raise Unreadable(
+                f"{what}: not looked at, the budget for the processes of its user is spent"
+            )
         self._left -= glances
 
     def charge(self, glances: int) -> None:

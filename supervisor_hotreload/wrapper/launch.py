@@ -11,8 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import NoReturn, Optional
 
-from supervisor_hotreload.system import process as identity
-from supervisor_hotreload.system.process import Process
+from supervisor_hotreload.system.process import Process, status_of
 from supervisor_hotreload.wrapper.signals import Signals, name_of
 
 FIRST = 3
@@ -122,12 +121,12 @@ class Launcher:
             self._signals.unblock()
             os.close(writer)
         os.set_blocking(reader, False)
-        process = identity.lookup(pid)
-        if process is None:  # /proc cannot be read: no descriptor is left
+        status = status_of(pid)  # it may have ended already, but nobody has reaped it
+        if status is None:  # /proc cannot be read: no descriptor is left
             os.close(reader)
             os.kill(pid, 9)
             raise CannotStart(f"{self._words[0]}: the kernel does not show the process {pid}")
-        return Launch(process, reader)
+        return Launch(status.process, reader)
 
     def _execute(self, errors: int) -> NoReturn:
         """Become the command. Runs in the child; never returns, never raises."""

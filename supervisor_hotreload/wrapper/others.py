@@ -11,7 +11,7 @@ from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
 from supervisor_hotreload.wrapper.children import Children
 from supervisor_hotreload.wrapper.options import RunOptions
-from supervisor_hotreload.wrapper.overlap import DRAIN_SECONDS
+from supervisor_hotreload.wrapper.overlap import COPY_DRAIN_SECONDS
 from supervisor_hotreload.wrapper.reports import Reports
 from supervisor_hotreload.wrapper.tracked import TrackedServer
 
@@ -92,7 +92,7 @@ class OtherGenerations:
                 )
                 send(self._world, process, self._stop_signal)
             elif self._world.now() - self._ended[process] > (
-                self._policy.drain_timeout or DRAIN_SECONDS
+                self._policy.drain_timeout or COPY_DRAIN_SECONDS
             ):
                 self._world.signal(process, "KILL")
         self._known.intersection_update(living)

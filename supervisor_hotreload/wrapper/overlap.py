@@ -12,10 +12,9 @@ from typing import Optional
 
 from supervisor_hotreload.core.model import Failure, Fault, Progress, Readiness
 from supervisor_hotreload.core.protocol import Stop
-from supervisor_hotreload.servers.readiness import STEADY, Probe
+from supervisor_hotreload.servers.readiness import STEADY_SECONDS, Probe
 from supervisor_hotreload.servers.recognition import Found
-from supervisor_hotreload.servers.reexec import QUICK
-from supervisor_hotreload.servers.signals import Rung, rung
+from supervisor_hotreload.servers.signals import QUICK_SECONDS, Rung, rung
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
 from supervisor_hotreload.wrapper.children import Children
@@ -24,7 +23,7 @@ from supervisor_hotreload.wrapper.files import ProtectedFiles
 from supervisor_hotreload.wrapper.launch import CannotStart, Launch, Launcher
 from supervisor_hotreload.wrapper.options import RunOptions
 
-DRAIN_SECONDS = 300.0
+COPY_DRAIN_SECONDS = 300.0
 """How long a server has to finish its requests when nothing else is set."""
 
 REFUSED_SECONDS = 10.0
@@ -61,8 +60,8 @@ class Overlap:
             self._probe = found.family.probe(world, found.old, options.policy.ready)
         self._files = ProtectedFiles(options.pidfile)
         self._new: Optional[Launch] = None
-        self._began = world.now()
-        self._count, self._since = 0, self._began
+        self._began: Optional[float] = None
+        self._count, self._since = 0, 0.0
         self._baking: Optional[float] = None
         self._is_frozen = False
 
@@ -81,7 +80,6 @@ class Overlap:
         except CannotStart as error:
             raise Failure(Fault.NO_SUCCESSOR, str(error)) from None
         self._children.reapers[self._new.process.pid] = self._new.reaped
-        self._began = self._since = self._world.now()
 
     def successor(self) -> Optional[Process]:
         """Return the second copy once it has executed the command.
@@ -104,25 +102,27 @@ class Overlap:
         many processes have to listen, and to live for the warm-up time.
         """
         self._must_live(new)
+        now = self._world.now()
+        if self._began is None:  # the command was executed a moment ago
+            self._began = self._since = now
         if self._found is not None and self._probe is not None:
-            now = self._found.family.survey(self._world, new, self._options.program)
-            return Progress("no workers yet") if now is None else self._probe(now.master)
+            copy = self._found.family.survey(self._world, new, self._options.program)
+            return Progress("no workers yet") if copy is None else self._probe(copy.master)
         settles = self._policy.ready.kind == "settle"
         wanted = self._policy.ready.seconds if settles else self._options.warmup
-        if self._world.now() - self._began < wanted:
+        if now - self._began < wanted:
             return Progress(f"it has to live for {wanted:g} s")
         expected = self._old.accepting or self._old.listening
         if settles or not expected:
             return Readiness(max(expected, 1))
-        return self._all_accept(new, expected)
+        return self._all_accept(new, expected, now)
 
-    def _all_accept(self, new: Process, expected: int) -> object:
+    def _all_accept(self, new: Process, expected: int, now: float) -> object:
         found = survey(self._world, new)
         count = found.accepting if self._old.accepting else found.listening
-        now = self._world.now()
         if count != self._count:
             self._count, self._since = count, now
-        if count >= expected or (count and now - self._since >= STEADY):
+        if count >= expected or (count and now - self._since >= STEADY_SECONDS):
             return Readiness(count)  # the new release may have fewer workers
         return Progress(f"{count} of {expected} processes listen", count, expected)
 
@@ -162,19 +162,19 @@ class Overlap:
         self._files.forget()
         names = self._files.pidfile_names(self._world, process)
         self._files.protect(new.master, new.paths, with_pidfile=names)
-        patience = self._policy.drain_timeout or DRAIN_SECONDS
+        patience = self._policy.drain_timeout or COPY_DRAIN_SECONDS
         if (names or self._rebinds(new)) and self._can_freeze():
             yield Rung(self._freeze, patience)
         else:
             yield rung(self._world, self._old.master, self._options.stop_signal, patience)
-        yield Rung(lambda: self._kill(self._old.master), QUICK)
+        yield Rung(lambda: self._kill(self._old.master), QUICK_SECONDS)
 
     def dismissal(self, new: Process) -> Iterator[Stop]:
         """End the new copy; the old one gets its files back."""
         self._files.restore()
         master = survey(self._world, new).master
         yield rung(self._world, master, self._options.stop_signal, REFUSED_SECONDS)
-        yield Rung(lambda: self._kill(new), QUICK)
+        yield Rung(lambda: self._kill(new), QUICK_SECONDS)
 
     def _freeze(self) -> None:
         """Stop the old master, and let its workers finish without it."""

@@ -18,7 +18,7 @@ from typing import Any, Callable, Optional
 import psutil
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-DEADLINE = 20.0  # seconds, for anything that a server has to do
+DEADLINE = 60.0  # seconds, for anything that a server has to do
 
 RECORDER = """
 import json, os

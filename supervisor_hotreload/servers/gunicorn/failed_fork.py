@@ -1,9 +1,9 @@
-"""The fork of a gunicorn master that was to execute a successor and has not.
+"""The fork of a gunicorn master that was to execute a successor, and has failed.
 
 arbiter.reexec forks, calls the hook pre_exec, changes the directory and execs. When one of
 these raises, the fork goes on in the master's own loop: it closes its listening sockets, tells
-the *old* workers to quit, waits for graceful_timeout, and removes the pidfile. As long as it
-lives the master ignores every other USR2 ('Child exists').
+the *old* workers to quit, waits for graceful_timeout, and removes the pidfile. While it lives
+the master ignores every other USR2 ('Child exists').
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Optional
 
-from supervisor_hotreload.servers.gunicorn.workers import handed_over, sockets_of
+from supervisor_hotreload.servers.workers import handed_over, sockets_of
 from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.world import World
 
-SURE = 0.3
+EXEC_SECONDS = 0.3
 """Seconds that a fork has to exec: it does so within milliseconds, unless its hook is slow."""
 
 
 class Forks:
-    """Knows the forks of *master* that have executed nothing.
+    """The forks of *master* that have executed nothing.
 
-    :param image: what tells an exec from a fork, 0 where it cannot be seen.
+    :param image: the master's; 0 when hidden.
     """
 
     def __init__(self, world: World, master: Process, image: int) -> None:
@@ -34,16 +34,16 @@ class Forks:
         self._sockets: frozenset[str] = frozenset()
 
     def look(self) -> None:
-        """Know what the master listens on, before it is asked to re-exec."""
+        """Record the sockets on which the master listens, before it is asked to re-exec."""
         with suppress(Unreadable):
             children = self._world.children(self._master)
             self._sockets = handed_over(self._world, self._master, children)
 
     def failed(self, born: Iterable[Process]) -> Optional[Process]:
-        """Return the one of *born* that has given up: it has closed sockets that it inherited."""
+        """Return the one of *born* that has failed: it has closed sockets that it inherited."""
         now = self._world.now()
         self._since = {child: self._since.get(child, now) for child in born}
-        old = (child for child, since in self._since.items() if now - since >= SURE)
+        old = (child for child, since in self._since.items() if now - since >= EXEC_SECONDS)
         return next((child for child in self.waiting(old) if self._has_closed(child)), None)
 
     def waiting(self, born: Iterable[Process]) -> list[Process]:
@@ -51,7 +51,8 @@ class Forks:
         return [child for child in born if self._image and self._is_waiting(child)]
 
     def _is_waiting(self, child: Process) -> bool:
-        """A fork of the master holds the heartbeats of workers; a worker one of its own alone."""
+        """Tell a fork that holds the heartbeat files of workers from a worker, which holds only
+        its own."""
         world = self._world
         if world.image(child) != self._image or world.children(child):
             return False

@@ -1,4 +1,5 @@
-"""The moment from which a re-exec'd gunicorn hears USR2 (arbiter.maybe_promote_master)."""
+"""The promotion of a re-exec'd gunicorn: from then on it obeys USR2
+(arbiter.maybe_promote_master)."""
 
 from __future__ import annotations
 
@@ -7,18 +8,18 @@ from typing import Optional
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
 
-SWITCHES = 3
-"""Turns of the master's loop after its parent is gone, until it is surely promoted."""
+SLEEPS = 3
+"""Sleeps of the master's loop after its parent is gone, until it is certainly promoted."""
 
-BLIND = 2.0
-"""Seconds after which it is promoted for sure: its loop looks every second."""
+LOOP_SECONDS = 2.0
+"""Seconds after which it is certainly promoted: its loop looks every second."""
 
 
 class Promotion:
     """Tells when a successor has seen that its parent is gone.
 
     :param parent: the old master.
-    :param pidfile: where gunicorn writes its pid, if that is known.
+    :param pidfile: the path to which gunicorn writes its pid, None when it is not known.
     """
 
     def __init__(self, world: World, parent: Process, pidfile: Optional[str]) -> None:
@@ -26,33 +27,33 @@ class Promotion:
         self._parent = parent
         self._pidfile = pidfile
         self._orphaned_at: Optional[float] = None
-        self._asleep: Optional[int] = None
+        self._sleeps: Optional[int] = None
 
-    def over(self, new: Process) -> bool:
-        """Tell whether *new* is promoted.
+    def is_over(self, new: Process) -> bool:
+        """Tell whether *new* is promoted, and send it a SIGCHLD, which wakes its loop, if not.
 
-        Its loop looks once a second; a SIGCHLD wakes it. Then the pidfile
-        names it, or, where there is none, the loop has gone to sleep again.
+        A promoted master writes its pid to the pidfile. Without a pidfile its loop has to have
+        gone to sleep again.
         """
         status = self._world.status(new.pid)
         if status is None or status.parent == self._parent.pid:
             return False
-        if self._names(new):
+        if self._is_in_pidfile(new):
             return True
         now = self._world.now()
-        asleep = self._world.sleeps(new)
+        sleeps = self._world.sleeps(new)
         if self._orphaned_at is None:
-            self._orphaned_at, self._asleep = now, asleep
-        if self._pidfile is None and asleep is not None and self._asleep is not None:
-            turned = asleep >= self._asleep + SWITCHES
+            self._orphaned_at, self._sleeps = now, sleeps
+        if self._pidfile is None and sleeps is not None and self._sleeps is not None:
+            over = sleeps >= self._sleeps + SLEEPS
         else:
-            turned = now - self._orphaned_at > BLIND
-        if not turned:
+            over = now - self._orphaned_at > LOOP_SECONDS
+        if not over:
             self._world.signal(new, "CHLD")
-        return turned
+        return over
 
-    def _names(self, new: Process) -> bool:
-        """Tell whether the pidfile names *new*; before the promotion there is none."""
+    def _is_in_pidfile(self, new: Process) -> bool:
+        """Tell whether the pidfile names *new*; it does not before the promotion."""
         if self._pidfile is None:
             return False
         try:

@@ -1,9 +1,10 @@
-"""What a gunicorn master needs to start a successor: interpreter, script, directory, sockets.
+"""Checks what a gunicorn master needs to start a successor: interpreter, script, directory,
+sockets.
 
-gunicorn remembers them when it starts (arbiter.Arbiter.__init__, START_CTX: sys.executable,
-sys.argv, util.getcwd) and goes back to them on USR2 in a fork of the master (arbiter.reexec).
-When chdir or exec raises there, that fork runs on in the master's loop and tells the *old*
-workers to quit. So they are looked at before USR2 is sent.
+gunicorn records them when it starts (arbiter.Arbiter.__init__, START_CTX: sys.executable,
+sys.argv, util.getcwd) and uses them on USR2 in a fork of the master (arbiter.reexec).
+When chdir or exec raises there, that fork goes on in the master's loop and tells the *old*
+workers to quit. So they are checked before USR2 is sent.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from supervisor_hotreload.core.model import Failure, Fault
 from supervisor_hotreload.core.text import printable
 from supervisor_hotreload.servers.generation import Generation
 from supervisor_hotreload.servers.gunicorn.command import BINARIES, configured, options_of
-from supervisor_hotreload.servers.gunicorn.workers import handed_over
 from supervisor_hotreload.servers.program import Program
+from supervisor_hotreload.servers.workers import handed_over
 from supervisor_hotreload.system.credentials import rights_of
 from supervisor_hotreload.system.files import read_regular
 from supervisor_hotreload.system.process import Process, Unreadable
@@ -35,18 +36,18 @@ NO_SCRIPT = ("-m", "-c")
 """Options of an interpreter after which no script is named."""
 
 DELETED = " (deleted)"
-"""What the kernel appends to the name of a directory that is gone."""
+"""The kernel appends this to the name of a directory that is gone."""
 
 UNKNOWN = "\ufffd"
-"""What stands for a byte that is no UTF-8: the path is another then."""
+"""Replaces a byte that is no UTF-8: a path with it is not the real one."""
 
-SHEBANG = 256
+SHEBANG_BYTES = 256
 """Bytes of a script's first line that the kernel reads (BINPRM_BUF_SIZE)."""
 
 
 @dataclass(frozen=True)
 class StartContext:
-    """Absolute paths; None where it cannot be told."""
+    """Absolute paths; None where one is not known."""
 
     interpreter: Optional[str]
     script: Optional[str]
@@ -61,26 +62,25 @@ def must_start_again(world: World, master: Process, program: Program) -> None:
     try:
         with rights_of(program.rights):
             if not world.same_files(master):
-                return  # a path is another file there
+                return  # the same path is another file for the master
             given = program.started_with
             context = _context(world.arguments(master), given, world.directory(master), program)
             complaint = _complaint(context)
     except OSError:
-        return  # these rights cannot be taken: it cannot be told
+        return  # these rights cannot be taken, so nothing is known
     if complaint is not None:
         raise Failure(
             Fault.NOT_RELOADABLE,
-            f"{program.name} cannot start a successor: {complaint}; put it back, or restart "
-            f"{program.name} once it can start (supervisorctl restart {program.name}); nothing "
-            f"was sent",
+            f"{program.name} cannot start a successor: {complaint}; nothing was sent. Put it "
+            f"back, or restart the program once it can start: supervisorctl restart {program.name}",
         )
 
 
 def must_hand_over(world: World, name: str, old: Generation) -> None:
-    """Refuse a master that has no socket to hand to a successor: each worker has its own
-    (gunicorn 25 on with reuse_port, arbiter.start).
+    """Refuse a master that has no socket to hand to a successor, because each worker has its own
+    (since gunicorn 25 with reuse_port, arbiter.start).
 
-    :param name: what the program is called.
+    :param name: the program's name.
     :raises Failure: NOT_RELOADABLE with the cure.
     """
     try:
@@ -95,12 +95,12 @@ def must_hand_over(world: World, name: str, old: Generation) -> None:
         raise Failure(
             Fault.NOT_RELOADABLE,
             f"{name} runs with reuse_port: each worker listens by itself, and {old.master} has no "
-            f"socket to hand to a successor; nothing was sent. Take reuse_port away",
+            f"socket to hand to a successor; nothing was sent. Remove reuse_port",
         )
 
 
 def lost_path(world: World, master: Process, program: Program) -> Optional[str]:
-    """Return the path of a unix socket on which *master* listens, and which is gone."""
+    """Return the path of a unix socket of *master* that no longer exists, None without one."""
     try:
         known = world.listening(master)
         paths = [known[inode] for inode in world.sockets(master, known).held]
@@ -126,7 +126,7 @@ def _complaint(context: StartContext) -> Optional[str]:
         except (FileNotFoundError, NotADirectoryError):
             return f"{what} ({printable(path)}) is missing"
         except OSError:
-            continue  # hidden from all but its user (FUSE): it cannot be told
+            continue  # hidden from everybody but its user (FUSE)
         if not usable(path):
             return f"{what} ({printable(path)}) cannot be {verb}"
     return None
@@ -147,9 +147,9 @@ def _can_read(path: str) -> bool:
 def _context(
     arguments: Sequence[str], given: Mapping[str, str], cwd: Optional[str], program: Program
 ) -> StartContext:
-    told = len(arguments) > 1 and PYTHON.match(os.path.basename(arguments[0]))
-    words = list(arguments) if told else _started(program, given)
-    more = options_of(words if told else program.words)
+    visible = len(arguments) > 1 and PYTHON.match(os.path.basename(arguments[0]))
+    words = list(arguments) if visible else _started(program, given)
+    more = options_of(words if visible else program.words)
     chdir = {**options_of(configured(program).split()), **more}.get("chdir")
     directory = _directory(cwd, given.get("PWD"), chdir)
     interpreter = _found(words[0], program.directory, given) if words else None
@@ -162,7 +162,7 @@ def _context(
 def _started(program: Program, given: Mapping[str, str]) -> list[str]:
     """Return the interpreter and the script of a configured command, [] when it names none.
 
-    The interpreter of a script is the one that its first line names now.
+    The interpreter of a script is the one in its first line now.
     """
     words = program.words
     if words and PYTHON.match(os.path.basename(words[0])):
@@ -173,9 +173,9 @@ def _started(program: Program, given: Mapping[str, str]) -> list[str]:
     if script is None:
         return []
     try:
-        first = read_regular(script, SHEBANG).split(b"\n")[0].decode("utf-8", "replace")
+        first = read_regular(script, SHEBANG_BYTES).split(b"\n")[0].decode("utf-8", "replace")
     except FileNotFoundError:
-        return ["", script]  # which is complained of
+        return ["", script]  # the caller reports it as missing
     except OSError:
         return []
     interpreter = first[2:].split()[:1] if first.startswith("#!") else []
@@ -203,10 +203,10 @@ def _script(words: Sequence[str]) -> Optional[str]:
 
 
 def _directory(cwd: Optional[str], pwd: Optional[str], chdir: Optional[str]) -> Optional[str]:
-    """Return the directory that gunicorn goes back to (gunicorn util.getcwd): PWD if that named
-    where it was when it started, else the resolved one.
+    """Return the directory in which gunicorn starts a successor (gunicorn util.getcwd): PWD if
+    that named its directory when it started, else the resolved one.
 
-    :param cwd: where the master is, as the kernel tells it.
+    :param cwd: the master's directory, from the kernel.
     """
     if cwd is None:
         return None

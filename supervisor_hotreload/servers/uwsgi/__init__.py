@@ -1,1 +1,1 @@
-"""uWSGI: its masters, its options, its chain reload and its stats."""
+"""uWSGI: its family, options, chain reload, stats server and trial."""

@@ -1,8 +1,8 @@
 """How a chain reload of uWSGI is asked for: 'c' on the master fifo, or a touched file.
 
-Both lie where the application may write: all is done with the rights of its user, the
-fifo is the one that the master holds, and a file is that user's own; or root's, where
-nobody else can have put it and supervisord's own configuration names it.
+Both lie where the application may write. So everything here is done with the rights of the
+program's user. The fifo is the one that the master holds. The file belongs to that user, or
+to root where only root can have put it there and supervisord's own configuration names it.
 """
 
 from __future__ import annotations
@@ -13,38 +13,107 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Optional
 
+from supervisor_hotreload.core.model import Failure, Fault
+from supervisor_hotreload.core.text import printable
 from supervisor_hotreload.servers.uwsgi.options import Options
 from supervisor_hotreload.system.credentials import Ids, rights_of
 from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.world import World
 
+TOUCH = "touch-chain-reload"
 
-def fifo(world: World, master: Process, found: Options) -> Optional[str]:
-    """Return the master fifo by the master's own descriptor, which proves whose it is.
+MAX_TOUCHED = 8
+"""Files that are tried, one after the other."""
 
-    Its path is needed only where the master reads several.
+
+class Chain:
+    """The ways to ask one master for a chain reload.
+
+    :param by_root: root starts the program, and no other user is configured for it.
     """
-    told = found.paths("master-fifo", world.directory(master))
-    if not told and not found.untold("master-fifo"):
-        return None
-    try:
-        links = world.descriptors(master)
-    except Unreadable:
-        return None
-    held = {
-        link: f"/proc/{master.pid}/fd/{name}"
-        for name, link in links.items()
-        if link.startswith("/") and int(name) > 2 and _is_fifo(f"/proc/{master.pid}/fd/{name}")
-    }
-    try:
-        with rights_of(found.rights):
-            paths = [os.path.realpath(path) for path in told]
-    except OSError:
-        paths = []
-    for path in paths:
-        if path in held:
-            return held[path]
-    return next(iter(held.values())) if len(held) == 1 else None
+
+    def __init__(self, world: World, master: Process, found: Options, by_root: bool) -> None:
+        self._world = world
+        self._master = master
+        self._options = found
+        self._by_root = by_root
+
+    def refusal(self) -> str:
+        """Return why a chain reload cannot be asked for, '' when it can."""
+        return "" if self._fifo() is not None else self._touchable()[1]
+
+    def ask(self) -> None:
+        """Ask the master for a chain reload.
+
+        :raises Failure: when that is not possible.
+        """
+        path = self._fifo()
+        try:
+            if path is not None:
+                write_to_fifo(path, b"c", self._options.rights)
+                return
+            path, why = self._touchable()
+            if path is None:
+                raise Failure(Fault.NOT_READY, f"a chain reload {why}")
+            touch(path, self._options.rights, self._may_be_roots(path))
+        except OSError as error:
+            raise Failure(
+                Fault.NOT_READY,
+                f"a chain reload cannot be asked for by {printable(str(path))}: {error.strerror}",
+            ) from None
+
+    def _fifo(self) -> Optional[str]:
+        """Return the path of the master fifo by the master's own descriptor, or None.
+
+        The descriptor proves whose the fifo is. The configured path is needed only where the
+        master reads several fifos.
+        """
+        found, master = self._options, self._master
+        configured = found.paths("master-fifo", self._world.directory(master))
+        if not configured and not found.why_unknown("master-fifo"):
+            return None
+        try:
+            links = self._world.descriptors(master)
+        except Unreadable:
+            return None
+        held = {
+            link: f"/proc/{master.pid}/fd/{name}"
+            for name, link in links.items()
+            if link.startswith("/") and int(name) > 2 and _is_fifo(f"/proc/{master.pid}/fd/{name}")
+        }
+        try:
+            with rights_of(found.rights):
+                paths = [os.path.realpath(path) for path in configured]
+        except OSError:
+            paths = []
+        for path in paths:
+            if path in held:
+                return held[path]
+        return next(iter(held.values())) if len(held) == 1 else None
+
+    def _touchable(self) -> tuple[Optional[str], str]:
+        """Return the first file that may be touched, or None and why there is none."""
+        found = self._options
+        paths = found.paths(TOUCH, self._world.directory(self._master))
+        if not paths:
+            why = found.why_unknown("master-fifo", TOUCH)
+            return None, f"needs master-fifo or {TOUCH}" + (f" ({why})" if why else "")
+        refused = []
+        for path in paths[:MAX_TOUCHED]:
+            try:
+                must_be_touchable(path, found.rights, self._may_be_roots(path))
+            except OSError as error:
+                refused.append(f"{printable(path)}: {error.strerror}")
+            else:
+                return path, ""
+        return None, f"cannot be asked for by {'; nor by '.join(refused)}"
+
+    def _may_be_roots(self, path: str) -> bool:
+        """Tell whether *path* may be root's: supervisord's own configuration names it, for a
+        program that root starts."""
+        stated = self._options.stated.get(TOUCH, ())
+        named = (os.path.join(self._options.directory, one) for one in stated)
+        return self._by_root and path in named
 
 
 def _is_fifo(path: str) -> bool:
@@ -55,9 +124,8 @@ def _is_fifo(path: str) -> bool:
 
 
 def write_to_fifo(path: str, command: bytes, rights: Optional[Ids]) -> None:
-    """Write to the fifo that a master reads.
+    """Write to the fifo that a master reads, with *rights*.
 
-    :param rights: who has to be allowed to.
     :raises OSError: when nobody reads it, or it is no fifo.
     """
     held = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -76,11 +144,11 @@ def write_to_fifo(path: str, command: bytes, rights: Optional[Ids]) -> None:
 
 
 def touch(path: str, rights: Optional[Ids], may_be_roots: bool = False) -> None:
-    """Let a file be newer by a second at least (uWSGI compares whole seconds).
+    """Make a file newer by at least one second (uWSGI compares whole seconds).
 
-    :param rights: whose it has to be.
-    :param may_be_roots: or root's, where nobody else may have put it.
-    :raises OSError: when it is another's, or no regular file.
+    :param rights: those of the user to whom it has to belong.
+    :param may_be_roots: accept a file of root too, where nobody else can have put it there.
+    :raises OSError: when it belongs to another user, or is no regular file.
     """
     with _held(path, rights, may_be_roots) as held:
         itself, before = f"/proc/self/fd/{held}", os.fstat(held)
@@ -97,7 +165,7 @@ def must_be_touchable(path: str, rights: Optional[Ids], may_be_roots: bool = Fal
 
 @contextmanager
 def _held(path: str, rights: Optional[Ids], may_be_roots: bool) -> Iterator[int]:
-    """Hold a regular file without opening it, which has effects where it is a device."""
+    """Hold a regular file without opening it: to open a device has effects."""
     folder, name = os.path.split(path)
     root = Ids.of_user(os.geteuid(), os.getegid())
     with ExitStack() as stack:
@@ -107,10 +175,10 @@ def _held(path: str, rights: Optional[Ids], may_be_roots: bool) -> Iterator[int]
         held = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place)
         stack.callback(os.close, held)
         seen = os.fstat(held)
-        theirs = rights is not None and seen.st_uid == rights.user
-        if may_be_roots and not theirs:
-            theirs = _is_roots(seen) and _is_roots(os.fstat(place))
-        if not stat.S_ISREG(seen.st_mode) or not theirs:
+        accepted = rights is not None and seen.st_uid == rights.user
+        if may_be_roots and not accepted:
+            accepted = _is_roots(seen) and _is_roots(os.fstat(place))
+        if not stat.S_ISREG(seen.st_mode) or not accepted:
             raise OSError(
                 0,
                 "it is no regular file of the program's user, nor root's, in a directory that "
@@ -120,5 +188,5 @@ def _held(path: str, rights: Optional[Ids], may_be_roots: bool) -> Iterator[int]
 
 
 def _is_roots(seen: os.stat_result) -> bool:
-    """Tell whether nobody but root can change what this is."""
+    """Tell whether only root can change this file or directory."""
     return seen.st_uid == os.geteuid() == 0 and not seen.st_mode & 0o022

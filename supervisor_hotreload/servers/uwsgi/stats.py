@@ -1,4 +1,4 @@
-"""What the stats server of a uWSGI tells."""
+"""The workers of a uWSGI as its stats server reports them."""
 
 from __future__ import annotations
 
@@ -12,47 +12,47 @@ from supervisor_hotreload.system.exchange import Address, Exchange
 from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.world import World
 
-STATS = 1 << 22
-"""Bytes of one answer of a stats server, at most."""
+ANSWER_BYTES = 1 << 22
+"""Limit for one answer of a stats server: 250 threads of 4 workers take 250 KB."""
 
-STATS_PATIENCE = 3.0
-"""Seconds until an answer of the stats server is given up."""
+ANSWER_SECONDS = 3.0
+"""How long the stats server has for one answer."""
 
-STATS_PAUSE = 0.2
-"""Seconds between two questions."""
+PAUSE_SECONDS = 0.2
+"""Between two questions."""
 
 
 def stats_address(
-    world: World, master: Process, told: Optional[str], directory: str
+    world: World, master: Process, configured: Optional[str], directory: str
 ) -> Optional[Address]:
-    """Return where the stats server listens, if the master itself holds that socket.
+    """Return where the stats server listens if the master itself holds that socket, else None.
 
-    :param told: the configured address, a path or HOST:PORT.
-    :param directory: what a path is relative to.
+    :param configured: a path, or HOST:PORT.
+    :param directory: the base of a relative path.
     """
-    if told is None:
+    if configured is None:
         return None
     try:
         known = world.listening(master)
         held = {known[inode] for inode in world.sockets(master, known).held}
     except Unreadable:
         return None
-    host, colon, port = told.rpartition(":")
+    host, colon, port = configured.rpartition(":")
     if colon and port.isdecimal() and len(port) < 6:
         mine = any(name.rpartition(":")[2] == f"{int(port):04X}" for name in held if ":" in name)
         number = loopback(host)
         return (number, int(port)) if mine and number is not None else None
-    path = os.path.join(directory, told)  # the kernel knows it as the master has named it
+    path = os.path.join(directory, configured)  # the kernel has the name that the master gave
     try:
         with rights_of(world.ids(master)):
             resolved = os.path.realpath(path)
     except PermissionError:
         return None
-    return path if {told, path, resolved} & held and told[:1] != "@" else None
+    return path if {configured, path, resolved} & held and configured[:1] != "@" else None
 
 
 def loopback(host: str) -> Optional[str]:
-    """Return the number of a local address; a name is never looked up, for that blocks."""
+    """Return the number of a local address, else None. No name is looked up: that may wait."""
     if host in ("", "0.0.0.0", "localhost"):
         return "127.0.0.1"
     try:
@@ -63,9 +63,9 @@ def loopback(host: str) -> Optional[str]:
 
 
 class Stats:
-    """Asks the stats server again and again; every byte of its answers is distrusted.
+    """Asks the stats server again and again, and believes no byte of its answers unchecked.
 
-    :param master: who has to listen there.
+    :param master: the process that has to listen there.
     """
 
     def __init__(self, world: World, master: Process, address: Address) -> None:
@@ -76,22 +76,22 @@ class Stats:
         self._since = 0.0
 
     def look(self) -> Optional[list[dict[str, Any]]]:
-        """Return the workers of a new answer, None while there is none."""
+        """Return the workers in a new answer, None while there is none."""
         now = self._world.now()
         try:
             if self._exchange is None:
-                if now - self._since < STATS_PAUSE:
+                if now - self._since < PAUSE_SECONDS:
                     return None
                 self._since = now
-                self._exchange = Exchange(self._address, limit=STATS)
+                self._exchange = Exchange(self._address, limit=ANSWER_BYTES)
                 if self._exchange.listener() not in (None, self._master.pid):
-                    raise OSError(0, "somebody else's")
+                    raise OSError(0, "another process listens there")
             answer = self._exchange.look()
         except OSError:
-            self.close()  # it refuses while the master execs itself, or it is another's
+            self.close()  # it refuses while the master execs itself, or another process listens
             return None
         if answer is None:
-            if now - self._since > STATS_PATIENCE:
+            if now - self._since > ANSWER_SECONDS:
                 self.close()
             return None
         self.close()
@@ -104,13 +104,13 @@ class Stats:
 
 
 def workers_of(answer: bytes) -> Optional[list[dict[str, Any]]]:
-    """Return the workers that a stats server tells of, None when it is no such answer."""
+    """Return the workers in the answer of a stats server, None when it is no such answer."""
     start = answer.find(b"{")  # stats-http puts headers before it
     try:
-        told = json.loads(answer[max(start, 0) :])
+        found = json.loads(answer[max(start, 0) :])
     except (ValueError, RecursionError):
         return None
-    workers = told.get("workers") if isinstance(told, dict) else None
+    workers = found.get("workers") if isinstance(found, dict) else None
     if not isinstance(workers, list):
         return None
     return [w for w in workers if isinstance(w, dict) and isinstance(w.get("pid"), int)]

@@ -1,8 +1,8 @@
-"""Loads WSGI applications as uWSGI does and ends; run by their own interpreter.
+"""Load WSGI applications as uWSGI does, then end. Their own interpreter runs this script.
 
-HOTRELOAD_TRIAL is JSON: apps, callable, directory, paths, arguments and options, as
-uWSGI is configured; in a variable, for everybody may see words. It imports nothing of
-this package and runs on any Python 3.
+The variable HOTRELOAD_TRIAL is JSON: apps, callable, directory, paths, arguments and options,
+as uWSGI is configured. It is a variable because every user can read the arguments of a process.
+This script imports nothing of its package and runs on any Python 3.
 """
 
 import glob
@@ -17,7 +17,7 @@ import typing
 
 
 class Anything(int):
-    """Stands in for what only exists inside uWSGI: zero, false, empty, and callable."""
+    """Stands in for anything that exists only inside uWSGI: zero, false, empty and callable."""
 
     def __call__(self, *arguments, **_):  # type: ignore[no-untyped-def] # any signature
         return arguments[0] if arguments and callable(arguments[0]) else self
@@ -33,13 +33,13 @@ class Anything(int):
     def __len__(self) -> int:
         return 0
 
-    def __iter__(self):  # type: ignore[no-untyped-def] # of nothing
+    def __iter__(self):  # type: ignore[no-untyped-def] # an empty iterator
         return iter(())
 
-    def __add__(self, other):  # type: ignore[no-untyped-def] # a number, or a text
+    def __add__(self, other):  # type: ignore[no-untyped-def] # a number or a text
         return other
 
-    def __rtruediv__(self, other):  # type: ignore[no-untyped-def] # by zero, otherwise
+    def __rtruediv__(self, other):  # type: ignore[no-untyped-def] # else a division by zero
         return other
 
     __radd__ = __add__
@@ -47,10 +47,10 @@ class Anything(int):
 
 
 def stand_in(options: "dict[str, list[str]]") -> types.ModuleType:
-    """Return a module ``uwsgi``: values of ``opt`` are bytes, as in uWSGI's own."""
+    """Return a module ``uwsgi``. The values of its ``opt`` are bytes, as in uWSGI's own."""
     values: dict[str, object] = {}
-    for name, told in options.items():
-        known = [value.encode() if value else True for value in told]
+    for name, texts in options.items():
+        known = [text.encode() if text else True for text in texts]
         values[name] = known[0] if len(known) == 1 else known
     workers = [value for name in ("processes", "workers") for value in options.get(name, [])]
     number = int(workers[-1]) if workers and workers[-1].isdigit() else 1
@@ -61,19 +61,19 @@ def stand_in(options: "dict[str, list[str]]") -> types.ModuleType:
     return inside
 
 
-def load(told: "dict[str, typing.Any]") -> None:
-    """Load every application; end with a sentence where there is none."""
-    paths = [found for path in told["paths"] for found in sorted(glob.glob(path)) or [path]]
-    if told["directory"]:
-        os.chdir(told["directory"])
-    sys.argv = ["uwsgi", *told["arguments"]]
+def load(trial: "dict[str, typing.Any]") -> None:
+    """Load every application. End with a message where there is none."""
+    paths = [found for path in trial["paths"] for found in sorted(glob.glob(path)) or [path]]
+    if trial["directory"]:
+        os.chdir(trial["directory"])
+    sys.argv = ["uwsgi", *trial["arguments"]]
     sys.path[:0] = [*reversed(paths), os.getcwd()]
-    sys.modules["uwsgi"] = stand_in(told["options"])
-    for kind, app in told["apps"]:
+    sys.modules["uwsgi"] = stand_in(trial["options"])
+    for kind, app in trial["apps"]:
         if kind == "file":
-            must_have(app, runpy.run_path(app, run_name="uwsgi_file"), told["callable"])
+            must_have(app, runpy.run_path(app, run_name="uwsgi_file"), trial["callable"])
         else:
-            load_module(app, told["callable"])
+            load_module(app, trial["callable"])
 
 
 def load_module(app: str, called: str) -> None:
@@ -91,13 +91,13 @@ def load_module(app: str, called: str) -> None:
 
 
 def must_have(app: str, found: "dict[str, typing.Any]", called: str) -> None:
-    """End unless there is what is called; of what has dots the first name."""
+    """End with a message unless *found* has the first name of *called*."""
     if called.partition(".")[0] not in found:
         sys.exit(f"{app} has no {called}")
 
 
 def main(text: str) -> None:
-    """Load it and end at once: a thread that the application has started may never end."""
+    """Load the applications and end at once: a thread that they started may never end."""
     code = 0
     try:
         load(json.loads(text))
@@ -106,7 +106,7 @@ def main(text: str) -> None:
         if error.code is not None and error.code != code:
             sys.stderr.write(f"{error.code}\n")
         code = code or 1  # uWSGI would have ended as well
-    except BaseException:  # noqa: BLE001 - whatever it is, it is shown
+    except BaseException:  # noqa: BLE001 - the application may raise anything
         traceback.print_exc()
         code = 1
     for stream in (sys.stdout, sys.stderr):

@@ -1,0 +1,161 @@
+"""Makes the steps of a reload from its plan."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable
+from typing import Any, Callable, Optional
+
+from supervisor_hotreload.core import protocol
+from supervisor_hotreload.core.model import Failure, Fault, Outcome
+from supervisor_hotreload.core.protocol import Steps
+from supervisor_hotreload.core.reload import Reload
+from supervisor_hotreload.core.text import TRACEBACK
+from supervisor_hotreload.plugin.admission import Plan
+from supervisor_hotreload.plugin.adopter import ProgramAdopter
+from supervisor_hotreload.plugin.check_command import CheckCommand
+from supervisor_hotreload.plugin.program import SupervisedProgram
+from supervisor_hotreload.system.world import World
+
+EXPLAINED = frozenset(
+    {
+        Fault.NO_SUCCESSOR,
+        Fault.SUCCESSOR_EXITED,
+        Fault.NOT_READY,
+        Fault.SERVER_EXITED,
+    }
+)
+"""Faults of the new code: their reason ends with the exception that the program has printed."""
+
+REASON_CHARACTERS = 300
+"""Characters of such an exception that a reason shows: one line of a terminal or three."""
+
+
+def steps(world: World, plan: Plan, reload: Reload) -> Steps:
+    """Return the protocol of the plan's strategy.
+
+    :raises Failure: when it cannot begin, before anything is touched.
+    """
+    program, policy = plan.program, plan.policy
+    check = None
+    if policy.check is not None:
+        check = CheckCommand(program.process, program.name, policy.check, plan.old.master)
+    adopter = ProgramAdopter(reload, program, world)
+    if plan.successor is not None:
+        server = plan.family.server(world, plan.old, policy, program.program)
+        server.expect(plan.successor)
+        resumed = protocol.resume(server, policy, adopter, plan.successor, check)
+        return explained(resumed, reload.output)
+    if plan.in_place:
+        reload.new_pid = plan.old.master.pid
+
+    def begin() -> Steps:  # after the trial: the server is looked at as it is by then
+        if plan.in_place:
+            renewal = plan.family.in_place(world, plan.old, policy, program.program)
+            renewal.output = reload.output
+            yield from protocol.in_place(renewal, policy, adopter.commit, check)
+        else:
+            server = plan.family.server(world, plan.old, policy, program.program)
+            reload.when_ended(_ends_late_successor(program, server))
+            yield from protocol.reload(server, policy, adopter, check)
+
+    command = trial(world, plan, reload)
+    begun = explained(begin(), reload.output)
+    return begun if command is None else protocol.tried(command, policy, begun)
+
+
+def trial(world: World, plan: Plan, reload: Reload) -> Optional[CheckCommand]:
+    """Return the command that tries the release before anything is touched.
+
+    :raises Failure: BAD_SETTING when the default command was asked for and there is none.
+    """
+    program, old = plan.program, plan.old
+    command, default = plan.policy.check_before, None
+    strategy = plan.family.strategies[plan.policy.strategy]
+    if command == "default" or (command is None and strategy.tried):
+        default = plan.family.trial(world, old, program.program)
+        if default is None and command == "default":
+            raise Failure(
+                Fault.BAD_SETTING,
+                f"[hotreload:{program.name}] check_before = default: command = "
+                f"{program.program.command} does not say what to try; "
+                f"write check_before = COMMAND",
+            )
+        if default is None:
+            why = plan.family.why_no_trial(old)
+            if why:
+                reload.say(
+                    f"warning: {program.name}: the release is not tried before the reload: "
+                    f"{why}; set check_before = COMMAND"
+                )
+            return None
+        command = shlex.join(default.words)
+    if command is None and strategy.in_place:
+        reload.say(
+            f"warning: {program.name}: the release is not tried before the reload, and "
+            f"{old.master} cannot go back from a broken one; set check_before = COMMAND"
+        )
+    if command is None or command == "none":
+        return None
+    return CheckCommand(
+        program.process,
+        program.name,
+        command,
+        old.master,
+        title=f"check_before ({default.title if default is not None else command})",
+        fault=Fault.TRIAL_FAILED,
+        run_as=default.run_as if default is not None else None,
+        more=default.environment if default is not None else None,
+    )
+
+
+def _ends_late_successor(program: SupervisedProgram, server: Any) -> Callable[[Reload], None]:
+    """Return what ends a successor that was asked for and comes after the reload has failed."""
+
+    def end_late_successor(reload: Reload) -> None:
+        asked = server.before is not None
+        if asked and reload.outcome is not Outcome.SUCCEEDED and not reload.new_pid:
+            program.give_up_on_successor(server.before)
+
+    return end_late_successor
+
+
+def explained(steps: Steps, output: Iterable[str]) -> Steps:
+    """Go through *steps*; when the new code fails, say with which exception.
+
+    :param output: what the program has printed since the reload began.
+    """
+    try:
+        yield from steps
+    except Failure as failure:
+        if failure.fault in EXPLAINED:
+            failure.reason += last_exception(output)
+        raise
+
+
+EXCEPTION = re.compile(
+    r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit|NotFound)\b"  # Python
+    r"|^(Error|\S+: error): "  # gunicorn, about its configuration and its command line
+    r"|^\S+:\d+:in .* \([A-Z][\w:]*(Error|Exception)\)$"  # Ruby
+)
+
+TRACEBACK_END = re.compile(r"^[A-Za-z_][\w.]*(: .*)?$")
+"""The line that follows the frames of a traceback, whatever the exception is called."""
+
+
+def last_exception(output: Iterable[str]) -> str:
+    """Return the last exception that a program has printed, as the end of a sentence.
+
+    gunicorn's own HaltServer is left out: it follows the exception that is the cause.
+    """
+    found: list[str] = []
+    in_traceback = False
+    for line in output:
+        ends = in_traceback and TRACEBACK_END.match(line)
+        if (ends or EXCEPTION.match(line)) and "HaltServer" not in line:
+            found.append(line)
+        in_traceback = TRACEBACK in line or (in_traceback and line[:1] in ("", " ", "\t"))
+    if found[1:] and found[-2].startswith("Error: ") and found[-2].rstrip().endswith(":"):
+        found[-1] = f"{found[-2].rstrip()} {found[-1]}"  # gunicorn's sentence, and its cause
+    return f": {found[-1][:REASON_CHARACTERS]}" if found else ""

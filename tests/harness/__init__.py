@@ -1,0 +1,1 @@
+"""What the tests share: a supervisord, other servers, load, and what they look at."""
