@@ -325,7 +325,7 @@ def test_a_state_of_another_process_is_not_believed() -> None:
         assert handover.take({handover.VARIABLE: hostile}) is None
 
 
-# -- who is told
+# -- what it reports
 
 
 def test_the_status_file_is_always_whole(wrapped: Wrapped) -> None:
@@ -366,8 +366,8 @@ def test_systemd_is_told(wrapped: Wrapped) -> None:
         wrapped.release("broken", code="raise RuntimeError")
         wrapped.send("HUP")
         assert manager.recv(4096).startswith(b"RELOADING=1\n")
-        assert b"STATUS=generation 2 (pid " in (told := manager.recv(4096))
-        assert b"the reload failed" in told
+        assert b"STATUS=generation 2 (pid " in (said := manager.recv(4096))
+        assert b"the reload failed" in said
         wrapped.send("TERM")
         assert manager.recv(4096) == b"STOPPING=1"
         assert wrapped.wait() == 0
@@ -470,7 +470,7 @@ def test_it_reaps_orphans(wrapped: Wrapped) -> None:
 
 
 def test_pid_1_of_a_container(wrapped: Wrapped) -> None:
-    """It reaps, hears signals, and ends with 128+N where it cannot be killed."""
+    """It reaps, handles signals, and ends with 128+N where it cannot be killed."""
     user = [] if os.getuid() == 0 else ["--user", "--map-root-user"]
     unshare = ["unshare", *user, "--pid", "--fork", "--mount-proc", str(RUN)]
     wrapped.run(*wrapped.command(), program=unshare)

@@ -32,14 +32,14 @@ def test_its_command_line_reloads_code_that_was_copied(wrapped: Wrapped) -> None
     wrapped.wait()
 
 
-@pytest.mark.parametrize("told", ["cwd", "--chdir", "gunicorn"])
-def test_a_symlink_is_followed_anew(wrapped: Wrapped, told: str) -> None:
+@pytest.mark.parametrize("where", ["cwd", "--chdir", "gunicorn"])
+def test_a_symlink_is_followed_anew(wrapped: Wrapped, where: str) -> None:
     """gunicorn's HUP does not do that: benoitc/gunicorn 394."""
     words, cwd = {
         "cwd": (wrapped.command(), wrapped.folder),
         "--chdir": (["--chdir", wrapped.folder, *wrapped.command()], wrapped.root),
         "gunicorn": (wrapped.command("-w1", "--chdir", str(wrapped.folder)), wrapped.root),
-    }[told]
+    }[where]
     wrapped.run(*words, cwd=cwd)
     for release in ("v2", "v3"):
         wrapped.release(release)

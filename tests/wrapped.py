@@ -190,7 +190,7 @@ class Wrapped(House):
         return not any(map(lives, self._pids))
 
     def successor(self) -> int:
-        """Return the pid of the last successor that was told of."""
+        """Return the pid of the last successor that was reported."""
         found = re.findall(r"booting: the successor \(pid (\d+)\)", self.console())
         return int(found[-1])
 

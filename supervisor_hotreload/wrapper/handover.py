@@ -22,6 +22,8 @@ VARIABLE = "HOTRELOAD_RUN"
 class Handover:
     """The state of hotreload-run that its processes do not show.
 
+    Versions exchange it by the names of its fields, so a field is never renamed.
+
     :param server: the tracked process, by pid and start time.
     :param generation: its number.
     :param folder: the working directory, with its symlinks as they are written.

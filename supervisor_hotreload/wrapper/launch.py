@@ -51,7 +51,7 @@ class Launch:
         return True
 
     def trouble(self) -> str:
-        """Return what has kept the command from being executed, '' when nothing has."""
+        """Return why the command could not be executed, '' when it was or may still be."""
         self.is_executed()
         return self._trouble
 

@@ -70,7 +70,7 @@ class OtherGenerations:
     def late_successor(self) -> Optional[Process]:
         """Return a successor that the tracked master had forked right before it was stopped.
 
-        It hears no signal until its exec, so it was sent none.
+        It handles no signal until its exec, so it was sent none.
         """
         known = {process.pid for process in self._known}
         found = self._tracked.inheritor([], lambda pid: self._children.is_ours(pid) or pid in known)
@@ -99,7 +99,7 @@ class OtherGenerations:
 
     @property
     def are_ending(self) -> bool:
-        """Tell whether leftovers were told to end and still live."""
+        """Tell whether leftovers were asked to end and still live."""
         return bool(self._ended)
 
 

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Callable, Optional
 
 from supervisor_hotreload.core.model import Outcome, Ready
@@ -89,7 +90,7 @@ class TrackedServer:
         return self._is_recorded
 
     def trouble(self) -> str:
-        """Return what has kept the command from being executed, '' when nothing has."""
+        """Return why the command could not be executed, '' when it was or may still be."""
         return self._launch.trouble() if self.process == self._launch.process else ""
 
     # -- which server it is
@@ -134,7 +135,8 @@ class TrackedServer:
         if not found.old.readable:
             return self.age > GUESS.seconds
         if self._probe is None:
-            self._probe = found.family.probe(self._world, found.old, Ready(), sys.maxsize)
+            all_are_new = replace(found.old, children=frozenset())
+            self._probe = found.family.probe(self._world, all_are_new, Ready(), sys.maxsize)
         return bool(self._probe(found.old.master))
 
     def _accepts(self) -> bool:
