@@ -28,11 +28,6 @@ CONFIGURATION_BYTES = 1 << 16
 """Bytes of a configuration file that are read; a longer one is left alone."""
 
 
-def looks_like_gunicorn(words: Sequence[str]) -> bool:
-    """Tell whether one of the first words of a command line names a gunicorn."""
-    return any("gunicorn" in os.path.basename(word) for word in words[:3])
-
-
 def options(command: str) -> dict[str, str]:
     """Return the long options of a configured command, with their values."""
     try:
@@ -80,7 +75,7 @@ def bound(program: Program) -> list[str]:
 def why_it_daemonizes(program: Program) -> str:
     """Return why gunicorn leaves supervisord, '' when neither its command nor a plain line of
     its configuration file says that it does."""
-    consequence = "so what supervisord has started ends at once"
+    consequence = "so the process that was started ends at once"
     if mentions(configured(program), DAEMON_OPTIONS):
         return f"its command has --daemon, {consequence}; remove --daemon"
     path = _configuration(program)
