@@ -13,7 +13,8 @@ PACKAGES := nginx haproxy unicorn puma tini busybox
 
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
-.PHONY: demo packages test test-slow test-busy hups lint docs transcripts matrix bench servers faults clean
+.PHONY: demo packages test test-slow test-busy hups lint docs transcripts matrix bench servers \
+    faults clean
 
 # The first command of the README: no test tools, so that it is there soon.
 $(DEMO): setup.py pyproject.toml

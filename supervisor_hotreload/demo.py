@@ -25,6 +25,7 @@ import time
 import urllib.request
 import xmlrpc.client
 from collections import Counter
+from functools import partial
 from importlib import metadata
 from typing import Any, Callable, NamedTuple, NoReturn, Optional
 
@@ -155,7 +156,7 @@ class Stage:
         self._signal = 0
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) != signal.SIG_IGN:  # as SIGHUP is under nohup
-                signal.signal(number, self._note_signal)
+                signal.signal(number, lambda number, _: setattr(self, "_signal", number))
 
     def __enter__(self) -> Stage:
         return self
@@ -166,9 +167,6 @@ class Stage:
                 end_session(self._supervisord)
         finally:
             shutil.rmtree(self.root, ignore_errors=True)
-
-    def _note_signal(self, number: int, _frame: object) -> None:
-        self._signal = number
 
     def wait(self, condition: Callable[[], object], what: str) -> None:
         """Wait until *condition* is true.
@@ -181,7 +179,7 @@ class Stage:
                 name = signal.Signals(self._signal).name
                 give_up(f"\ninterrupted ({name}): everything is ended", 128 + self._signal)
             if time.monotonic() > deadline:
-                give_up(f"timed out after {TIMEOUT_SECONDS:g} s waiting for {what}")
+                give_up(f"timed out after {TIMEOUT_SECONDS:g} s waiting for {what}\n{self._logs()}")
             time.sleep(0.02)
 
     def deploy(self, release: str, start: str = "") -> None:
@@ -195,7 +193,8 @@ class Stage:
     def start(self) -> None:
         """Start supervisord and wait until v1 serves."""
         (self.root / "supervisord.conf").write_text(CONFIG.format(port=self.port))
-        hook = end_with_parent() if LINUX else None
+        prctl = ctypes.CDLL(None).prctl if LINUX else None  # supervisord ends with the demo
+        hook = partial(prctl, PR_SET_PDEATHSIG, int(signal.SIGTERM)) if prctl is not None else None
         with open(self.root / "console.log", "wb") as console:
             self._supervisord = self._popen(
                 "supervisord", "--nodaemon", stdout=console, stderr=console, preexec_fn=hook
@@ -210,10 +209,12 @@ class Stage:
         except DROPPED:
             state = "FATAL" if self._supervisord.poll() is not None else "unknown"
         if state == "FATAL":
-            logs = {path.name: path.read_text(errors="replace") for path in self.root.glob("*.log")}
-            lines = [f"{log}: {line}" for log in logs for line in logs[log].splitlines()[-15:]]
-            give_up("gunicorn does not start\n" + "\n".join(lines))
+            give_up(f"gunicorn does not start\n{self._logs()}")
         return bool(state == "RUNNING")
+
+    def _logs(self) -> str:
+        logs = {path.name: path.read_text(errors="replace") for path in self.root.glob("*.log")}
+        return "\n".join(f"{log}: {text}" for log in logs for text in logs[log].splitlines()[-15:])
 
     def _info(self) -> dict[str, Any]:
         transport = SupervisorTransport(None, None, f"unix://{self.root}/supervisor.sock")
@@ -235,10 +236,12 @@ class Stage:
     def master(self) -> tuple[int, str, str]:
         """Return the pid that supervisord tracks, its parent and its workers."""
         assert self._supervisord is not None
-        master = psutil.Process(self._info()["pid"])
-        parent = master.ppid()
+        try:
+            master = psutil.Process(self._info()["pid"])
+            parent, workers = master.ppid(), " ".join(str(w.pid) for w in master.children())
+        except (psutil.Error, xmlrpc.client.Fault, *DROPPED) as error:
+            give_up(f"gunicorn has gone ({error})\n{self._logs()}")
         known = "supervisord" if parent == self._supervisord.pid else "not supervisord"
-        workers = " ".join(str(worker.pid) for worker in master.children())
         return master.pid, f"{known} ({parent})", workers
 
     def release(self) -> str:
@@ -264,12 +267,6 @@ def get(port: int, path: str) -> str:
     """Return the body of a complete 200 answer; for anything else raise one of DROPPED."""
     with OPENER.open(f"http://127.0.0.1:{port}{path}", timeout=20) as answer:
         return str(answer.read().decode(errors="replace"))
-
-
-def end_with_parent() -> Callable[[], object]:
-    """Return a function for a child to call: it gets TERM when its parent ends (prctl(2))."""
-    libc = ctypes.CDLL(None)  # loaded before the fork
-    return lambda: libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
 
 
 def end_session(leader: subprocess.Popen[bytes]) -> None:

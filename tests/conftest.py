@@ -4,6 +4,8 @@ import compileall
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -23,6 +25,9 @@ CI = os.environ.get("CI", "") not in ("", "false")
 failed = pytest.StashKey[bool]()
 
 
+COLLECTED = ROOT / ".pytest_cache" / "collected"
+"""When pytest has last compiled the tests, which takes a worker as long as fifty tests."""
+
 FRUGAL = (
     {"GUNICORN_CMD_ARGS": "--no-control-socket"}
     if any(setting.name == "control_socket_disable" for setting in KNOWN_SETTINGS)
@@ -32,9 +37,21 @@ FRUGAL = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Compile the package once: hundreds of processes import it, and none of them writes."""
-    if not hasattr(config, "workerinput"):  # not in each worker of xdist
-        compileall.compile_dir(ROOT / "supervisor_hotreload", quiet=2)
+    """Compile everything once: hundreds of processes import it, and none of them writes."""
+    sys.dont_write_bytecode = False  # of this process alone: what pytest makes of the tests
+    if hasattr(config, "workerinput"):  # a worker of xdist
+        return
+    compileall.compile_dir(ROOT / "supervisor_hotreload", quiet=2)
+    changed = max(path.stat().st_mtime for path in ROOT.glob("tests/**/*.py"))
+    if config.getoption("numprocesses", None) and not _is_newer(COLLECTED, changed):
+        command = [sys.executable, "-m", "pytest", "--collect-only", "-qq", str(ROOT / "tests")]
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=False, cwd=ROOT)
+        COLLECTED.parent.mkdir(exist_ok=True)
+        COLLECTED.touch()
+
+
+def _is_newer(path: pathlib.Path, than: float) -> bool:
+    return path.exists() and path.stat().st_mtime > than
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

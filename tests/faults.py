@@ -158,7 +158,7 @@ def prepare(house: House, cell: Cell) -> None:
         "--workers 2",
         f"--config {house.root}/conf.py --pid {run}/app.pid",
         settings="bake = 3" if cell.phase == "baking" else "bake = 0",
-        defaults="ready_timeout = 8",
+        defaults="ready_timeout = 8" if cell.fault == "freeze new" else "",
         program="autorestart = true\nstopwaitsecs = 4",
         more=more,
     )

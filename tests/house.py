@@ -323,6 +323,12 @@ class House:
             return False
         return True
 
+    def turn(self, times: int) -> None:
+        """Let supervisord look at its programs so often: for what is not to happen meanwhile."""
+        for _ in range(times):
+            assert self.nudge()
+            time.sleep(0.3)
+
     def client(self, *words: str) -> subprocess.Popen[str]:
         """Start supervisorctl with *words* and do not wait for it.
 
@@ -361,6 +367,7 @@ class House:
 
         def reached() -> Any:
             info = self.reload_info(name)
+            assert info["active"], self.story(f"{title}, and has ended: {info}")
             return info if info["phase"] == phase else None
 
         title = f"{name} is to be {phase}"  # which may be over soon

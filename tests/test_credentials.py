@@ -127,3 +127,22 @@ def test_the_listener_looks_at_paths_as_the_program_may(files: pathlib.Path) -> 
     row["rights"] = ["0 0 0 0", "0 0 0 0", ""]
     watcher.look(program, 1.0, thorough=True)
     assert said[1:] == [f"myapp: touch {files / 'link'}: it is all right now"]
+
+
+def test_the_listener_looks_at_the_age_of_a_path_as_the_program_may(
+    files: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readable_then: list[set[str]] = []
+
+    def changed(path: str) -> float:
+        readable_then.append(readable(files))
+        return 0.0
+
+    monkeypatch.setattr("supervisor_hotreload.listener.watcher.changed", changed)
+    rights = [" ".join(map(str, ids)) for ids in NOBODY]
+    row = {"triggers": {"touch": [str(files / "nobody")]}, "rights": rights}
+    said: list[str] = []
+    program = WatchedProgram("myapp", row, stamps={f"touch {files / 'nobody'}": [1, 1]})
+    Watcher(said.append).look(program, 0.0)
+    Watcher(said.append).look(WatchedProgram("myapp", row), 0.0, unseen=1.0)
+    assert readable_then == [{"nobody"}] * 2

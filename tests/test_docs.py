@@ -9,6 +9,9 @@ import re
 import pytest
 
 import supervisor_hotreload
+from supervisor_hotreload.core.model import Fault
+from supervisor_hotreload.ctl.options import FLAGS
+from supervisor_hotreload.rpcinterface import HotReloadNamespaceRPCInterface
 from supervisor_hotreload.servers.settings import GLOBAL, KEYS
 
 PACKAGE = pathlib.Path(supervisor_hotreload.__file__).parent
@@ -32,6 +35,26 @@ def test_every_setting_has_a_row() -> None:
     assert sorted(rows) == sorted({*KEYS, *GLOBAL})
 
 
+def test_every_fault_option_and_method_has_a_row() -> None:
+    text = (ROOT / "docs" / "commands.rst").read_text(encoding="utf-8")
+    faults = re.findall(r"^(\d+) +([A-Z_]{4,}) ", text, re.MULTILINE)
+    assert faults == [(str(int(fault)), fault.name) for fault in Fault]
+    options = re.findall(r"^``(-[^`]+)``  ", text, re.MULTILINE)
+    flags = {word.strip(",") for option in options for word in option.split() if word[0] == "-"}
+    assert flags == set(FLAGS) - {"-h", "--help"}
+    methods = set(re.findall(r"^``(\w+)\(", text, re.MULTILINE))
+    assert methods <= set(vars(HotReloadNamespaceRPCInterface))
+
+
+def test_files_named_for_newcomers_exist() -> None:
+    text = (ROOT / "docs" / "hacking.rst").read_text(encoding="utf-8")
+    named = set(re.findall(r"``([\w/]+\.(?:py|rst))``", text))
+    named = {path for path in named if "NAME" not in path}
+    assert len(named) > 20
+    missing = [path for path in named if not any((top / path).exists() for top in (PACKAGE, ROOT))]
+    assert missing == []
+
+
 def literals() -> list[str]:
     """Return every string of the package; those of an f-string one by one."""
     return [
@@ -44,7 +67,8 @@ def literals() -> list[str]:
 
 def test_quoted_messages_are_those_of_the_code() -> None:
     text = (ROOT / "docs" / "troubleshooting.rst").read_text(encoding="utf-8")
-    quoted = re.findall(r"^``([^`]+)``$", text, re.MULTILINE)
+    terms = re.findall(r"^``.+``$", text, re.MULTILINE)
+    quoted = [message for term in terms for message in re.findall(r"``([^`]+)``", term)]
     assert len(quoted) > 8
     known = literals()
     of_supervisor = ("*** Unknown syntax", "Server requires authentication")

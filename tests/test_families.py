@@ -168,7 +168,7 @@ def test_a_family_in_one_file_is_reloaded_without_any_other_change(house: House)
 @pytest.mark.parametrize("name", ["gunicorn", "nginx"])
 def test_what_the_trial_writes_is_not_the_new_generation_s(house: House, name: str) -> None:
     mark = house.root / "mark"
-    settings = f"ready = file:{mark}\nready_timeout = 2\ncheck_before = touch {mark}"
+    settings = f"ready = file:{mark}\nready_timeout = 8\ncheck_before = touch {mark}"
     if name == "nginx":
         configure_nginx(house)
         command = nginx(house, orphan=True)

@@ -90,18 +90,11 @@ def test_a_successor_of_an_operator_is_left_alone(house: House, how: str) -> Non
     os.kill(old, signal.SIGUSR2)
     wait_until(lambda: len(house.masters()) == 2)
     new = next(master for master in house.masters() if master.pid != old)
-    turns(house, 6)
+    house.turn(6)
     assert lives(new), house.log()
     assert "has come late" not in house.log()
     os.kill(old, signal.SIGTERM)
     wait_until(lambda: house.info()["pid"] == new.pid)
-
-
-def turns(house: House, count: int) -> None:
-    """Let supervisord look at its programs so often."""
-    for _ in range(count):
-        assert house.nudge()
-        time.sleep(0.3)  # the time in which something is not to happen
 
 
 def test_a_successor_of_an_operator_from_before_is_named(house: House) -> None:
@@ -121,7 +114,7 @@ def test_a_successor_of_an_operator_from_before_is_named(house: House) -> None:
     info = house.wait_for_outcome()
     assert info["fault"] == Fault.FOREIGN_SUCCESSOR, info["reason"]
     assert f"pid {new.pid}" in info["reason"]
-    turns(house, 6)
+    house.turn(6)
     assert lives(new)
 
 

@@ -12,6 +12,9 @@ import pytest
 from gunicorn import __version__
 
 from supervisor_hotreload.core.model import Fault
+from supervisor_hotreload.servers.gunicorn.command import why_it_daemonizes
+from supervisor_hotreload.servers.program import Program
+from supervisor_hotreload.system.credentials import Ids, ids_of
 from tests.house import APP, House, wait_until
 from tests.load import Load, get
 from tests.test_refusals import assert_unchanged, fault_of
@@ -227,8 +230,14 @@ def test_files_that_only_the_program_sees_are_not_missed(house: House) -> None:
     assert get(house.port).startswith(b"v2 ")
 
 
-def test_a_program_that_daemonizes_is_told_why_it_is_down(house: House) -> None:
-    house.configure("--workers 1 --daemon", program="startretries = 0\nautorestart = false")
+@pytest.mark.parametrize("where", ["--daemon", "gunicorn.conf.py"])
+def test_a_program_that_daemonizes_is_down_for_a_reason(house: House, where: str) -> None:
+    if where == "--daemon":
+        arguments, expected = "--workers 1 --daemon", "its command has --daemon"
+    else:
+        (house.root / "current" / where).write_text("workers = 1\ndaemon = True  # why not\n")
+        arguments, expected = "--workers 1", "/current/gunicorn.conf.py has 'daemon = True'"
+    house.configure(arguments, program="startretries = 0\nautorestart = false")
     house.start(running="")
     down = ("FATAL", "EXITED")  # as soon as it has left, or later than startsecs
     wait_until(lambda: house.info()["statename"] in down, what=house.log)
@@ -236,7 +245,48 @@ def test_a_program_that_daemonizes_is_told_why_it_is_down(house: House) -> None:
         process.kill()
     fault = fault_of(house)
     assert fault.faultCode == Fault.NOT_RUNNING
-    assert "--daemon" in fault.faultString
+    assert expected in fault.faultString
+
+
+@pytest.mark.parametrize(
+    ("text", "daemonizes"),
+    [
+        ("daemon = True", True),
+        ("x = 1\ndaemon=True\nworkers = 2\n", True),
+        ("daemon = True\ndaemon = False\n", False),
+        ("daemon = os.environ.get('DAEMON')\n", False),
+        ("if False:\n    daemon = True\n", False),
+        ("# daemon = True\n", False),
+        ("raise SystemExit(open('executed', 'w'))\n", False),
+        ("(" * 60000, False),
+        ("daemon = True\n" + "#" * (1 << 16), False),
+    ],
+)
+def test_a_configuration_file_is_read_and_never_executed(
+    tmp_path: pathlib.Path, text: str, daemonizes: bool
+) -> None:
+    (tmp_path / "conf.py").write_text(text)
+    program = Program(
+        "myapp", "gunicorn -c conf.py app:app", str(tmp_path), rights=ids_of(os.getpid())
+    )
+    assert ("conf.py has 'daemon = True'" in why_it_daemonizes(program)) == daemonizes
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_configuration_file_is_read_with_the_rights_of_the_program(
+    tmp_path: pathlib.Path,
+) -> None:
+    path = tmp_path / "conf.py"
+    path.write_text("daemon = True\n")
+    path.chmod(0o600)
+    tmp_path.chmod(0o755)
+    command = f"gunicorn --config=file:{path} app:app"
+    nobody = Ids.of_user(65534, 65534)
+    assert os.geteuid() != 0 or not why_it_daemonizes(Program("myapp", command, "/", rights=nobody))
+    assert not why_it_daemonizes(Program("myapp", command, "/"))
+    os.mkfifo(tmp_path / "fifo")
+    command = f"gunicorn -c {tmp_path}/fifo app:app"
+    assert not why_it_daemonizes(Program("myapp", command, "/", rights=ids_of(os.getpid())))
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_a_pidfile_that_names_somebody_else(
     for who, pid in named.items():
         pidfile.write_text(f"{pid}\n")
         done = house.reload()
-        assert f"pidfile {pidfile}: names pid {pid}, which is not" in done.stdout, who
+        assert f"pidfile {pidfile} names pid {pid}, which is not" in done.stdout, who
     for kind in ("fifo", "device", "secret"):
         make(kind, pidfile)
         done = house.reload()

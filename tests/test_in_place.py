@@ -191,7 +191,7 @@ class Toy:
         wait_until(lambda: not self.world.alive(process))
 
     def reload(
-        self, settings: str = "", old: Optional[AcceptingGeneration] = None, timeout: float = 60.0
+        self, settings: str = "", old: Optional[AcceptingGeneration] = None, timeout: float = 60
     ) -> Reload:
         """Reload it, and return how that went.
 

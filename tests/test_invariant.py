@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from supervisor import events, process
 from supervisor.options import ProcessConfig, ProcessGroupConfig, ServerOptions
@@ -259,7 +259,13 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     events.clear()
 
 
+TERM_TO_BOTH = [("worker", 0.025), ("bake", 0.025), ("reload", 0.025), ("worker", 1.1)]
+TERM_TO_BOTH += [("old TERM", 0.025), ("new TERM", 0.025)]
+"""The bake fails after the old master has exited and before supervisord has reaped it."""
+
+
 @pytest.mark.long
+@example(seed=19218, subreaper=False, schedule=TERM_TO_BOTH)
 @settings(
     max_examples=SCHEDULES,
     deadline=None,

@@ -71,6 +71,15 @@ class App:
     def info(self) -> Any:
         return self.listening.info(self.name)
 
+    def is_quiet(self) -> bool:
+        """Tell whether the listener has seen the file as it is, and no reload is to come."""
+        saved = self.listening.state()["programs"][self.name]
+        if self.path.exists():
+            now = self.path.stat()
+            if saved["stamps"].get(f"touch {self.path}") != [now.st_mtime_ns, now.st_ino]:
+                return False
+        return saved["due"] is saved["attempt"] is None and not self.info["active"]
+
     def release(self) -> bytes:
         return get(self.path.with_suffix(".sock")).split()[0]
 
@@ -107,9 +116,11 @@ def listening() -> Iterator[Listening]:
 @pytest.fixture
 def app(listening: Listening, request: pytest.FixtureRequest) -> Iterator[App]:
     """The program that the test is named after: its second word."""
+    app = App(listening, request.node.name.split("_")[1])
     with listening.from_now_on():
-        yield App(listening, request.node.name.split("_")[1])
+        yield app
     listening.house.release("v1")
+    listening.until(app.is_quiet, 30)  # the next test counts the reloads of all programs
 
 
 def stop_listener(listening: Listening) -> None:

@@ -81,13 +81,13 @@ def test_an_idle_plugin_costs_nothing(house: House) -> None:
         quiet(house)
         turns[plugin] = turns_in(house, 5.0)
         house.stop()
-    assert abs(turns[True] - turns[False]) <= 2
-    assert turns[True] <= 15
+    assert abs(turns[True] - turns[False]) <= 6  # a request is a few turns
+    assert turns[True] <= 20  # during a reload it would be 200
 
 
 def quiet(house: House) -> None:
     """Wait until supervisord's loop turns about once a second."""
-    wait_until(lambda: turns_in(house, 1.0) <= 4, what="an idle loop")
+    wait_until(lambda: turns_in(house, 1.0) <= 10, what="an idle loop")
 
 
 def turns_in(house: House, seconds: float) -> int:

@@ -637,7 +637,7 @@ def test_whose_file_may_be_touched(
     assert (path.stat().st_mtime > 0) == good
 
 
-def generation_of(options: uwsgi_options.Options) -> tuple[World, family.UwsgiGeneration]:
+def generation_of(options: uwsgi_options.UwsgiOptions) -> tuple[World, family.UwsgiGeneration]:
     """Return a generation whose master is this process."""
     world = World()
     own = world.lookup(os.getpid())
@@ -654,7 +654,7 @@ def test_any_file_that_can_be_touched_will_do(tmp_path: pathlib.Path) -> None:
         "chdir": [os.getcwd()],
         "touch-chain-reload": [f"{tmp_path}/{name}" for name in names],
     }
-    found = uwsgi_options.Options(str(tmp_path), values=values, rights=OWN)
+    found = uwsgi_options.UwsgiOptions(str(tmp_path), values=values, rights=OWN)
     world, old = generation_of(found)
     configured = Program("myapp", "uwsgi", str(tmp_path))
 
@@ -783,7 +783,7 @@ def answer_once(listener: socket.socket, answer: bytes) -> None:
 def test_a_long_answer_of_a_stats_server_is_read(tmp_path: pathlib.Path) -> None:
     """250 threads of 4 workers take 250 KB."""
     answer = json.dumps({"workers": [{"pid": 1, "cores": "x" * (1 << 20)}]}).encode()
-    world, old = generation_of(uwsgi_options.Options("/"))
+    world, old = generation_of(uwsgi_options.UwsgiOptions("/"))
     with socket.socket(socket.AF_UNIX) as listener, ThreadPoolExecutor() as pool:
         listener.bind(str(tmp_path / "s"))
         listener.listen()
@@ -796,7 +796,7 @@ def test_a_long_answer_of_a_stats_server_is_read(tmp_path: pathlib.Path) -> None
 # -- hostile input
 
 
-def configured(command: str, directory: pathlib.Path) -> uwsgi_options.Options:
+def configured(command: str, directory: pathlib.Path) -> uwsgi_options.UwsgiOptions:
     return uwsgi_options.options(Program("myapp", command, str(directory), rights=OWN))
 
 

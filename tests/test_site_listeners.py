@@ -78,6 +78,7 @@ def test_by_hand(house: House, hook: str) -> None:
         os.kill(old, signal.SIGUSR2)
         load.wait_for("v2")
         (new,) = (child for child in psutil.Process(old).children() if child.children())
+        house.turn(4)  # it is proven as the child of the old one, and by nothing later
         os.kill(old, signal.SIGTERM)
         wait_until(lambda: not psutil.pid_exists(old))
         wait_until(lambda: house.nudge() and house.info()["pid"] == new.pid, what=house.log)

@@ -21,7 +21,7 @@ from supervisor_hotreload.system.process import count_of_sleeps, lookup
 from supervisor_hotreload.system.world import World
 from supervisor_hotreload.wrapper import copy_survey, handover
 from supervisor_hotreload.wrapper.options import Usage, parse
-from tests.house import wait_until
+from tests.house import lives, wait_until
 from tests.load import get
 from tests.wrapped import RUN, Wrapped, descriptors, python, zombies
 
@@ -175,7 +175,7 @@ def test_it_takes_the_server_along(wrapped: Wrapped, name: str) -> None:
     family = wrapped.family()
     wrapped.send(name)
     assert wrapped.wait() == 0
-    assert [process for process in family if process.is_running()] == []
+    assert [process for process in family if lives(process)] == []
     assert not (wrapped.root / "pid").exists()
 
 
@@ -199,7 +199,7 @@ def test_a_killed_master_leaves_no_workers_behind(wrapped: Wrapped) -> None:
     family = wrapped.family()
     wrapped.servers()[0].kill()
     assert wrapped.wait() == -signal.SIGKILL
-    wait_until(lambda: not any(process.is_running() for process in family), 60, "they are gone")
+    wait_until(lambda: not any(map(lives, family)), 60, "they are gone")
 
 
 HELPER = (
@@ -219,7 +219,7 @@ def test_what_ends_a_moment_after_its_server_is_waited_for(wrapped: Wrapped) -> 
     assert len(family) == 2
     wrapped.send("TERM")
     assert wrapped.wait() == -signal.SIGTERM
-    assert not any(process.is_running() for process in family)
+    assert not any(map(lives, family))
 
 
 def test_what_is_to_outlive_its_server_is_left_alone(wrapped: Wrapped) -> None:

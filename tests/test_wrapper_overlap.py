@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from tests.house import wait_until
+from tests.house import lives, wait_until
 from tests.load import Load, get
 from tests.otherservers import uwsgi
 from tests.wrapped import PREFORK, RUN, Wrapped, python
@@ -217,7 +217,7 @@ def test_the_child_is_taken_along(wrapped: Wrapped) -> None:
     (server,) = wrapped.servers()
     wrapped.send("TERM")
     assert wrapped.wait() in (0, -signal.SIGTERM)
-    assert not server.is_running()
+    assert not lives(server)
 
 
 def test_under_the_name_of_hupwatch(wrapped: Wrapped) -> None:

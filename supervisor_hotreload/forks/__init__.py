@@ -1,8 +1,8 @@
 """Fork events: one set of hooks for gunicorn and uWSGI, for any app.
 
-`subscribe` gives a function to an event; `forks.gunicorn` is imported by gunicorn's config file,
-`forks.uwsgi` connects by itself, `forks.pyramid` turns the events into Pyramid's. Nothing but the
-standard library is imported here, so that an app may subscribe whatever it runs under.
+`subscribe` registers a function for an event. gunicorn's config file imports `forks.gunicorn`,
+`forks.uwsgi` connects by itself, `forks.pyramid` turns the events into Pyramid's. Only the
+standard library is imported here, so an app may subscribe under any server.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def subscribe(
     """Call *function* with each event of *event_type*; without *function*, be its decorator.
 
     *on_error* says what happens when the function raises: `"fail"` (a fork-unsafe worker must not
-    serve: its boot fails) or `"continue"` (the error is logged, the worker goes on). A function
-    that subscribes to PostFork when its worker is forked already (no preload) hears it all the
-    same, with `event.late` true: once the app is loaded, or at once if the server has no hook for
-    that moment. Subscribing a function twice has no effect but to set *on_error* anew.
+    serve: its boot fails) or `"continue"` (the error is logged, the worker goes on). Without
+    preload a function subscribes to PostFork after its worker was forked. It gets the event all
+    the same, with `event.late` true: once the app is loaded, or at once if the server has no hook
+    for that moment. A second subscription of the same function only sets *on_error*.
 
     Raises TypeError and ValueError for arguments of the wrong kind, and MasterRequired under a
     uWSGI that forks workers without a master process.

@@ -23,7 +23,7 @@ class ForkEvent:
     `container` is 'gunicorn' or 'uWSGI'; `pid` is the process that the event happens in;
     `worker` is gunicorn's age or uWSGI's id of the worker (0: a mule or spooler; None: no worker);
     `objects` holds the container's own: 'server' and 'worker' of gunicorn, 'uwsgi' (the module).
-    `late` is true when the subscriber subscribed after the event.
+    `late` is true when the function subscribed after the event.
     """
 
     container: str
@@ -33,14 +33,14 @@ class ForkEvent:
     objects: Mapping[str, Any] = field(repr=False)
     late: bool = False
 
-    # What a raising subscriber with on_error="fail" causes, or None where nothing is left to fail.
+    # What follows when a subscriber with on_error="fail" raises; None: nothing is left to fail.
     FAILURE: ClassVar[Optional[str]] = "the worker's boot fails"
 
 
 class PreFork(ForkEvent):
-    """In the master, just before it forks a worker: whatever it does, every later worker inherits.
+    """In the master, just before it forks a worker. Later workers inherit what a subscriber does.
 
-    gunicorn only. Heard by those who are in the master: the config file, or an app under preload.
+    gunicorn only. Only subscribers in the master get it: the config file, or an app under preload.
     """
 
 
@@ -49,11 +49,11 @@ class PostFork(ForkEvent):
 
 
 class PostWorkerInit(ForkEvent):
-    """In the worker, when it has the app loaded and is about to serve."""
+    """In the worker, when the app is loaded and it is about to serve."""
 
 
 class WorkerExit(ForkEvent):
-    """In the worker, when it is about to exit by itself (not when it is killed)."""
+    """In the worker, just before it exits by itself; not when it is killed."""
 
     FAILURE = None
 
@@ -72,25 +72,25 @@ EVENTS = (PreFork, PostFork, PostWorkerInit, WorkerExit, PreExec)
 
 @dataclass(eq=False)
 class Subscription:
-    """One function's interest in one event type; `heard` is the pid that it last heard one in."""
+    """One function subscribed to one event type; `delivered` is the pid of the last delivery."""
 
     function: Callable[[Any], object]
     on_error: str
-    heard: int = 0
+    delivered: int = 0
 
     @property
     def name(self) -> str:
-        """The function as a person finds it: module and qualified name."""
+        """The module and the qualified name of the function."""
         function = self.function
         return f"{function.__module__}.{getattr(function, '__qualname__', repr(function))}"
 
 
 @dataclass
 class _State:
-    """What this process knows; a forked child starts with its parent's."""
+    """The state of this process; a forked child starts with a copy of its parent's."""
 
     forked: Optional[PostFork] = None  # the PostFork of the process that it names
-    loaded: int = 0  # the pid of the worker that has its app loaded
+    loaded: int = 0  # the pid of the worker whose app is loaded
 
 
 _subscriptions: dict[type[ForkEvent], list[Subscription]] = {event: [] for event in EVENTS}
@@ -111,15 +111,14 @@ def register(
         raise TypeError(f"{function!r} cannot be called with a {event_type.__name__}")
     if on_error not in ON_ERROR:
         raise ValueError(f"on_error is {on_error!r}; it must be one of {', '.join(ON_ERROR)}")
-    kept = [old for old in _subscriptions[event_type] if not _replaces(function, old.function)]
-    kept.append(Subscription(function, on_error))
-    _subscriptions[event_type][:] = kept
+    others = [old for old in _subscriptions[event_type] if not _replaces(function, old.function)]
+    _subscriptions[event_type][:] = [*others, Subscription(function, on_error)]
 
 
 def unregister(event_type: type[ForkEvent], function: Callable[[Any], object]) -> None:
     """Drop *function*'s subscription, if it has one."""
-    kept = [old for old in _subscriptions[event_type] if old.function is not function]
-    _subscriptions[event_type][:] = kept
+    others = [old for old in _subscriptions[event_type] if old.function is not function]
+    _subscriptions[event_type][:] = others
 
 
 def _replaces(new: Callable[[Any], object], old: Callable[[Any], object]) -> bool:
@@ -137,10 +136,10 @@ def _replaces(new: Callable[[Any], object], old: Callable[[Any], object]) -> boo
 
 
 def emit(event: ForkEvent, log: Any = logger) -> None:
-    """Give *event* to its subscribers, in the order in which they subscribed.
+    """Deliver *event* to its subscribers, in the order in which they subscribed.
 
-    Errors go to *log* (a logger or gunicorn's) by the event's name. The first error of a
-    subscriber that chose to fail is raised, unless the event is one that cannot fail.
+    Errors go to *log* (a logger, or gunicorn's) with the event's name. The first error of a
+    subscriber with on_error="fail" is raised, unless nothing can fail after this event.
     """
     if isinstance(event, PostFork):
         remember(event)
@@ -149,34 +148,34 @@ def emit(event: ForkEvent, log: Any = logger) -> None:
 
 
 def remember(event: PostFork) -> None:
-    """Keep the PostFork of this process for those who subscribe after it."""
+    """Keep the PostFork of this process for later subscribers."""
     _state.forked = event
 
 
 def app_is_loaded() -> None:
-    """Say that this worker has its app loaded: later subscribers hear PostFork at once."""
+    """Note that this worker's app is loaded: later subscribers get PostFork at once."""
     _state.loaded = os.getpid()
 
 
 def catch_up_if_loaded() -> None:
-    """Give this worker's PostFork to a subscriber that came after the app was loaded."""
+    """Deliver this worker's PostFork to a function that subscribed after the app was loaded."""
     if _state.loaded == os.getpid():
         catch_up()
 
 
 def catch_up(log: Any = logger) -> None:
-    """Give this process's PostFork to those who have not heard it. Raises as `emit` does."""
+    """Deliver this process's PostFork to those who have not got it. Raises as `emit` does."""
     event = _state.forked
     if event is None or event.pid != os.getpid():
         return
     for subscription in list(_subscriptions[PostFork]):
-        if subscription.heard != event.pid:
+        if subscription.delivered != event.pid:
             _deliver(subscription, replace(event, late=True), log)
 
 
 def _deliver(subscription: Subscription, event: ForkEvent, log: Any) -> None:
     name = type(event).__name__
-    subscription.heard = event.pid
+    subscription.delivered = event.pid
     try:
         subscription.function(event)
     except Exception as error:

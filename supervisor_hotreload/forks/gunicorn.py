@@ -1,8 +1,8 @@
-"""gunicorn's server hooks, sending the fork events. For gunicorn's config file.
+"""gunicorn's server hooks that send the fork events, for gunicorn's config file.
 
-Either `from supervisor_hotreload.forks.gunicorn import pre_fork, post_fork, post_worker_init,
-worker_exit, pre_exec`, or `install(globals())` as the file's last line, which keeps the file's own
-hooks. gunicorn itself is not imported before a hook runs.
+Write `from supervisor_hotreload.forks.gunicorn import pre_fork, post_fork, post_worker_init,
+worker_exit, pre_exec`. Or write `install(globals())` as the last line, after the file's own hooks:
+they run too. gunicorn itself is not imported before a hook runs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Hook = Callable[..., None]
 
 
 def sends_events(hook: Hook) -> Hook:
-    """Mark *hook* as one that sends the fork events, so that `install` does not add ours to it."""
+    """Mark *hook* as a sender of fork events, so that `install` does not add ours to it."""
     hook.__dict__[_MARK] = True
     return hook
 
@@ -57,7 +57,7 @@ def post_fork(server: Any, worker: Any) -> None:
 
 @sends_events
 def post_worker_init(worker: Any) -> None:
-    """Send PostFork to those who came with the app, then PostWorkerInit; report readiness later.
+    """Send PostFork to the app's subscribers, then PostWorkerInit; report readiness later.
 
     An error fails the worker's boot (arbiter.spawn_worker).
     """
@@ -91,10 +91,10 @@ def pre_exec(server: Any) -> None:
 
 @contextmanager
 def _a_failure_ends_only_this_child(server: Any) -> Iterator[None]:
-    """Keep an error in the child of arbiter.reexec away from the old generation.
+    """End the child of arbiter.reexec on an error, before that harms the old generation.
 
-    gunicorn's own answer (the 'unhandled exception' branch of arbiter.run, executed in the child)
-    is to send QUIT to the workers of the old master and to unlink its pidfile.
+    gunicorn itself would run the 'unhandled exception' branch of arbiter.run in the child. That
+    sends QUIT to the workers of the old master and unlinks its pidfile.
     """
     try:
         yield
@@ -130,7 +130,7 @@ def _honour_winch(server: Any) -> None:
 
 
 def _owns_a_terminal() -> bool:
-    """Whether this process is in the foreground group of its terminal, which a resize signals."""
+    """Tell whether its terminal signals this process on a resize: it is in the foreground."""
     try:
         terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
@@ -155,11 +155,11 @@ HOOKS: dict[str, Hook] = {
 def install(namespace: MutableMapping[str, Any], *, honour_winch: bool = False) -> None:
     """Put the hooks into gunicorn's config *namespace*; call it last, as `install(globals())`.
 
-    A hook that is there already, be it a function or an import string, runs before ours. With
+    A hook that the file has already, a function or an import string, runs before ours. With
     *honour_winch* a master in the foreground answers SIGWINCH as a daemonized one: its workers
-    stop gracefully, it stays, and HUP brings the workers back. Set at the master's start.
+    stop gracefully, it stays, and HUP brings the workers back. It is set when the master starts.
 
-    Raises TypeError if a hook that is there cannot be called or imported.
+    Raises TypeError if a hook of the file cannot be called or imported.
     """
     for name, hook in HOOKS.items():
         earlier = namespace.get(name)
@@ -172,7 +172,7 @@ def install(namespace: MutableMapping[str, Any], *, honour_winch: bool = False) 
 
 
 def _chain(name: str, earlier: Any, ours: Hook) -> Hook:
-    """Return a hook that runs *earlier* and then *ours*, with the arity that gunicorn demands."""
+    """Return a hook that runs *earlier* and then *ours*, with the arguments that gunicorn gives."""
     first = _import_hook(name, earlier)
     if first is ours or _MARK in getattr(first, "__dict__", {}):
         return first

@@ -1,4 +1,4 @@
-"""How a worker tells whoever supervises it that it serves."""
+"""How a worker reports to its supervisor that it serves."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ SEND_TIMEOUT = 1.0  # seconds that a worker waits for room in the receiver's que
 
 
 def wanted() -> bool:
-    """Whether the environment asks for a notification."""
+    """Tell whether the environment asks for a notification."""
     return bool(os.environ.get("NOTIFY_SOCKET")) or _token_wanted()
 
 
 def announce(worker_pid: int, master_pid: int, log: Any) -> None:
-    """Say once that the worker *worker_pid* of the master *master_pid* is ready.
+    """Report once that the worker *worker_pid* of the master *master_pid* is ready.
 
-    To NOTIFY_SOCKET as sd_notify(3) does; without one, to supervisord as a process communication
-    event, if HOTRELOAD_NOTIFY=communication. A failure is logged to *log*: the worker serves on.
+    The report goes to NOTIFY_SOCKET as sd_notify(3) does. Without one it goes to supervisord as a
+    process communication event, if HOTRELOAD_NOTIFY=communication. A failure goes to *log*: the
+    worker serves on.
     """
     address = os.environ.get("NOTIFY_SOCKET")
     try:
@@ -28,7 +29,7 @@ def announce(worker_pid: int, master_pid: int, log: Any) -> None:
             _write_token(worker_pid, master_pid)
     except (OSError, ValueError) as error:
         log.warning(
-            "Worker %s is ready but could not say so to %s: %s",
+            "Worker %s is ready and serves, but could not report it to %s: %s",
             worker_pid,
             repr(address) if address else "supervisord",
             error,

@@ -1,7 +1,7 @@
-"""uWSGI's hooks, sending the fork events. An app that subscribes is connected by itself.
+"""uWSGI's hooks that send the fork events. An app connects them when it subscribes.
 
-uWSGI calls Python after a fork (uwsgidecorators.postfork) and when a worker exits (uwsgi.atexit);
-it has nothing for PreFork and PreExec, and nothing between an app's loading and its first request.
+uWSGI calls Python after a fork (uwsgidecorators.postfork) and when a worker exits (uwsgi.atexit).
+It has no hook for PreFork and PreExec, and none between an app's loading and its first request.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ class MasterRequired(RuntimeError):
     """uWSGI runs without its master process, and so without fork hooks."""
 
     def __init__(self) -> None:
-        # uwsgidecorators' own words, which pyramid_forksafe shows.
+        # the message of uwsgidecorators, which pyramid_forksafe shows
         super().__init__("you have to enable the uWSGI master process to use this module")
 
 
 class _Connection:
-    """The uWSGI that this process runs in, once it is connected."""
+    """The uWSGI in which this process runs, once it is connected."""
 
     module: Any = None
 
@@ -40,7 +40,7 @@ def server() -> Optional[Any]:
 
 
 def connect_if_it_forks() -> None:
-    """Connect where there is uWSGI. A single process without a master never forks: it is told so.
+    """Connect under uWSGI. A single process without a master never forks: log a warning.
 
     Raises MasterRequired if there are workers but no master.
     """
@@ -54,7 +54,7 @@ def connect_if_it_forks() -> None:
 
 
 def connect() -> bool:
-    """Have uWSGI send the fork events from now on; return whether this is uWSGI.
+    """Let uWSGI send the fork events from now on; return whether this is uWSGI.
 
     Raises MasterRequired, or ImportError where uWSGI was packaged without uwsgidecorators.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from typing import Callable, Optional, TypeVar
@@ -65,11 +66,11 @@ class Watcher:
         if look.stamp is None or look.stamp == before:
             return False
         program.stamps[key] = look.stamp
-        known = before is not None or (unseen and changed(path) >= time.time() - unseen)
+        known = before is not None or (unseen and _age(program, path) <= unseen)
         if not known or not look.stamp:
             return True
         cause = f"{kind} = {path}"
-        if first and changed(path) < time.time() - (now - program.born) - 0.1:
+        if first and _age(program, path) > now - program.born + 0.1:
             why = "it changed before the running generation began"
             self._say(f"{program.name}: {cause}: no reload: {why}")
         else:
@@ -107,6 +108,12 @@ class Watcher:
         used, allowed = size / MEGABYTE, limit / MEGABYTE
         cause = f"max_memory = {allowed:.0f} MB: it uses {used:.0f} MB ({how})"
         return program.trigger_if_idle(cause, now)
+
+
+def _age(program: WatchedProgram, path: str) -> float:
+    """Return the seconds since the last change at *path*, less than 0 when that is not known."""
+    seen = _seen(program, changed, path)
+    return -math.inf if seen is None else time.time() - seen
 
 
 def _seen(program: WatchedProgram, look: Callable[[str], Seen], path: str) -> Optional[Seen]:

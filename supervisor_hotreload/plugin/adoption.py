@@ -61,7 +61,7 @@ class Adoption:
     @property
     def adopted(self) -> bool:
         """Whether supervisord tracks a process that it has not spawned."""
-        known = self._generations.tracked
+        known = self._generations.lineage
         return known is not None and known.tracked.pid == self._view.pid and self._watch is not None
 
     def adopt(self, new: Process) -> None:
@@ -89,7 +89,7 @@ class Adoption:
         :param status: its wait status.
         :return: False when there is no inheritor.
         """
-        dead = self._generations.tracked
+        dead = self._generations.lineage
         if dead is None or dead.tracked.pid != pid:
             return False
         stopping = bool(self._process.killing)

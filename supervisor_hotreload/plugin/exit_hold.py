@@ -61,7 +61,7 @@ class ExitHold:
 
     def hold(self, pid: int, status: int) -> bool:
         """Hold back the exit of the tracked process *pid* while others of the program live."""
-        dead = self._generations.tracked
+        dead = self._generations.lineage
         if dead is None or dead.tracked.pid != pid:
             return False
         orphaned = self._generations.workers_left()
@@ -94,6 +94,6 @@ class ExitHold:
 
     def _send_rest(self, sig: int) -> None:
         """Send a signal to every process of the program that is left."""
-        tracked = self._generations.tracked
-        current = [tracked.tracked] if tracked is not None else []
+        lineage = self._generations.lineage
+        current = [lineage.tracked] if lineage is not None else []
         self._send([*self._generations.living_previous(), *current], sig)

@@ -8,8 +8,15 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Callable, Optional
 
-from supervisor_hotreload.servers import AnyFamily, lineage
-from supervisor_hotreload.servers.lineage import Inheritor, Lineage
+from supervisor_hotreload.servers import AnyFamily
+from supervisor_hotreload.servers.lineage import (
+    Inheritor,
+    Lineage,
+    find_inheritor,
+    orphaned_workers,
+    workers_of,
+)
+from supervisor_hotreload.servers.lineage import successors as successors_of
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
 
@@ -18,8 +25,7 @@ FIRST_LOOK_S, LAST_LOOK_S = 1.0, 600.0
 longest: most programs never listen."""
 
 GROWTH = 1.3
-"""Each pause between two looks is this times the one before, but the first ten or so are
-FIRST_LOOK_S."""
+"""The factor by which the pause between two looks grows, after about ten of FIRST_LOOK_S."""
 
 
 class Looks:
@@ -55,7 +61,7 @@ class Generations:
 
     def __init__(self, world: World, is_tracked: Callable[[int], bool]) -> None:
         self.number = 1
-        self.tracked: Optional[Lineage] = None
+        self.lineage: Optional[Lineage] = None
         """The lineage of the process that supervisord tracks, None while it is not known."""
         self.successor: Optional[Process] = None
         self.previous: list[Process] = []
@@ -71,19 +77,19 @@ class Generations:
     def begin(self, first: Lineage) -> None:
         """Start with generation 1: supervisord has spawned the program."""
         self.number = 1
-        self.tracked = first
+        self.lineage = first
         self._lineages.clear()
         self.looks.start()
 
     def take(self, taken: Lineage) -> None:
         """Know that supervisord tracks the process of *taken* now."""
-        self.tracked = taken
+        self.lineage = taken
         taken.add_master(self._world, taken.tracked)
         self.looks.start()
 
     def forget(self) -> None:
         """Know nothing any more: the program has ended."""
-        self.tracked = None
+        self.lineage = None
         self._lineages.clear()
         self.looks.stop()
 
@@ -99,10 +105,10 @@ class Generations:
         if status is None:
             return
         process = status.process
-        if self.tracked is None or self.tracked.tracked != process:
-            made = status.group == process.pid
-            self.begin(Lineage(process, process.start, status.group, made, is_ours=True))
-        known = self.tracked
+        if self.lineage is None or self.lineage.tracked != process:
+            owns_group = status.group == process.pid
+            self.begin(Lineage(process, process.start, status.group, owns_group, is_ours=True))
+        known = self.lineage
         assert known is not None
         if process not in known.masters or not known.masters[process].image:
             own = self._world.lookup(self._world.own_pid())
@@ -113,29 +119,29 @@ class Generations:
 
     def note_master(self, master: Process, family: Optional[AnyFamily]) -> None:
         """Remember the master of the tracked generation. A shell may be its parent."""
-        if self.tracked is not None:
-            self.tracked.add_master(self._world, master)
-            self.tracked.family = family or self.tracked.family
+        if self.lineage is not None:
+            self.lineage.add_master(self._world, master)
+            self.lineage.family = family or self.lineage.family
 
     def record(self) -> bool:
         """Record the sockets and the workers of the tracked generation while they live.
 
         :return: True when the sockets have changed: the record file has to follow.
         """
-        return self.tracked is not None and self.tracked.refresh(self._world)
+        return self.lineage is not None and self.lineage.refresh(self._world)
 
     @property
     def sockets(self) -> frozenset[int]:
         """The listening sockets of the tracked generation, by inode."""
-        return self.tracked.sockets if self.tracked is not None else frozenset()
+        return self.lineage.sockets if self.lineage is not None else frozenset()
 
     def may_adopt(self, new: Process) -> bool:
         """Tell whether *new* acts as the tracked master does, in all four user ids."""
-        return self.tracked is None or self.tracked.acts_as_master(self._world, new)
+        return self.lineage is None or self.lineage.acts_as_master(self._world, new)
 
     def follow(self, new: Process) -> Lineage:
         """Count the tracked generation among the previous ones; return the lineage of *new*."""
-        old = self.tracked
+        old = self.lineage
         if old is None:
             self._advance()
             return Lineage(new, new.start)
@@ -163,7 +169,7 @@ class Generations:
 
     def successors(self) -> list[Process]:
         """Return the successors that the tracked generation has forked."""
-        return lineage.successors(self._world, self.tracked) if self.tracked is not None else []
+        return successors_of(self._world, self.lineage) if self.lineage is not None else []
 
     def living_previous(self) -> list[Process]:
         """Return the processes of previous generations that live."""
@@ -183,8 +189,8 @@ class Generations:
         others = self.living_previous() + self.successors()
         if self.successor is not None and self.successor not in others:
             others.append(self.successor)
-        if sig == signal.SIGKILL and self.tracked is not None:
-            others += lineage.workers_of(self._world, self.tracked)
+        if sig == signal.SIGKILL and self.lineage is not None:
+            others += workers_of(self._world, self.lineage)
         return others
 
     def proven(self, current: Optional[Process]) -> list[Process]:
@@ -204,20 +210,20 @@ class Generations:
         :param stopping: an operator stops the program: previous generations may follow too,
             because supervisord must not report STOPPED while one lives.
         """
-        if self.tracked is None:
+        if self.lineage is None:
             return None
         seen = [self.successor] if self.successor is not None else []
         if stopping:
             seen += self.living_previous()
         exited = os.WIFEXITED(status)
-        return lineage.find_inheritor(self._world, self.tracked, seen, self._is_tracked, exited)
+        return find_inheritor(self._world, self.lineage, seen, self._is_tracked, exited)
 
     def workers_left(self) -> list[Process]:
         """Return what the tracked generation, whose master has ended, has left: its workers,
         and every other process that holds its sockets."""
-        if self.tracked is None:
+        if self.lineage is None:
             return []
-        return lineage.orphaned_workers(self._world, self.tracked, self._is_tracked)
+        return orphaned_workers(self._world, self.lineage, self._is_tracked)
 
     def on_retired_exit(self, pid: int, killed: bool) -> None:
         """End the workers of a previous master if a signal has killed it."""
@@ -233,9 +239,7 @@ class Generations:
         """
         known = {*self.previous, self.successor}
         asked = dead.family.orphan_signal if dead.family is not None else "TERM"
-        for worker in lineage.orphaned_workers(
-            self._world, dead, self._is_tracked, by_sockets=False
-        ):
+        for worker in orphaned_workers(self._world, dead, self._is_tracked, by_sockets=False):
             if asked and worker not in known:
                 self._world.signal(worker, asked)
                 self.previous.append(worker)

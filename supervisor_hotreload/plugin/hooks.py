@@ -20,19 +20,20 @@ from supervisor_hotreload.system.process import Process
 class Reactions:
     """What hotreload does at each hook.
 
-    :param inherits: called with the pid and the wait status of a process that has ended;
-        True when another process is tracked in its place, and supervisord is to report nothing.
-    :param holds: as *inherits*, asked second: True when the exit is reported later.
+    :param inherits: called with the pid and the wait status of a process that has ended. True
+        when supervisord tracks another process in its place, and is to report nothing.
+    :param holds: called after *inherits*, with the same. True when supervisord is to report
+        the exit later.
     :param status: returns the wait status to report, given that of the process that ended last.
-    :param ended: the program is down, and supervisord has reported it.
-    :param record: records the workers and sockets of the program.
-    :param others: returns the generations that are to get the stop signal too.
-    :param stopped: supervisord has sent the stop signal; these others are to get it.
-    :param hang_up: called for a HUP; whether hotreload has taken it, and why it is refused.
-    :param hung_up: the HUP goes to the program.
+    :param ended: called when supervisord has reported that the program is down.
+    :param record: records the workers and the sockets of the program.
+    :param others: returns the processes that have to get this stop signal too.
+    :param stopped: called with these when supervisord has sent the signal.
+    :param take_hup: called for a HUP; whether hotreload takes it, and why its reload is refused.
+    :param hup_passes: called when a HUP goes to the program.
     :param tend: called at every turn of supervisord's loop.
-    :param spawning: supervisord is about to spawn the program.
-    :param spawned: it has.
+    :param spawning: called before supervisord spawns the program.
+    :param spawned: called after that.
     """
 
     inherits: Callable[[int, int], bool]
@@ -42,8 +43,8 @@ class Reactions:
     record: Callable[[], None]
     others: Callable[[int], list[Process]]
     stopped: Callable[[list[Process], int], None]
-    hang_up: Callable[[], tuple[bool, Optional[str]]]
-    hung_up: Callable[[], None]
+    take_hup: Callable[[], tuple[bool, Optional[str]]]
+    hup_passes: Callable[[], None]
     tend: Callable[[], None]
     spawning: Callable[[], None]
     spawned: Callable[[], None]
@@ -75,10 +76,10 @@ def hook(process: Any, name: str, log: Log, on: Reactions) -> None:
         if sig != signal.SIGHUP:
             return send(sig)
         not_taken: tuple[bool, Optional[str]] = (False, None)
-        taken, refusal = log.guarded(on.hang_up, not_taken, name)
+        taken, refusal = log.guarded(on.take_hup, not_taken, name)
         if taken:
             return refusal
-        log.guarded(on.hung_up, None, name)
+        log.guarded(on.hup_passes, None, name)
         return send(sig)
 
     def hooked_transition() -> None:

@@ -85,7 +85,7 @@ def find(
         return sure[0]
     if len(sure) > 1:
         names = ", ".join(map(str, sure))
-        raise LookupError(f"each of {names} may be the program")
+        raise LookupError(f"{names} may each be the program; end all but one of them")
     if verdicts:
         process, doubt = verdicts[0]
         raise LookupError(f"{process} {doubt}")

@@ -92,8 +92,8 @@ class SupervisedProgram(ProcessView):
             record=self._record,
             others=self._generations.others,
             stopped=self._stop_others,
-            hang_up=self._relay,
-            hung_up=self._generations.looks.start,  # it may listen elsewhere after a HUP
+            take_hup=self._relay,
+            hup_passes=self._generations.looks.start,  # it may listen elsewhere after a HUP
             tend=self._tend,
             spawning=self._on_spawning,
             spawned=lambda: self._generations.note_spawn(self.pid),
@@ -137,7 +137,7 @@ class SupervisedProgram(ProcessView):
     def look(self) -> None:
         """Record what proves which processes are of the program, while they live."""
         self._generations.note(self.pid)
-        if self._generations.tracked is None:
+        if self._generations.lineage is None:
             return
         self._observer.runs(self)
         self._record()
@@ -185,7 +185,7 @@ class SupervisedProgram(ProcessView):
         :param kill: supervisord's own.
         :raises ProcessLookupError: when the process has ended.
         """
-        known = self._generations.tracked
+        known = self._generations.lineage
         if known is None or not self._adoption.adopted:
             kill(pid, sig)
         else:

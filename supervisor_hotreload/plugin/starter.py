@@ -118,7 +118,8 @@ class Starter:
         """Clear up after a reload that has ended, and say what serves."""
         program = plan.program
         end_capture()
-        program.successor = None
+        if reload.adopted or self._world.alive(plan.old.master):
+            program.successor = None  # else it inherits once supervisord reaps the old master
         if reload.outcome is Outcome.SUCCEEDED and reload.new_pid == reload.old_pid:
             program.generation += 1  # the same master, with new workers
         reload.serving = report.serving_after(

@@ -1,4 +1,4 @@
-"""The server behind the words of a program's command: its wrappers are looked through."""
+"""Finds the server in a program's command, behind its wrappers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PYTHON = re.compile(r"python[\d.]*\Z")
 SHELLS = frozenset(("sh", "bash", "dash", "ash", "ksh", "zsh"))
 
 STUBS = frozenset(("hotreload-orphan", "supervisor_hotreload.wrapper.orphan"))
-"""What the stub that can leave is called, as a script and as a module."""
+"""The names of hotreload's stub, as a script and as a module."""
 
 PLAIN = STUBS | {"exec", "nohup", "setsid", "ddtrace-run", "opentelemetry-instrument"}
 """Wrappers whose next word is the command."""
@@ -25,13 +25,13 @@ PLAIN = STUBS | {"exec", "nohup", "setsid", "ddtrace-run", "opentelemetry-instru
 ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 
 SPECIAL = re.compile(r"[$`*?\[\]{}~!\\]")
-"""What a shell would expand."""
+"""Characters that a shell would expand."""
 
-DEPTH = 6
-"""Wrappers in one another."""
+NESTING = 6
+"""Wrappers that may be nested."""
 
-FIRST = 5
-"""Words among which a server is looked for behind a wrapper that is not known."""
+FIRST_WORDS = 5
+"""Words in which a server is looked for behind an unknown wrapper."""
 
 INTERPRETERS = re.compile(r"(python|pypy|ruby|perl)[\d.]*$")
 
@@ -55,11 +55,11 @@ Names = Callable[[str], object]
 
 @dataclass(frozen=True)
 class Command:
-    """What a program executes in the end.
+    """The command that a program executes in the end.
 
     :param words: the arguments of the server.
+    :param why: why they are not certain, '' when they are.
     :param binary: the server itself.
-    :param why: why they cannot be told, '' when they are.
     """
 
     words: tuple[str, ...]
@@ -70,7 +70,7 @@ class Command:
 
 
 def assigned(program: Program, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of a Command's *environment* that its wrappers set."""
+    """Return the variables of a Command's *environment* that its wrappers have set."""
     before = _whole(program).environment
     return {key: value for key, value in environment.items() if before.get(key) != value}
 
@@ -78,20 +78,20 @@ def assigned(program: Program, environment: Mapping[str, str]) -> dict[str, str]
 def behind(program: Program, names: Names) -> Optional[Command]:
     """Return the server that a program's command starts, None when it starts another program.
 
-    :param names: tells the names of the server from others.
+    :param names: tells whether a name is the server's.
     """
-    return _behind(_whole(program), names, DEPTH)
+    return _behind(_whole(program), names, NESTING)
 
 
 def among(program: Program, names: Names) -> Optional[Command]:
-    """Return the server among the first words of a command, behind a wrapper that is not known.
+    """Return the server among the first words of a command, behind an unknown wrapper.
 
-    What a shell runs is not known by its words.
+    The words of a shell are its script, so a shell starts no server here.
     """
     whole = _whole(program)
     if {os.path.basename(word) for word in whole.words[:1]} & SHELLS:
         return None
-    for position, word in enumerate(whole.words[:FIRST]):
+    for position, word in enumerate(whole.words[:FIRST_WORDS]):
         if names(os.path.basename(word)):
             return replace(whole, words=whole.words[position + 1 :], binary=word)
     return None
@@ -147,7 +147,7 @@ def _behind_assignments(
 
 
 def shell_tokens(script: str) -> Optional[list[str]]:
-    """Return the words and operators of a shell script, None when they cannot be told."""
+    """Return the words and operators of a shell script, None when it cannot be split."""
     try:
         lexer = shlex.shlex(script.replace("\n", ";"), posix=True, punctuation_chars=True)
         lexer.whitespace_split = True
@@ -160,7 +160,8 @@ def shell_tokens(script: str) -> Optional[list[str]]:
 def _behind_shell(
     command: Command, words: tuple[str, ...], names: Names, depth: int
 ) -> Optional[Command]:
-    """Read ``-c 'cd X && A=b exec SERVER ...'``: what is not plain leaves the options unknown."""
+    """Read ``-c 'cd X && A=b exec SERVER ...'``. In a script that does more, the arguments of the
+    server are not certain."""
     if len(words) < 2 or not re.match(r"-[a-z]*c\Z", words[0]):
         return None
     script = words[1]

@@ -1,10 +1,11 @@
-"""Who belongs to a program: by what supervisord did, saw, or can check by possession.
+"""Proves which processes belong to a program: by what supervisord did, saw, or can check by
+possession.
 
 Three things prove it, each only for a process whose user ids are the master's:
 
 - supervisord started it for the program;
 - it was recorded as a child of such a process while that lived;
-- it holds a listening socket that was recorded as the program's. A socket can only be
+- it holds a listening socket that was recorded as the program's: a socket can only be
   inherited or handed over.
 
 A process group, a title, an environment variable, a file name or the order of children
@@ -28,7 +29,7 @@ from supervisor_hotreload.system.world import World
 class Master(NamedTuple):
     """What was seen of a master while it lived.
 
-    :param image: tells an exec from a fork, 0 where it cannot be seen.
+    :param image: differs between a process and its exec, equal in its forks; 0 when hidden.
     :param users: its four user ids.
     :param words: its arguments; a title may have overwritten them.
     """
@@ -40,17 +41,17 @@ class Master(NamedTuple):
 
 @dataclass
 class Lineage:
-    """What is known of the generation that supervisord tracks.
+    """The recorded processes and sockets of the generation that supervisord tracks.
 
     :param tracked: the supervised process.
     :param since: nothing of the program is older.
-    :param group: the process group that it was in; signals go there, it proves nothing.
-    :param owns_group: supervisord made that group for it.
-    :param masters: the supervised process, and the master that it stands before.
+    :param group: its process group: signals go there, but it proves nothing.
+    :param owns_group: supervisord made that group for this program.
+    :param masters: the supervised process, and the master that it has started.
     :param sockets: the listening sockets that its master shares with its workers.
-    :param workers: its workers as they were last seen, with their four user ids.
-    :param is_ours: its orphans become our children, for we are a subreaper and have started it.
-    :param family: what recognises its masters, None while that is not known.
+    :param workers: its workers at the last look, each with its four user ids.
+    :param is_ours: its orphans become children of this process, a subreaper that has started it.
+    :param family: its family, None while that is not known.
     """
 
     tracked: Process
@@ -65,7 +66,7 @@ class Lineage:
 
     @property
     def users(self) -> set[tuple[int, ...]]:
-        """The four user ids of each master and worker."""
+        """The four user ids of each of its masters and workers."""
         return {*self.workers.values(), *(master.users for master in self.masters.values())}
 
     @property
@@ -79,16 +80,19 @@ class Lineage:
         return known is not None and os.path.basename("".join(known.words[:1])) in SHELLS
 
     def acts_as_master(self, world: World, process: Process) -> bool:
-        """Tell whether *process* acts as one of the masters does, in all four user ids."""
+        """Tell whether the four user ids of *process* are those of one of the masters."""
         ids = world.ids(process)
         return ids is not None and any(ids.users == m.users for m in self.masters.values())
 
     def acts_as_member(self, world: World, process: Process) -> bool:
-        """Tell whether *process* acts as a master or a worker of the generation did."""
+        """Tell whether the four user ids of *process* are those of a master or a worker.
+
+        A fork of a master of root may have any.
+        """
         ids = world.ids(process)
         if ids is None or ids.users in self.users:
             return ids is not None
-        # a master of root may let its forks be anybody
+        # a master of root may give its forks any user
         return ids.user is not None and (0,) * 4 in self.users and self.is_fork(world, process)
 
     def is_fork(self, world: World, process: Process) -> bool:
@@ -96,7 +100,7 @@ class Lineage:
         return world.image(process) in self.images
 
     def add_master(self, world: World, master: Process) -> None:
-        """Remember a master that was proven to be one."""
+        """Record a master that was proven to be one."""
         ids = world.ids(master)
         self.masters[master] = Master(
             world.image(master),
@@ -105,9 +109,9 @@ class Lineage:
         )
 
     def refresh(self, world: World) -> bool:
-        """Record the sockets and the workers of the generation while it lives.
+        """Record the sockets and workers that the generation has now.
 
-        :return: True when it has sockets now that it had not before.
+        :return: True when its sockets have changed.
         """
         before = self.sockets
         for master in self.masters:
@@ -119,30 +123,33 @@ class Lineage:
                 ids = world.ids(worker)
                 if ids is not None and ids.user is not None:
                     self.workers[worker] = ids.users
-            if found:  # a descriptor that workers have inherited by chance is no reason to forget
+            if found:  # workers may have inherited others by chance: keep the known ones
                 self.sockets = found & before or found
         return bool(self.sockets) and self.sockets != before
 
 
 @dataclass(frozen=True)
 class Inheritor:
-    """The living process that follows a tracked one that died, and what proves it."""
+    """The living process that takes the place of a tracked one that died.
+
+    :param why: what proves it, as the end of a sentence.
+    """
 
     process: Process
     why: str
 
 
 def acts_alike(world: World, one: Process, other: Process) -> bool:
-    """Tell whether two processes act as the same user, in all four user ids."""
+    """Tell whether two processes have the same four user ids."""
     ids, others = world.ids(one), world.ids(other)
     return ids is not None and others is not None and ids.users == others.users
 
 
 def held_together(world: World, master: Process) -> tuple[frozenset[int], frozenset[Process]]:
-    """Return the listening sockets that *master* shares with its workers, and these.
+    """Return the listening sockets that *master* shares with its workers, and these workers.
 
-    One that supervisord itself holds is of several programs, perhaps: it proves nothing.
-    Without workers all that the master holds count.
+    A socket that supervisord itself holds may belong to several programs, and proves nothing.
+    Without workers all sockets of the master count.
     """
     children = frozenset(world.children(master))
     image = world.image(master)
@@ -167,10 +174,11 @@ def held_together(world: World, master: Process) -> tuple[frozenset[int], frozen
 def workers_under(
     world: World, master: Process, image: int, sockets: frozenset[int]
 ) -> list[Process]:
-    """Return the children of a living *master* that are its workers, not what it has started.
+    """Return the children of a living *master* that are its workers, without other programs that
+    it has started.
 
-    :param image: the master's; where it is hidden every child counts.
-    :param sockets: what it shares with its workers.
+    :param image: the master's; when it is hidden every child counts.
+    :param sockets: those that it shares with its workers.
     """
     found = []
     for child in world.children(master):
@@ -194,16 +202,16 @@ def find_inheritor(
     taken: Callable[[int], bool],
     by_itself: bool = False,
 ) -> Optional[Inheritor]:
-    """Return who follows a generation whose supervised process has ended.
+    """Return the inheritor of a generation whose supervised process has ended.
 
-    :param seen: other generations seen while it lived.
-    :param taken: tells whether supervisord tracks a pid already, for whatever program.
+    :param seen: the masters of other generations, seen while it lived.
+    :param taken: tells whether supervisord already tracks a pid, for any program.
     :param by_itself: it has exited, nobody has killed it.
     """
     shell = by_itself and dead.is_shell
-    for master in dead.masters if not shell else ():  # else it has not waited for that one
+    for master in dead.masters if not shell else ():  # a shell that exits has not waited for it
         if master != dead.tracked and world.alive(master) and not taken(master.pid):
-            return Inheritor(master, "the master that it stood before")
+            return Inheritor(master, "the master that it had started")
     for process in seen:
         if world.alive(process) and dead.acts_as_master(world, process):
             return Inheritor(process, "seen while the old master lived")
@@ -214,7 +222,7 @@ def find_inheritor(
 
 
 def successors(world: World, living: Lineage) -> list[Process]:
-    """Return the successors that the masters of a living generation have forked."""
+    """Return the successors that the masters of a living generation have started."""
     return [
         child
         for master in living.masters
@@ -224,8 +232,10 @@ def successors(world: World, living: Lineage) -> list[Process]:
 
 
 def is_successor(world: World, lineage: Lineage, process: Process) -> bool:
-    """Tell whether *process*, a child or an orphan of a master that acts as that does, is to
-    follow it: an exec of the same command that holds all of its sockets."""
+    """Tell whether *process* is a successor: an exec of the same command with all of the sockets.
+
+    :param process: a child or an orphan of a master, with the same user ids.
+    """
     family = lineage.family
     if not is_exec(world, process, lineage):
         return False
@@ -240,14 +250,14 @@ def is_successor(world: World, lineage: Lineage, process: Process) -> bool:
     words = world.arguments(process)
     if any(same_command(words, master.words) for master in lineage.masters.values()):
         return True
-    return family is not None and _is_alone(world, lineage.sockets, process, words, family)
+    return family is not None and _has_only(world, lineage.sockets, process, words, family)
 
 
-def _is_alone(
+def _has_only(
     world: World, sockets: frozenset[int], process: Process, words: Sequence[str], family: AnyFamily
 ) -> bool:
-    """Tell whether a server whose command is hidden, or another, has just the *sockets* of the
-    program: a sidecar that has inherited them by chance has one of its own."""
+    """Tell whether a server with a hidden or another command has only the *sockets* of the
+    program. A sidecar that has inherited them by chance has one of its own too."""
     if not world.children(process):
         return own_name(words) in family.binaries and world.held(process) == sockets
     return family.is_master(world, process) and held_together(world, process)[0] == sockets
@@ -266,9 +276,9 @@ def workers_of(world: World, living: Lineage) -> list[Process]:
 def orphaned_workers(
     world: World, dead: Lineage, taken: Callable[[int], bool], by_sockets: bool = True
 ) -> list[Process]:
-    """Return what a dead master has left: its workers, and whoever holds its sockets.
+    """Return the workers that a dead master has left, and every orphan that holds its sockets.
 
-    :param by_sockets: False: only its own, not those of the generation that shares them.
+    :param by_sockets: False leaves out the latter: another generation may share the sockets.
     """
     known = dead if by_sockets else replace(dead, sockets=frozenset())
     return [
@@ -277,8 +287,8 @@ def orphaned_workers(
 
 
 def is_worker(world: World, lineage: Lineage, process: Process) -> bool:
-    """Tell whether *process*, a child or an orphan of a master, is a worker: a fork of it,
-    or a holder of its sockets. So is one that shuts down."""
+    """Tell whether *process*, a child or an orphan of a master, is a worker: a fork of the master,
+    or a process that holds its sockets. A worker that shuts down is one too."""
     if process in lineage.workers or lineage.is_fork(world, process):
         return True
     return _holds_some(world, process, lineage.sockets)
@@ -287,8 +297,10 @@ def is_worker(world: World, lineage: Lineage, process: Process) -> bool:
 def possible_orphans(
     world: World, dead: Lineage, taken: Callable[[int], bool]
 ) -> Iterator[Process]:
-    """Yield what may be left of a generation: children of us, or of our ancestors where this
-    system has no subreaper, that act as its masters or workers did. This proves nothing yet."""
+    """Yield the orphans with the user ids of a generation. This alone proves nothing.
+
+    They are children of this process, or of its ancestors where the system has no subreaper.
+    """
     users = {one[0] for one in dead.users if one}
     for child in world.orphanage(users, ours=dead.is_ours):
         if not taken(child.pid) and child.start >= dead.since and dead.acts_as_member(world, child):
@@ -296,16 +308,16 @@ def possible_orphans(
 
 
 def is_exec(world: World, process: Process, lineage: Lineage) -> bool:
-    """Tell whether *process* is an exec of its own, no fork of a master."""
+    """Tell whether *process* has executed a file itself, and is no fork of a master."""
     image = world.image(process)
     return bool(image) and image not in lineage.images
 
 
 def same_command(words: Sequence[str], before: Sequence[str]) -> Optional[bool]:
-    """Tell whether two processes run one command, None where a title hides it.
+    """Tell whether two processes run the same command, None when a title hides it.
 
-    gunicorn leaves out the options of the interpreter, and executes the file of the module
-    that ``python -m`` has named (arbiter.setup).
+    gunicorn leaves out the options of the interpreter, and executes the file of a module named
+    by ``python -m`` (arbiter.setup).
     """
     if len(words) < 2 or len(before) < 2:
         return None  # a title is one word
@@ -313,8 +325,8 @@ def same_command(words: Sequence[str], before: Sequence[str]) -> Optional[bool]:
 
 
 def runs(words: Sequence[str], command: Sequence[str]) -> bool:
-    """Tell whether a process with the arguments *words* runs *command*, by itself or by the
-    interpreter that its first line names."""
+    """Tell whether a process with the arguments *words* runs *command*, directly or by the
+    interpreter in the first line of its script."""
     tail = list(words[-len(command) :])
     return bool(command) and (
         len(tail) == len(command)
@@ -324,7 +336,7 @@ def runs(words: Sequence[str], command: Sequence[str]) -> bool:
 
 
 def _behind_interpreter(words: Sequence[str]) -> list[str]:
-    """Return the arguments of what an interpreter runs."""
+    """Return the arguments of the script or module that an interpreter runs."""
     if not INTERPRETERS.match(os.path.basename(words[0])):
         return list(words[1:])
     rest = list(words[1:])

@@ -1,8 +1,11 @@
-"""``[hotreload:NAME]`` sections and factory keys become a Policy; every error names
-the section, the key and the value."""
+"""Reads ``[hotreload:NAME]`` sections and factory keys into a Policy.
+
+Every error names the section, the key and the value.
+"""
 
 from __future__ import annotations
 
+import configparser
 import ipaddress
 import math
 import os
@@ -26,7 +29,10 @@ DEFAULTS = "rpcinterface:hotreload"
 
 
 class BadSetting(ValueError):
-    """A setting cannot be used; the message names section, key and value."""
+    """A setting cannot be used. The message names its section, key and value."""
+
+
+BOOLEANS = configparser.ConfigParser.BOOLEAN_STATES
 
 
 def _seconds(value: str) -> float:
@@ -44,11 +50,9 @@ def _positive(value: str) -> float:
 
 
 def _boolean(value: str) -> bool:
-    words = {"true": True, "yes": True, "on": True, "1": True}
-    words.update({"false": False, "no": False, "off": False, "0": False})
-    if value.lower() not in words:
+    if value.lower() not in BOOLEANS:
         raise ValueError("neither true nor false")
-    return words[value.lower()]
+    return BOOLEANS[value.lower()]
 
 
 def _path(value: str) -> str:
@@ -68,7 +72,7 @@ def _command(value: str) -> str:
 
 
 def _one_line(value: str) -> str:
-    """Return a command as one line, which is handed on as XML."""
+    """Return a command as one line; it is sent as XML."""
     line = shlex.join(shlex.split(_command(value)))
     if not line.isprintable():
         raise ValueError("has characters that cannot be printed")
@@ -76,7 +80,7 @@ def _one_line(value: str) -> str:
 
 
 def _ready(value: str) -> Ready:
-    """Return what ``ready`` means: KIND, KIND:VALUE or URL [TEXT]."""
+    """Return the Ready of KIND, KIND:VALUE or URL [TEXT]."""
     if value in ("heartbeat", "accepting", "notify"):
         return Ready(value)
     target, _, text = value.partition(" ")
@@ -101,31 +105,31 @@ def _ready(value: str) -> Ready:
 def _http(url: str, text: str) -> Ready:
     parts = urllib.parse.urlsplit(url)
     if parts.username is not None or parts.fragment:
-        raise ValueError("no user and no fragment, please")
+        raise ValueError("a user and a fragment are not allowed in the URL")
     host = _host(parts.hostname or "")
     port = _port(str(parts.port or 80))
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     if not path.isascii() or not path.isprintable():
-        raise ValueError("the path is not plain ASCII")
+        raise ValueError("the path has characters that are not printable ASCII")
     return Ready("http", target=f"http://{host}:{port}{path}", text=text)
 
 
 def _host(value: str) -> str:
-    """A name would have to be looked up, which blocks."""
+    """Return a numerical address. A look-up of a name would block supervisord."""
     if value == "localhost":
         return "127.0.0.1"
     try:
         host = ipaddress.ip_address(value.strip("[]"))
     except ValueError:
         raise ValueError(
-            f"{value!r} is no numerical address, nor localhost (looking a name up would block)"
+            f"{value!r} is neither a numerical address nor localhost (a look-up would block)"
         ) from None
     return f"[{host}]" if host.version == 6 else str(host)
 
 
 def _port(value: str) -> int:
     if not value.isdigit() or not 0 < int(value) < 65536:
-        raise ValueError(f"{value!r} is no port")
+        raise ValueError(f"{value!r} is not a port")
     return int(value)
 
 
@@ -151,7 +155,7 @@ SIZES = {"KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
 def _with_unit(
     units: Mapping[str, float], value: str, parse: Callable[[str], float] = _positive
 ) -> float:
-    """Return the number that *value* is, with or without one of *units*."""
+    """Return the number in *value*, which may end with one of *units*."""
     digits = value.rstrip(ascii_letters)
     if not digits:
         raise ValueError("not a number")
@@ -182,7 +186,7 @@ def _list(value: str) -> tuple[str, ...]:
 
 
 def _paths(value: str) -> tuple[str, ...]:
-    """Return the paths that *value* lists; they are handed on as XML."""
+    """Return the paths in *value*; they are sent as XML."""
     if not "".join(_list(value)).isprintable():
         raise ValueError("has characters that cannot be printed")
     return tuple(_path(path) for path in _list(value))
@@ -193,7 +197,7 @@ def _conditions(value: str) -> tuple[Condition, ...]:
 
 
 def _condition(value: str) -> Condition:
-    """Return what ``EVENT[:KEY=VALUE ...]`` means."""
+    """Return the Condition of ``EVENT[:KEY=VALUE ...]``."""
     event, _, rest = value.partition(":")
     tokens = []
     for word in rest.split():
@@ -216,7 +220,7 @@ TRIGGERS: dict[str, Callable[[str], Any]] = {
     "allow_requests_from": _list,
     "notify": _one_line,
 }
-"""What each key of unattended reloads takes. A key is a field of Triggers."""
+"""The converter of each key of unattended reloads. A key is a field of Triggers."""
 
 KEYS: dict[str, Callable[[str], Any]] = {
     "pidfile": _path,
@@ -235,7 +239,7 @@ KEYS: dict[str, Callable[[str], Any]] = {
     "adopt_orphans": _boolean,
     **TRIGGERS,
 }
-"""What each key takes. A key is a field of Policy, or of Triggers."""
+"""The converter of each key. A key is a field of Policy, or of Triggers."""
 
 SINGULAR = frozenset({"pidfile", *TRIGGERS}) - {"settle", "min_interval", "notify"}
 """Keys that cannot be a default for every program."""
@@ -245,12 +249,12 @@ GLOBAL: dict[str, Callable[[str], Any]] = {
     "reload_on_sighup": str.split,
     "subreaper": _boolean,
 }
-"""Keys of the plugin itself, which no program has."""
+"""The converter of each key of the plugin itself, which no program has."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Every setting of one supervisord, as its configuration is now.
+    """The settings in the configuration of one supervisord, as it is now.
 
     :param defaults: keys of [rpcinterface:hotreload].
     :param sections: keys of each [hotreload:NAME], by NAME.
@@ -283,13 +287,13 @@ class Settings:
             for key, value in keys.items():
                 if key not in TRIGGERS and not (section == DEFAULTS and key in GLOBAL):
                     found[key] = _parse(section, key, value)
-        policy = replace(Policy(), **found)  # settling is no part of what may take too long
+        policy = replace(Policy(), **found)  # the time to settle does not count as a delay
         return replace(policy, ready_timeout=policy.ready_timeout + policy.ready.seconds)
 
     def triggers(self, group: str, process: str) -> tuple[Triggers, list[str]]:
-        """Return what reloads one program unattended, and what is wrong with that.
+        """Return the unattended reloads of one program, and a line for each unusable setting.
 
-        A setting that cannot be used is left out; the others hold.
+        An unusable setting is left out; the others hold.
         """
         found: dict[str, Any] = {}
         errors: list[str] = []
@@ -330,9 +334,9 @@ class Settings:
 
 
 def read(key: str, value: str, known: Mapping[str, Callable[[str], Any]] = KEYS) -> Any:
-    """Return what *value* means for *key*, one of *known*.
+    """Return the converted *value* of *key*, one of *known*.
 
-    :raises ValueError: with what is wrong with the value.
+    :raises ValueError: with the problem of the value.
     """
     try:
         return known[key](value.strip())

@@ -215,7 +215,7 @@ def test_a_server_that_does_not_fork_is_said(tmp_path: pathlib.Path, start: Star
         "autoconfigure.log": ["uWSGI not available"],
         "executed_hooks": [],
     }
-    assert "by no server that does not fork" in server.log
+    assert "a server that does not fork sends none" in server.log
     assert pyramid_events(server) == []
 
 

@@ -48,7 +48,7 @@ def test_a_worker_that_cannot_say_so_serves(
 ) -> None:
     write_recorder(tmp_path)
     server = start(gunicorn(tmp_path), NOTIFY_SOCKET=address)
-    server.wait_for_log("is ready but could not say so to ")
+    server.wait_for_log("is ready and serves, but could not report it to ")
     server.wait_for_answer()
 
 
@@ -70,7 +70,7 @@ def test_a_full_receiver_does_not_keep_a_worker_from_serving(
         while not log.said and sent < 10_000:
             readiness.announce(1, 2, log)
             sent += 1
-    assert "Worker 1 is ready but could not say so to" in log.said
+    assert "Worker 1 is ready and serves, but could not report it to" in log.said
 
 
 LISTENER = """

@@ -16,9 +16,9 @@ log = logging.getLogger(__name__)
 
 
 def includeme(config: Any) -> None:
-    """Pyramid's include: configure uWSGI where there is one; gunicorn calls us by its own hooks.
+    """Pyramid's include: connect uWSGI if the app runs there. gunicorn has hooks of its own.
 
-    A uWSGI without its master process does not fail the app: the debug object and the log say it.
+    A uWSGI without its master process does not fail the app: the debug object and the log show it.
     """
     from ..uwsgi import MasterRequired
     from .containers import uwsgi
@@ -34,6 +34,6 @@ def includeme(config: Any) -> None:
         return
     if debug["environment"] is None:
         log.info(
-            "This is no uWSGI: fork events are sent by gunicorn with the hooks in its config file, "
-            "and by no server that does not fork"
+            "This is no uWSGI: gunicorn sends fork events with the hooks in its config file, and a "
+            "server that does not fork sends none"
         )

@@ -1,4 +1,4 @@
-"""From a fork event to the registry of a Pyramid application."""
+"""Passes fork events on to the registry of a Pyramid application."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Callable
 from .. import events
 from ..events import ForkEvent, PostFork, PostWorkerInit, PreFork
 
-# container and event -> the hook's name in the debug object; only what pyramid_forksafe sends.
+# container and event -> the hook's name in the debug object; only the events of pyramid_forksafe
 HOOKS = {
     ("gunicorn", PreFork): "containers.gunicorn.pre_fork",
     ("gunicorn", PostFork): "containers.gunicorn.post_fork",
@@ -18,7 +18,7 @@ HOOKS = {
 
 
 def registry_setup(config: Any) -> None:
-    """Give the registry its debug object, and the app's registry the fork events once it exists."""
+    """Give the registry its debug object; connect the app's registry once the app is created."""
     config.registry.pyramid_forksafe = {
         "status": "attempting auto-configure",
         "autoconfigure.log": [],
@@ -31,7 +31,7 @@ def registry_setup(config: Any) -> None:
 
 
 def connect(registry: Any) -> None:
-    """Send *registry* the application events from now on, for as long as it lives; once."""
+    """Send *registry* the application events as long as it lives. A second call does nothing."""
     from .events import ApplicationPostFork, ApplicationPostWorkerInit, ApplicationPreFork
 
     if getattr(registry, "_hotreload_forks_connected", False):

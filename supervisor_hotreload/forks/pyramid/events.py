@@ -15,7 +15,7 @@ __all__ = ["ApplicationPostFork", "ApplicationPostWorkerInit", "ApplicationPreFo
 
 
 class _ApplicationEvent:
-    """`registry` is the application's; `fork` is the event behind it, with pids and worker."""
+    """`registry` is the application's; `fork` is the fork event, with pids and worker."""
 
     def __init__(self, registry: Any, fork: Optional[ForkEvent] = None) -> None:
         self.registry = registry
@@ -34,4 +34,4 @@ class ApplicationPostFork(_ApplicationEvent):
 
 @implementer(IApplicationPostWorkerInit)
 class ApplicationPostWorkerInit(_ApplicationEvent):
-    """Sent in the worker, when it has the application initialized."""
+    """Sent in the worker, when the application is initialized."""

@@ -22,6 +22,6 @@ class IApplicationPostFork(Interface):
 
 
 class IApplicationPostWorkerInit(Interface):
-    """Sent in the worker, when it has the application initialized."""
+    """Sent in the worker, when the application is initialized."""
 
     registry = Attribute("The application's registry")

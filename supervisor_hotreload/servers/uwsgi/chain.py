@@ -15,7 +15,7 @@ from typing import Optional
 
 from supervisor_hotreload.core.model import Failure, Fault
 from supervisor_hotreload.core.text import printable
-from supervisor_hotreload.servers.uwsgi.options import Options
+from supervisor_hotreload.servers.uwsgi.options import UwsgiOptions
 from supervisor_hotreload.system.credentials import Ids, rights_of
 from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.world import World
@@ -32,7 +32,7 @@ class Chain:
     :param by_root: root starts the program, and no other user is configured for it.
     """
 
-    def __init__(self, world: World, master: Process, found: Options, by_root: bool) -> None:
+    def __init__(self, world: World, master: Process, found: UwsgiOptions, by_root: bool) -> None:
         self._world = world
         self._master = master
         self._options = found

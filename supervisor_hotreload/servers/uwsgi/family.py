@@ -28,7 +28,7 @@ from supervisor_hotreload.servers.program import Program
 from supervisor_hotreload.servers.trial import Trial
 from supervisor_hotreload.servers.uwsgi.chain import TOUCH, Chain
 from supervisor_hotreload.servers.uwsgi.in_place import UwsgiInPlace
-from supervisor_hotreload.servers.uwsgi.options import NAME, Options, options, uwsgi_command
+from supervisor_hotreload.servers.uwsgi.options import NAME, UwsgiOptions, options, uwsgi_command
 from supervisor_hotreload.servers.uwsgi.stats import Stats, stats_address
 from supervisor_hotreload.servers.uwsgi.trial import APPS, make_trial, why_no_trial
 from supervisor_hotreload.system.credentials import rights_of
@@ -63,7 +63,7 @@ class UwsgiGeneration(AcceptingGeneration):
     :param rivals: other masters beside this one.
     """
 
-    options: Options = field(default_factory=lambda: Options("/"))
+    options: UwsgiOptions = field(default_factory=lambda: UwsgiOptions("/"))
     by_root: bool = False
     rivals: tuple[Process, ...] = ()
 
@@ -225,7 +225,7 @@ def _refusal(world: World, old: UwsgiGeneration, strategy: str) -> str:
     return ""
 
 
-def handler(found: Options, name: str) -> tuple[str, str]:
+def handler(found: UwsgiOptions, name: str) -> tuple[str, str]:
     """Return the function that the master calls on a signal, and the option that sets it.
 
     The last hook counts (core/master.c). The function is '' where it is not known.
@@ -256,7 +256,7 @@ def _other_directory(world: World, old: UwsgiGeneration) -> Optional[str]:
     return cwd if cwd != _real(found, found.run_directory) else None
 
 
-def _real(found: Options, path: str) -> str:
+def _real(found: UwsgiOptions, path: str) -> str:
     """Return *path* without symlinks, as far as the program's own user may look."""
     try:
         with rights_of(found.rights):
@@ -321,7 +321,9 @@ def _is_uwsgi(world: World, process: Process) -> bool:
     return any(NAME.match(name) for name in names)
 
 
-def _without_routers(world: World, old: AcceptingGeneration, found: Options) -> AcceptingGeneration:
+def _without_routers(
+    world: World, old: AcceptingGeneration, found: UwsgiOptions
+) -> AcceptingGeneration:
     """Return *old* without the routers: a chain reload does not replace them."""
     apart = router_addresses(found)
     if not apart or not old.readable:
@@ -335,7 +337,7 @@ def _without_routers(world: World, old: AcceptingGeneration, found: Options) -> 
     return replace(old, accepting=workers, apart=apart) if workers else old
 
 
-def router_addresses(found: Options) -> frozenset[str]:
+def router_addresses(found: UwsgiOptions) -> frozenset[str]:
     """Return what routers accept from, as the kernel writes it: ports, paths of unix sockets."""
     addresses = [value.partition(",")[0] for name in ROUTERS for value in found.all(name)]
     for name in KEYED_ROUTERS:

@@ -110,7 +110,7 @@ UNKNOWN = "\0"
 
 
 @dataclass
-class Options:
+class UwsgiOptions:
     """The options that are set: each name with its values in order.
 
     :param unknown: names whose value cannot be known.
@@ -181,7 +181,7 @@ def uwsgi_command(program: Program) -> Optional[Command]:
     return behind(program, NAME.match)
 
 
-def options(program: Program) -> Options:
+def options(program: Program) -> UwsgiOptions:
     """Return the options that the command, its environment and its ini files set.
 
     They are read as uWSGI does (core/ini.c, core/config.c): magic variables (%d) when
@@ -190,7 +190,7 @@ def options(program: Program) -> Options:
     command = uwsgi_command(program)
     if command is None:
         why = "no uWSGI is found in its command"
-        return Options(program.directory, why=why, rights=program.rights)
+        return UwsgiOptions(program.directory, why=why, rights=program.rights)
     return _Reader(command, program.rights).read()
 
 
@@ -207,13 +207,13 @@ class _Reader:
         self._first_magic: Optional[dict[str, str]] = None
         self._why = command.why
 
-    def read(self) -> Options:
+    def read(self) -> UwsgiOptions:
         command = self._command
         for name, value in command.environment.items():
             if name.startswith("UWSGI_"):
                 self._add(name[6:].lower().replace("_", "-"), value, "")
         self._read_words(list(command.words))
-        found = Options(command.directory, command.environment, why=self._why)
+        found = UwsgiOptions(command.directory, command.environment, why=self._why)
         found.binary, found.stated, found.rights = command.binary, self._stated, self._rights
         for name, value in self._resolved():
             name = ALIASES.get(name, name)

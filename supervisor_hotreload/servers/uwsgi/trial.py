@@ -14,7 +14,7 @@ from supervisor_hotreload.servers.command_line import assigned
 from supervisor_hotreload.servers.generation import AcceptingGeneration
 from supervisor_hotreload.servers.program import Program
 from supervisor_hotreload.servers.trial import Trial, run_as
-from supervisor_hotreload.servers.uwsgi.options import Options
+from supervisor_hotreload.servers.uwsgi.options import UwsgiOptions
 from supervisor_hotreload.system.command import RunAs
 from supervisor_hotreload.system.credentials import Ids, rights_of
 from supervisor_hotreload.system.world import World
@@ -36,7 +36,7 @@ MAX_JSON_CHARACTERS = 1 << 16
 """Limit for one variable; the kernel takes 128 KB (execve(2))."""
 
 
-def why_no_trial(found: Options) -> str:
+def why_no_trial(found: UwsgiOptions) -> str:
     """Return why it is not known what to import, '' when it is."""
     why = found.why_unknown(*DECISIVE)
     if not why and not _apps(found):
@@ -44,7 +44,9 @@ def why_no_trial(found: Options) -> str:
     return why
 
 
-def make_trial(world: World, old: AcceptingGeneration, found: Options, program: Program) -> Trial:
+def make_trial(
+    world: World, old: AcceptingGeneration, found: UwsgiOptions, program: Program
+) -> Trial:
     """Return the trial of what *found* names.
 
     :raises Failure: when it is not known as whom it has to run.
@@ -64,7 +66,7 @@ def make_trial(world: World, old: AcceptingGeneration, found: Options, program: 
     return Trial((python, "-c", TRY_IMPORT), printable(title), user, environment)
 
 
-def named_user(found: Options) -> RunAs:
+def named_user(found: UwsgiOptions) -> RunAs:
     """Return the user whom the command names. An ini file may be anybody's and does not count."""
     users, groups = found.stated.get("uid"), found.stated.get("gid")
     return RunAs(users[-1] if users else None, groups[-1] if groups else None)
@@ -75,7 +77,7 @@ def _json(load: dict[str, Any]) -> str:
     return text if len(text) < MAX_JSON_CHARACTERS else json.dumps({**load, "options": {}})
 
 
-def _apps(found: Options) -> list[tuple[str, str]]:
+def _apps(found: UwsgiOptions) -> list[tuple[str, str]]:
     """Return the applications, each as 'file' or 'module' and its name (uwsgi_mount_loader)."""
     module, file = found.last("module"), found.last("wsgi-file")
     known = [("module", module)] if module else [("file", file)] if file else []
@@ -88,7 +90,7 @@ def _apps(found: Options) -> list[tuple[str, str]]:
     return list(dict.fromkeys(known))
 
 
-def _environment(found: Options, program: Program) -> dict[str, str]:
+def _environment(found: UwsgiOptions, program: Program) -> dict[str, str]:
     """Return the variables that the application has and supervisord does not give."""
     environment = assigned(program, found.environment)
     for assignment in found.all("env"):
@@ -98,7 +100,7 @@ def _environment(found: Options, program: Program) -> dict[str, str]:
     return environment
 
 
-def _python(found: Options) -> str:
+def _python(found: UwsgiOptions) -> str:
     """Return the interpreter of uWSGI's virtualenv, or the one installed beside uWSGI."""
     home = found.path("home")
     folders = (os.path.join(home, "bin") if home else "", os.path.dirname(found.binary))

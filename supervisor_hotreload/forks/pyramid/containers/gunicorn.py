@@ -1,7 +1,8 @@
 """gunicorn's hooks for a Pyramid app: `from ... import pre_fork, post_fork, post_worker_init`.
 
-As pyramid_forksafe's, they load the app where they first need it: with `pre_fork` imported that is
-the master, and the workers share it as they do under preload. `forks.gunicorn.install` does not.
+Like those of pyramid_forksafe they load the app where they first need it. With `pre_fork` imported
+that is the master, and the workers share the app as under preload. The hooks of `forks.gunicorn`
+do not load it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def includeme(config: Any) -> None:
 
 
 def mark_configured(registry: Any) -> None:
-    """Say in the debug object of *registry* that gunicorn's config file imports the hooks."""
+    """Note in the debug object of *registry* that gunicorn's config file imports the hooks."""
     debug = registry.pyramid_forksafe
     debug["environment"] = "gunicorn"
     debug["autoconfigure.log"].append("gunicorn mark_configured")
@@ -54,4 +55,4 @@ def _load(app: Any, log: Any) -> None:
     if registry is not None:
         connect(registry)
     else:
-        log.debug("The WSGI app has no Pyramid registry: only apps that include us get events")
+        log.debug("The WSGI app has no Pyramid registry: only an app that includes us gets events")

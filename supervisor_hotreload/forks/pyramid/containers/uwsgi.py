@@ -20,7 +20,7 @@ def includeme(config: Any) -> None:
 
 
 def configure(config: Any) -> None:
-    """Connect uWSGI where there is one, and write down which in the debug object.
+    """Connect uWSGI if the app runs there, and note in the debug object whether it does.
 
     Raises MasterRequired under a uWSGI without its master process.
     """

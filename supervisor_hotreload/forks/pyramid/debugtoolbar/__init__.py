@@ -1,4 +1,4 @@
-"""The debug object on pyramid_debugtoolbar, for `debugtoolbar.includes`."""
+"""Shows the debug object on pyramid_debugtoolbar, for `debugtoolbar.includes`."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ NOTE = (
 
 
 class PyramidForksafeDebugPanel(DebugPanel):
-    """`registry.pyramid_forksafe` as it is when the toolbar is looked at."""
+    """Shows `registry.pyramid_forksafe` as it is at the request."""
 
     name = "Forksafe"
     title = name
