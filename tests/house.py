@@ -168,11 +168,14 @@ class House:
         :param more: more sections.
         """
         self._defaults, self._supervisord = defaults, supervisord
+        command = command or self.gunicorn(*arguments)
+        # of a gunicorn start() sees when it is complete, others get the time to be looked at
+        startsecs = "startsecs = 0" if "gunicorn" in command else "startsecs = 1"
         self._sections = (
             f"[program:{name}]\n"
-            f"command = {command or self.gunicorn(*arguments)}\n"
+            f"command = {command}\n"
             f"directory = %(here)s/current\n"
-            f"{'' if 'startsecs' in program else 'startsecs = 0'}\n"
+            f"{'' if 'startsecs' in program else startsecs}\n"
             f"redirect_stderr = true\n"
             f"stdout_logfile = %(here)s/{name}.log\n"
             f"{program}\n{more}\n"
