@@ -86,7 +86,7 @@ except NotMigrated:
 
 def test_the_reason_has_the_exception_while_the_master_lives(house: House) -> None:
     """gunicorn starts such a worker again for ever: only its master would say why it exits."""
-    house.configure("--workers 1", settings="ready_timeout = 3")
+    house.configure("--workers 1", settings="ready_timeout = 6")
     house.start()
     before = house.info()
     house.release("v2", code=CRASHING)
@@ -129,7 +129,7 @@ def test_a_pidfile_in_the_way(house: House) -> None:
 
 
 def test_a_release_that_never_gets_ready(house: House) -> None:
-    house.configure("--workers 2", settings="ready_timeout = 1.5")
+    house.configure("--workers 2", settings="ready_timeout = 5")
     house.start()
     before = house.info()
     house.release("v2", boot=600)
@@ -144,7 +144,7 @@ def test_a_release_that_never_gets_ready(house: House) -> None:
 
 def test_a_release_of_which_some_workers_are_ready(house: House) -> None:
     """Those that are ready serve requests, which a rollback must not cut."""
-    house.configure("--workers 2", settings="ready_timeout = 1.5")
+    house.configure("--workers 2", settings="ready_timeout = 5")
     house.start()
     before = house.info()
     first = house.root / "first"

@@ -64,7 +64,7 @@ def test_the_lines_of_a_reload_are_bounded() -> None:
 
 @pytest.mark.parametrize("by", ["supervisorctl", "RPC"])
 def test_a_drain_that_takes_long_does_not_hold_up_the_others(house: House, by: str) -> None:
-    ports = a_group(house, saboteur(patience="2"))
+    ports = a_group(house, saboteur(patience="4"))
     with Load(ports[0], fast=0, slow=1, slow_path="/slow8") as load:
         load.wait_in_flight()
         house.release("v2")
