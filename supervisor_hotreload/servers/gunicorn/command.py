@@ -15,7 +15,7 @@ from supervisor_hotreload.system.files import read_regular
 
 BINARIES = frozenset({"gunicorn", "gunicorn3", "gunicorn_paster"})
 
-SHORT = {"-p": "pid", "-t": "timeout", "-u": "user", "-g": "group", "-c": "config"}
+SHORT_OPTIONS = {"-p": "pid", "-t": "timeout", "-u": "user", "-g": "group", "-c": "config"}
 """gunicorn's short options that matter here (gunicorn config)."""
 
 DAEMON_OPTIONS = ("--daemon", "-D")
@@ -43,8 +43,8 @@ def options_of(words: Sequence[str]) -> dict[str, str]:
         if word.startswith("--"):
             name, equals, rest = word[2:].partition("=")
             found[name] = rest if equals else value
-        elif word[:2] in SHORT:
-            found[SHORT[word[:2]]] = word[2:].lstrip("=") or value
+        elif word[:2] in SHORT_OPTIONS:
+            found[SHORT_OPTIONS[word[:2]]] = word[2:].lstrip("=") or value
     return found
 
 
