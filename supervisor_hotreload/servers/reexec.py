@@ -161,8 +161,9 @@ class Reexec:
         verdict = self._bake.over(seconds)
         for process in (new, *self.serving_workers(new)):
             if is_stopped(self._world, process):
-                which = "the successor" if process == new else "a worker of the successor"
-                raise Failure(Fault.BAKE_FAILED, f"{process}, {which}, is stopped by a signal")
+                which = f"the successor ({new})"
+                which = which if process == new else f"{process}, a worker of {which},"
+                raise Failure(Fault.BAKE_FAILED, f"{which} is stopped by a signal")
         return verdict
 
     def serving(self) -> bool:
