@@ -67,6 +67,8 @@ class Load:
     :param address: a port of 127.0.0.1 or the path of a unix socket.
     :param slow_path: of the slow ones; the number is how many seconds an answer takes.
     :param pause: seconds between two requests of one fast client.
+    :ivar longest: seconds that a fast client has waited at most.
+    :ivar stalled: seconds that a sleep here was too long at most: so busy the machine was.
     """
 
     address: Address
@@ -77,6 +79,7 @@ class Load:
     answered: int = 0
     in_flight: int = 0
     longest: float = 0.0
+    stalled: float = 0.0
     releases: Counter[str] = field(default_factory=Counter)
     dropped: list[str] = field(default_factory=list)
     timeline: list[tuple[float, str]] = field(default_factory=list)
@@ -91,12 +94,23 @@ class Load:
             thread = threading.Thread(target=self._client, args=(path, pause), daemon=True)
             thread.start()
             self._threads.append(thread)
+        clock = threading.Thread(target=self._clock, daemon=True)
+        clock.start()
+        self._threads.append(clock)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
         for thread in self._threads:
             thread.join(90)
+
+    @property
+    def patient(self) -> float:
+        """The longest wait of a fast client, without what a busy machine may have added to it.
+
+        The client, the master and a worker each may have had to wait for a core.
+        """
+        return self.longest - 5 * self.stalled
 
     def forget_longest(self) -> float:
         """Return the longest wait of a fast client so far and begin anew."""
@@ -118,6 +132,12 @@ class Load:
         while self.releases[release] <= before:
             assert time.monotonic() < deadline, f"{release} does not answer: {self.releases}"
             time.sleep(0.01)
+
+    def _clock(self) -> None:
+        while not self._over.is_set():
+            began = time.monotonic()
+            self._over.wait(0.01)
+            self.stalled = max(self.stalled, time.monotonic() - began - 0.01)
 
     def _client(self, path: str, pause: float) -> None:
         deadline = time.monotonic() + LIMIT

@@ -169,7 +169,7 @@ def test_supervisord_reloads_itself(house: House) -> None:
             reloaded(house)
         assert load.dropped == []
         assert len(house.masters()) == 1
-        assert len(os.listdir(f"/proc/{house.pid}/fd")) <= descriptors
+        wait_until(lambda most=descriptors: len(os.listdir(f"/proc/{house.pid}/fd")) <= most)
 
 
 def test_two_http_servers_share_one_desk(house: House) -> None:

@@ -13,7 +13,8 @@ from supervisor_hotreload.core.driver import Driver
 from supervisor_hotreload.core.model import Failure, Fault, Outcome, Phase, Policy, Progress
 from supervisor_hotreload.core.reload import Reload
 from supervisor_hotreload.core.text import counted, there_are
-from supervisor_hotreload.servers.readiness import Bake, Heartbeat
+from supervisor_hotreload.servers.gunicorn.heartbeat import Heartbeat
+from supervisor_hotreload.servers.readiness import Bake
 from supervisor_hotreload.system.descriptors import Beat
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World

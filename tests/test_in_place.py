@@ -448,7 +448,7 @@ def test_a_worker_that_answers_slowly_is_ready(
     toy = toys(workers=1)
     toy.wait_for(1)
     toy.plan(workers=1, slow=0.8)
-    reload = toy.reload(f"ready = http://127.0.0.1:{port}/\nready_timeout = 6")
+    reload = toy.reload(f"ready = http://127.0.0.1:{port}/\nready_timeout = 60")
     assert reload.outcome is Outcome.SUCCEEDED, story(reload)
     when(reload, "no answer in 0.5 s")
 
@@ -460,7 +460,9 @@ def test_where_a_redirect_leads_a_new_worker_has_to_answer(
     toy = toys(moved="/there", status=700 - status)
     toy.wait_for()
     toy.plan(moved="/there", status=status, overlap=60)
-    reload = toy.reload(f"ready = http://127.0.0.1:{port}/\nready_timeout = 3\ndrain_timeout = 0.1")
+    seconds = 60 if status == 200 else 4
+    ready = f"ready = http://127.0.0.1:{port}/\nready_timeout = {seconds}\ndrain_timeout = 0.1"
+    reload = toy.reload(ready)
     assert (reload.outcome is Outcome.SUCCEEDED) == (status == 200), story(reload)
     assert status == 200 or "a new worker answers: status 500" in reload.reason
     assert not [line for line in reload.lines if "in a row" in line.text], story(reload)
@@ -482,7 +484,8 @@ def test_behind_a_proxy_many_answers_have_to_be_good(toys: Any, port: int, statu
     toy.wait_for()
     toy.plan(status=status)
     with proxy(port) as before:
-        ready = f"ready = http://127.0.0.1:{before}/\nready_timeout = 3"
+        seconds = 60 if status == 200 else 3
+        ready = f"ready = http://127.0.0.1:{before}/\nready_timeout = {seconds}"
         reload = toy.reload(ready)
     assert (reload.outcome is Outcome.SUCCEEDED) == (status == 200), story(reload)
     if status == 200:

@@ -359,9 +359,9 @@ def test_every_start_that_is_announced_has_one_end(
     heard: list[str] = []
     events.subscribe(NAMES["PROCESS_HOTRELOAD"], lambda event: heard.append(type(event).__name__))
     if what == "refused":
-        failure = Failure(Fault.BAD_SETTING, "what to try cannot be told")
+        failure = Failure(Fault.BAD_SETTING, "there is nothing to try")
         monkeypatch.setattr(builder, "trial", lambda *_: throw(failure))
-        with pytest.raises(Failure, match="what to try"):
+        with pytest.raises(Failure, match="nothing to try"):
             simulation.reloads.start(simulation.program)
         assert heard == []
         assert simulation.reloads.announcer.latest("myapp") is None

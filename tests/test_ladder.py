@@ -6,7 +6,7 @@ import random
 import signal
 
 from supervisor_hotreload.plugin.ladder import Ladder, rungs
-from supervisor_hotreload.plugin.unwanted import LATE_S, Unwanted
+from supervisor_hotreload.plugin.unwanted import LATE_SECONDS, Unwanted
 from supervisor_hotreload.system.process import Process
 from tests.fake_world import FakeWorld
 
@@ -47,7 +47,7 @@ def test_a_refused_successor_is_ended_until_the_refusal_ends() -> None:
     unwanted.tend(list)
     assert sent[1:] == [(late, signal.SIGQUIT), (late, signal.SIGKILL)]
     unwanted.refuse_successor([before])
-    world.time += LATE_S
+    world.time += LATE_SECONDS
     unwanted.tend(list)
     assert unwanted.tend(lambda: [foreign]) == []
     unwanted.refuse_successor([before])

@@ -280,7 +280,7 @@ def test_by_hand_it_says_what_it_is() -> None:
 
 def test_without_the_plugin_it_says_so(house: House) -> None:
     listening = Listening(house)
-    house.configure("--workers 1", more=listening.section(more="startretries = 0"))
+    house.configure("--workers 1", more=listening.section(more="startretries = 0\nstartsecs = 60"))
     path = house.root / "supervisord.conf"
     text = path.read_text()
     plugin = text[text.index("[rpcinterface:hotreload]") : text.index("[ctlplugin:hotreload]")]

@@ -86,7 +86,7 @@ except NotMigrated:
 
 def test_the_reason_has_the_exception_while_the_master_lives(house: House) -> None:
     """gunicorn starts such a worker again for ever: only its master would say why it exits."""
-    house.configure("--workers 1", settings="ready_timeout = 3")
+    house.configure("--workers 1", settings="ready_timeout = 6")
     house.start()
     before = house.info()
     house.release("v2", code=CRASHING)
@@ -129,7 +129,7 @@ def test_a_pidfile_in_the_way(house: House) -> None:
 
 
 def test_a_release_that_never_gets_ready(house: House) -> None:
-    house.configure("--workers 2", settings="ready_timeout = 1.5")
+    house.configure("--workers 2", settings="ready_timeout = 5")
     house.start()
     before = house.info()
     house.release("v2", boot=600)
@@ -138,13 +138,13 @@ def test_a_release_that_never_gets_ready(house: House) -> None:
         fault = fault_of(house)
     assert load.dropped == []
     assert fault.faultCode == Fault.NOT_READY
-    assert "(0 of 2 ready)" in fault.faultString
+    assert "0 of 2 ready" in fault.faultString
     assert_unchanged(house, before)
 
 
 def test_a_release_of_which_some_workers_are_ready(house: House) -> None:
     """Those that are ready serve requests, which a rollback must not cut."""
-    house.configure("--workers 2", settings="ready_timeout = 1.5")
+    house.configure("--workers 2", settings="ready_timeout = 5")
     house.start()
     before = house.info()
     first = house.root / "first"
@@ -161,7 +161,7 @@ def test_a_release_of_which_some_workers_are_ready(house: House) -> None:
     with Load(house.port, fast=2, slow=2) as load:
         load.wait_in_flight()
         fault = fault_of(house)
-    assert "(1 of 2 ready)" in fault.faultString
+    assert "1 of 2 ready" in fault.faultString
     assert load.dropped == []
     assert load.releases["v2"] > 0
     assert_unchanged(house, before)

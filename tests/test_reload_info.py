@@ -1,4 +1,4 @@
-"""What is told of a reload: each line once, the truth about refusals, members and cancels."""
+"""What is said of a reload: each line once, the truth about refusals, members and cancels."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_the_lines_of_a_reload_are_bounded() -> None:
 
 @pytest.mark.parametrize("by", ["supervisorctl", "RPC"])
 def test_a_drain_that_takes_long_does_not_hold_up_the_others(house: House, by: str) -> None:
-    ports = a_group(house, saboteur(patience="2"))
+    ports = a_group(house, saboteur(patience="4"))
     with Load(ports[0], fast=0, slow=1, slow_path="/slow8") as load:
         load.wait_in_flight()
         house.release("v2")
@@ -123,7 +123,7 @@ def test_a_refusal_hides_no_reload(house: House) -> None:
     assert (refused["outcome"], refused["fault"]) == ("failed", Fault.NOT_RUNNING)
 
 
-def test_a_cancel_that_comes_too_late_is_told_so(house: House) -> None:
+def test_a_cancel_that_comes_too_late_is_refused(house: House) -> None:
     ports = a_group(house)
     done = house.ctl("hotreload", "--cancel", "web:*")
     assert "web:*: ERROR (no reload is active)" in done.stdout

@@ -55,7 +55,7 @@ def test_it_is_reloaded_twice_under_load(house: House, strategy: str) -> None:
             assert house.info()["pid"] == pid
             assert house.reload_info()["generation"] == number
     assert load.dropped == []
-    assert strategy == "graceful" or load.longest < 1.5
+    assert strategy == "graceful" or load.patient < 1.5
     assert house.ctl("stop", "myapp").stdout == "myapp: stopped\n"
     assert house.family() == []
 

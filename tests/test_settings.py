@@ -74,7 +74,7 @@ def test_triggers_are_read_as_they_are_meant() -> None:
         ("after", " , ", "empty"),
     ],
 )
-def test_a_bad_trigger_is_told_and_the_others_hold(key: str, value: str, why: str) -> None:
+def test_a_bad_trigger_is_named_and_the_others_hold(key: str, value: str, why: str) -> None:
     settings = Settings({}, {"web": {key: value, "min_interval": "3"}})
     triggers, errors = settings.triggers("web", "web")
     assert triggers == Triggers(min_interval=3)
@@ -213,7 +213,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nob
 @as_root
 @pytest.mark.parametrize("path", ["", "conf.d/app.conf", "conf.d"])
 def test_settings_that_supervisord_can_read_no_more(house: House, path: str) -> None:
-    """They are those that it has read as root; an edit that cannot be seen is told."""
+    """They are those that it has read as root; an edit that cannot be read is reported."""
     hidden = hidden_house(house, path)
     house.start()
     assert f"{hidden} cannot be read by user nobody of supervisord" in house.log()

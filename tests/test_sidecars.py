@@ -270,6 +270,7 @@ def test_a_shell_that_ends_by_itself_was_not_there_for_the_agent(house: House, e
         wait_until(lambda: house.log().count("spawned: 'myapp'") >= 2, what="spawned again")
         assert "is adopted" not in house.log()
         return
+    house.wait_until_recorded(shell)
     os.kill(shell, signal.SIGKILL)
     wait_until(lambda: house.info()["pid"] == agent.pid, what="it is adopted")
     assert house.log().count("spawned: 'myapp'") == 1

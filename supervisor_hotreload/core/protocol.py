@@ -53,16 +53,16 @@ class Wait:
 Steps = Generator[Wait, Any, None]
 
 
-class Stop(Protocol):
-    """One signal in the sequence that ends a generation, from the mildest to SIGKILL."""
+@dataclass(frozen=True)
+class Rung:
+    """One rung of the ladder of signals that ends a generation, from the mildest to SIGKILL.
 
-    @property
-    def send(self) -> Callable[[], None]:
-        """Send the signal."""
+    :param send: sends the signal.
+    :param grace_seconds: the grace period; then the next rung is climbed.
+    """
 
-    @property
-    def grace_seconds(self) -> float:
-        """The grace period: then the next signal is sent."""
+    send: Callable[[], None]
+    grace_seconds: float
 
 
 class Server(Protocol):
@@ -89,11 +89,11 @@ class Server(Protocol):
         :return: False when none was requested.
         """
 
-    def retirement(self) -> Iterable[Stop]:
-        """Return the signals that end the old generation, gracefully first."""
+    def retirement(self) -> Iterable[Rung]:
+        """Return the ladder that ends the old generation gracefully."""
 
-    def dismissal(self, new: Any) -> Iterable[Stop]:
-        """Return the signals that end the successor *new*."""
+    def dismissal(self, new: Any) -> Iterable[Rung]:
+        """Return the ladder that ends the successor *new*."""
 
     def retired(self) -> Any:
         """Return something truthy once the old generation is gone."""
@@ -292,12 +292,12 @@ def undo(server: Server, new: Any) -> Steps:
     yield from end(Phase.UNDOING, server.dismissal(new), lambda: server.dismissed(new))
 
 
-def end(phase: Phase, stops: Iterable[Stop], gone: Callable[[], Any]) -> Steps:
-    """Send one signal after the other until the generation is gone."""
-    for stop in stops:
-        stop.send()
+def end(phase: Phase, ladder: Iterable[Rung], gone: Callable[[], Any]) -> Steps:
+    """Climb the ladder of signals until the generation is gone."""
+    for rung in ladder:
+        rung.send()
         try:
-            yield Wait(phase, gone, stop.grace_seconds)
+            yield Wait(phase, gone, rung.grace_seconds)
         except Overdue:
             continue
         return

@@ -59,7 +59,7 @@ class Inbox:
             self._serial = serial
 
     def _on_remote_request(self, name: str, now: float) -> None:
-        """A user of supervisord's XML-RPC asks, who may do so for any program."""
+        """Trigger the program that a remote event names; its sender may name any program."""
         targets = self._known(lambda: self._roster.named(name))
         if not targets:
             say(f"a remote event asks for {name!r:.100}: no such program")
@@ -67,7 +67,10 @@ class Inbox:
             self._roster.trigger(program, "a remote event", now)
 
     def _on_program_request(self, event: Event, now: float) -> None:
-        """A program asks, for itself if it names none. The event says which program it is."""
+        """Trigger the program that a program names, or the program itself if it names none.
+
+        supervisord says in the event which program has sent it.
+        """
         word, _, name = event.data.strip().partition(" ")
         if word != "hotreload":
             return  # it is for another listener

@@ -136,8 +136,7 @@ class Listener:
                 return False
 
     def _answer(self, event: Event) -> bytes:
-        """Take *event* and return the answer to it. After FAIL supervisord sends it again; that
-        is asked for once."""
+        """Take *event* and return the answer; after a first FAIL supervisord sends it again."""
         serial = event.headers.get("serial", "")
         try:
             self._inbox.take(event, time.monotonic())

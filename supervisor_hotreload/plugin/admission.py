@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Optional
+from typing import Optional
 
 from supervisor_hotreload import servers
 from supervisor_hotreload.core.model import Failure, Fault, Policy
@@ -14,6 +14,7 @@ from supervisor_hotreload.plugin.settings_file import SettingsFile
 from supervisor_hotreload.plugin.supervisord import Supervisord
 from supervisor_hotreload.plugin.survey import Survey
 from supervisor_hotreload.servers import AUTO, AnyFamily, Found
+from supervisor_hotreload.servers.generation import Generation
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
 
@@ -44,7 +45,7 @@ class Plan:
     """A reload that was admitted, and how it is to be done.
 
     :param family: the family of the program's server.
-    :param old: the family's Generation, as it runs now.
+    :param old: the generation that runs now.
     :param policy: the settings, with the strategy and the kind of readiness that were chosen.
     :param successor: the successor, where an earlier supervisord has asked for it.
     :param remarks: what the operator should know before the reload begins, one line each.
@@ -52,7 +53,7 @@ class Plan:
 
     program: SupervisedProgram
     family: AnyFamily
-    old: Any
+    old: Generation
     policy: Policy
     successor: Optional[Process] = None
     remarks: tuple[str, ...] = ()
@@ -178,7 +179,7 @@ class Admission:
             f"[hotreload:{program.name}]",
         )
 
-    def _must_have_one_generation(self, program: SupervisedProgram, old: Any) -> None:
+    def _must_have_one_generation(self, program: SupervisedProgram, old: Generation) -> None:
         previous = program.previous_generations()
         if previous:
             raise Failure(
@@ -190,7 +191,7 @@ class Admission:
         for successor in program.successors():
             raise servers.foreign_successor(program.name, successor, old.master)
 
-    def _must_have_notify_socket(self, program: SupervisedProgram, old: Any) -> None:
+    def _must_have_notify_socket(self, program: SupervisedProgram, old: Generation) -> None:
         """Refuse to wait for a READY=1 that cannot come."""
         sockets = self._supervised.notify_sockets
         trouble, path = sockets.trouble(program.name), sockets.path(program.name)
@@ -220,7 +221,7 @@ class Admission:
             text = report.unmatched_section(section, groups)
             yield f"warning: {text}; is it meant for {program.name}?"
 
-    def _pidfile_remark(self, program: SupervisedProgram, old: Any, policy: Policy) -> str:
+    def _pidfile_remark(self, program: SupervisedProgram, old: Generation, policy: Policy) -> str:
         """Return what is wrong with the pidfile. It is a hint: the sockets decide."""
         if policy.pidfile is None:
             return ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable
-from typing import Any, Callable, Optional
+from typing import Callable, Optional
 
 from supervisor_hotreload.core import protocol
 from supervisor_hotreload.core.model import Failure, Fault, Outcome
@@ -14,8 +14,9 @@ from supervisor_hotreload.core.reload import Reload
 from supervisor_hotreload.core.text import TRACEBACK
 from supervisor_hotreload.plugin.admission import Plan
 from supervisor_hotreload.plugin.adopter import ProgramAdopter
-from supervisor_hotreload.plugin.check_command import CheckCommand
+from supervisor_hotreload.plugin.check_command import ProgramCommand
 from supervisor_hotreload.plugin.program import SupervisedProgram
+from supervisor_hotreload.servers.base import SuccessorReload
 from supervisor_hotreload.system.world import World
 
 EXPLAINED = frozenset(
@@ -38,14 +39,14 @@ def steps(world: World, plan: Plan, reload: Reload) -> Steps:
     :raises Failure: when it cannot begin, before anything is touched.
     """
     program, policy = plan.program, plan.policy
-    check = None
+    health_check = None
     if policy.check is not None:
-        check = CheckCommand(program.process, program.name, policy.check, plan.old.master)
+        health_check = ProgramCommand(program.process, program.name, policy.check, plan.old.master)
     adopter = ProgramAdopter(reload, program, world)
     if plan.successor is not None:
         server = plan.family.server(world, plan.old, policy, program.program)
         server.expect(plan.successor)
-        resumed = protocol.resume(server, policy, adopter, plan.successor, check)
+        resumed = protocol.resume(server, policy, adopter, plan.successor, health_check)
         return explained(resumed, reload.output)
     if plan.in_place:
         reload.new_pid = plan.old.master.pid
@@ -54,18 +55,18 @@ def steps(world: World, plan: Plan, reload: Reload) -> Steps:
         if plan.in_place:
             renewal = plan.family.in_place(world, plan.old, policy, program.program)
             renewal.output = reload.output
-            yield from protocol.in_place(renewal, policy, adopter.commit, check)
+            yield from protocol.in_place(renewal, policy, adopter.commit, health_check)
         else:
             server = plan.family.server(world, plan.old, policy, program.program)
             reload.when_ended(_ends_late_successor(program, server))
-            yield from protocol.reload(server, policy, adopter, check)
+            yield from protocol.reload(server, policy, adopter, health_check)
 
     command = trial(world, plan, reload)
     begun = explained(begin(), reload.output)
     return begun if command is None else protocol.tried(command, policy, begun)
 
 
-def trial(world: World, plan: Plan, reload: Reload) -> Optional[CheckCommand]:
+def trial(world: World, plan: Plan, reload: Reload) -> Optional[ProgramCommand]:
     """Return the command that tries the release before anything is touched.
 
     :raises Failure: BAD_SETTING when the default command was asked for and there is none.
@@ -98,7 +99,7 @@ def trial(world: World, plan: Plan, reload: Reload) -> Optional[CheckCommand]:
         )
     if command is None or command == "none":
         return None
-    return CheckCommand(
+    return ProgramCommand(
         program.process,
         program.name,
         command,
@@ -110,13 +111,16 @@ def trial(world: World, plan: Plan, reload: Reload) -> Optional[CheckCommand]:
     )
 
 
-def _ends_late_successor(program: SupervisedProgram, server: Any) -> Callable[[Reload], None]:
+def _ends_late_successor(
+    program: SupervisedProgram, server: SuccessorReload
+) -> Callable[[Reload], None]:
     """Return what ends a successor that was asked for and comes after the reload has failed."""
 
     def end_late_successor(reload: Reload) -> None:
-        asked = server.before is not None
-        if asked and reload.outcome is not Outcome.SUCCEEDED and not reload.new_pid:
-            program.give_up_on_successor(server.before)
+        before = server.before  # None until the old master is asked for a successor
+        failed = reload.outcome is not Outcome.SUCCEEDED
+        if before is not None and failed and not reload.new_pid:
+            program.give_up_on_successor(before)
 
     return end_late_successor
 

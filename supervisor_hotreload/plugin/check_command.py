@@ -13,7 +13,7 @@ from supervisor_hotreload.system.command import RunAs
 from supervisor_hotreload.system.process import Process
 
 
-class CheckCommand(JudgingCommand):
+class ProgramCommand(JudgingCommand):
     """A command with the user, the directory and the environment of a program.
 
     supervisord reaps it (supervisord.reap calls finish of what options.pidhistory has).

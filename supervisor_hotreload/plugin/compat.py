@@ -33,7 +33,7 @@ def _has_event(name: str) -> Test:
     return lambda s: hasattr(events, name)
 
 
-EVENTS = (
+EVENT_TYPES = (
     "EventTypes",
     "ProcessStateExitedEvent",
     "SupervisorRunningEvent",
@@ -100,7 +100,7 @@ SEAMS: dict[str, Test] = {
     ),
     "events.subscribe(type, callback)": lambda s: _takes(events.subscribe, "type", "callback"),
     "events.register(name, type)": lambda s: _takes(events.register, "name", "event"),
-    **{f"events.{name}": _has_event(name) for name in EVENTS},
+    **{f"events.{name}": _has_event(name) for name in EVENT_TYPES},
 }
 
 

@@ -13,11 +13,11 @@ from supervisor_hotreload.plugin.ladder import Ladder, rungs
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
 
-HOLD_S = 5.0
+HOLD_SECONDS = 5.0
 """Seconds that the remaining processes get to end by themselves, before the first signal."""
 
-SIGNALS = ((signal.SIGQUIT, HOLD_S), (signal.SIGKILL, 0.0))
-"""What they are sent after that, each with its patience: the program is down meanwhile."""
+HOLD_SIGNALS = ((signal.SIGQUIT, HOLD_SECONDS), (signal.SIGKILL, 0.0))
+"""What they are sent after that, each with its grace period: the program is down meanwhile."""
 
 
 class ExitHold:
@@ -78,7 +78,7 @@ class ExitHold:
                 f"supervisord reports the exit when they are gone, and spawns nothing before"
             )
         # the deadlines stay, but the process that is tracked now may have missed signals
-        self._ladder = Ladder(rungs(self._send_rest, SIGNALS), self._since + HOLD_S)
+        self._ladder = Ladder(rungs(self._send_rest, HOLD_SIGNALS), self._since + HOLD_SECONDS)
         self._generations.previous = left[1:]
         self._adoption.take(replace(dead, tracked=left[0]))
         return True

@@ -20,12 +20,12 @@ from supervisor_hotreload.servers.lineage import successors as successors_of
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
 
-FIRST_LOOK_S, LAST_LOOK_S = 1.0, 600.0
+FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 1.0, 600.0
 """Seconds between two looks at a program without a listening socket, the shortest and the
 longest: most programs never listen."""
 
-GROWTH = 1.3
-"""The factor by which the pause between two looks grows, after about ten of FIRST_LOOK_S."""
+LOOK_GROWTH = 1.3
+"""The factor by which the pause between two looks grows, after about ten of FIRST_LOOK_SECONDS."""
 
 
 class Looks:
@@ -38,7 +38,7 @@ class Looks:
 
     def start(self) -> None:
         """Look soon, and then again and again until stop()."""
-        self._at, self._pause = self._world.now() + FIRST_LOOK_S, GROWTH / 10
+        self._at, self._pause = self._world.now() + FIRST_LOOK_SECONDS, LOOK_GROWTH / 10
 
     def stop(self) -> None:
         self._at = None
@@ -47,9 +47,9 @@ class Looks:
         """Tell whether it is time for a look; sets the time of the next one."""
         if self._at is None or self._world.now() < self._at:
             return False
-        self._pause *= GROWTH
-        again = self._pause <= LAST_LOOK_S
-        self._at = self._world.now() + max(FIRST_LOOK_S, self._pause) if again else None
+        self._pause *= LOOK_GROWTH
+        again = self._pause <= LAST_LOOK_SECONDS
+        self._at = self._world.now() + max(FIRST_LOOK_SECONDS, self._pause) if again else None
         return True
 
 

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Callable
 
-from supervisor_hotreload.core.protocol import Stop
-from supervisor_hotreload.servers.signals import Rung
+from supervisor_hotreload.core.protocol import Rung
 
 
 class Ladder:
@@ -20,7 +19,7 @@ class Ladder:
     :param start: when the first rung is due, in seconds of World.now().
     """
 
-    def __init__(self, rungs: Iterable[Stop], start: float) -> None:
+    def __init__(self, rungs: Iterable[Rung], start: float) -> None:
         self._rungs = iter(rungs)
         self._due = start
 

@@ -12,12 +12,12 @@ from supervisor_hotreload.system.linux import set_timer, timerfd
 NO_DESCRIPTOR = -1
 """The key in the socket map where the system has no timerfd. supervisord never polls it."""
 
-INTERVAL_S = 0.025
+INTERVAL_SECONDS = 0.025
 """Seconds between two steps of the active reloads: what a phase may take longer than needed."""
 
 
 class Tick(Dispatcher):
-    """Calls a function every INTERVAL_S while it is on.
+    """Calls a function every INTERVAL_SECONDS while it is on.
 
     It does so by a timerfd, which supervisord polls only while the tick is on. Where the
     system has no timerfd, each turn of supervisord's loop is a tick: one a second at least.
@@ -51,7 +51,7 @@ class Tick(Dispatcher):
         if not self._on:
             self._on = True
             if self._timer:
-                set_timer(self.fd, INTERVAL_S)
+                set_timer(self.fd, INTERVAL_SECONDS)
 
     def turn_off(self) -> None:
         if self._on:

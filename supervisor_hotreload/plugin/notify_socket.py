@@ -22,7 +22,7 @@ from supervisor_hotreload.plugin.log import Log
 from supervisor_hotreload.plugin.notify_place import NoPlace, place
 from supervisor_hotreload.system.child import forked
 from supervisor_hotreload.system.linux import libc, refuse_descriptors
-from supervisor_hotreload.system.process import Process, status_of
+from supervisor_hotreload.system.process import ANCESTORS, Process, status_of
 from supervisor_hotreload.system.sd_notify import Notices
 
 DATAGRAM_BYTES = 4096
@@ -30,9 +30,6 @@ DATAGRAM_BYTES = 4096
 
 DATAGRAMS_A_SECOND = 100
 """Datagrams of one program that are read in one second; a faster sender has to wait."""
-
-ANCESTORS = 64
-"""Ancestors of a sender that are looked at: anybody may make a chain of any length."""
 
 SENDER = struct.Struct("3i")
 """pid, user and group of a sender, as the kernel reports them (unix(7), struct ucred)."""

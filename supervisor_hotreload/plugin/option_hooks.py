@@ -15,7 +15,7 @@ from supervisor_hotreload.plugin.program import SupervisedProgram
 ORPHANS_AT_ONCE = 100
 """Orphans that one turn of supervisord's loop reaps: any program may make as many as it likes."""
 
-ORPHAN_LINE_S = 60.0
+ORPHAN_LINE_SECONDS = 60.0
 """Seconds between two log lines about reaped orphans."""
 
 
@@ -52,10 +52,8 @@ def hook_waitpid(options: Any, is_subreaper: Callable[[], bool], log: Log) -> No
                 return pid, status
             count += 1
             now = time.monotonic()
-            if now - logged_at >= ORPHAN_LINE_S:
-                log.info(
-                    f"hotreload: orphaned processes of programs ended and were reaped: {count}"
-                )
+            if now - logged_at >= ORPHAN_LINE_SECONDS:
+                log.info(f"hotreload: reaped orphaned processes of programs: {count}")
                 count, logged_at = 0, now
         return None, None  # supervisord reaps the others at its next turn
 

@@ -79,7 +79,7 @@ class SupervisedProgram(ProcessView):
             world,
             self._generations,
             send=self._end,
-            on_change=self._proven,
+            on_change=lambda: observer.proven(self),
             on_inherited=lambda: observer.inherited(self),
         )
         self._hold = ExitHold(world, self._generations, self._adoption, self._end, self._warn)
@@ -181,8 +181,7 @@ class SupervisedProgram(ProcessView):
     def signal(self, pid: int, sig: int, kill: Callable[[int, int], None]) -> None:
         """Do what supervisord's ``options.kill(pid, sig)`` is to do for this program.
 
-        :param pid: the tracked one, or its negative for the process group.
-        :param kill: supervisord's own.
+        :param kill: supervisord's own function.
         :raises ProcessLookupError: when the process has ended.
         """
         known = self._generations.lineage
@@ -237,7 +236,7 @@ class SupervisedProgram(ProcessView):
         self._adoption.stop_watching()
         self._generations.forget()
         self._hold.end()
-        self._proven()
+        self._observer.proven(self)
 
     def _tend(self) -> None:
         """Do what is due. Called at every turn of supervisord's loop."""
@@ -251,10 +250,7 @@ class SupervisedProgram(ProcessView):
 
     def _record(self) -> None:
         if self._generations.record():
-            self._proven()
-
-    def _proven(self) -> None:
-        self._observer.proven(self)
+            self._observer.proven(self)
 
     def _end(self, masters: Iterable[Process], sig: int) -> None:
         end_masters(self._world, masters, sig, self.pid)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import traceback
 from collections.abc import Mapping
-from typing import Any, Optional
+from typing import Optional
 
 from supervisor_hotreload.core.model import Failure, Fault, Outcome
 from supervisor_hotreload.core.reload import Reload
@@ -14,6 +14,7 @@ from supervisor_hotreload.plugin.log import Log
 from supervisor_hotreload.plugin.program import SupervisedProgram
 from supervisor_hotreload.plugin.settings_file import SettingsFile
 from supervisor_hotreload.plugin.survey import Survey
+from supervisor_hotreload.servers.generation import Generation
 from supervisor_hotreload.servers.settings import PREFIX
 from supervisor_hotreload.system.world import World
 
@@ -51,11 +52,16 @@ def _workers(program: SupervisedProgram, survey: Survey, log: Log) -> int:
 
 
 def serving_after(
-    program: SupervisedProgram, old: Any, reload: Reload, world: World, survey: Survey, log: Log
+    program: SupervisedProgram,
+    old: Generation,
+    reload: Reload,
+    world: World,
+    survey: Survey,
+    log: Log,
 ) -> str:
     """Return a sentence that says what serves now that *reload* has ended.
 
-    :param old: the Generation that it was to replace.
+    :param old: the generation that it was to replace.
     """
     living = program.current() is not None and not program.exit_is_held
     if reload.adopted and reload.fault is Fault.SUCCESSOR_EXITED and living:
@@ -71,7 +77,7 @@ def serving_after(
     return sentence
 
 
-def _origin_of_workers(world: World, old: Any) -> str:
+def _origin_of_workers(world: World, old: Generation) -> str:
     """Return whose workers a master has after its reload in place has failed."""
     children = set(world.children(old.master))
     if children.isdisjoint(old.children):
@@ -103,7 +109,7 @@ def as_failure(error: Exception, name: str, log: Log) -> Failure:
 def internal_error(error: Exception) -> str:
     """Return a sentence about an exception that hotreload does not expect."""
     kind = type(error).__name__
-    return f"an error inside hotreload: {kind}: {error} (traceback in supervisord's log)"
+    return f"an error inside hotreload: {kind}: {error} (the traceback is in supervisord's log)"
 
 
 # -- settings

@@ -9,8 +9,7 @@ from supervisor import events
 from supervisor.states import SupervisorStates
 
 from supervisor_hotreload.plugin.compat import missing
-from supervisor_hotreload.plugin.listener_pools import is_ours, make_room
-from supervisor_hotreload.plugin.listeners import Listeners
+from supervisor_hotreload.plugin.listener_pools import ListenerPools, is_ours, make_room
 from supervisor_hotreload.plugin.log import Log
 from supervisor_hotreload.plugin.loop import Tick
 from supervisor_hotreload.plugin.notify_socket import NotifySockets
@@ -64,7 +63,7 @@ class Supervisord:
         self._observer = observer
         self._use_subreaper = use_subreaper
         self._programs: dict[int, SupervisedProgram] = {}
-        self._listeners = Listeners()
+        self._listeners = ListenerPools()
         path = beside_pidfile(self.options, ".hotreload.record") if self.options.pidfile else ""
         self._recovery = Recovery(world, observer, path, self.logger)
         self._hook_options()

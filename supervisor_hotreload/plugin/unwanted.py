@@ -12,11 +12,11 @@ from supervisor_hotreload.plugin.ladder import Ladder, rungs
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
 
-LATE_S = 120.0
+LATE_SECONDS = 120.0
 """Seconds during which a late successor is ended. After that it is somebody else's."""
 
-SIGNALS = ((signal.SIGTERM, 30.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 0.0))
-"""What an unwanted process is sent, each with its patience: it may have requests to finish."""
+UNWANTED_SIGNALS = ((signal.SIGTERM, 30.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 0.0))
+"""What an unwanted process is sent, each with its grace period: it may have requests to finish."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,14 @@ class Unwanted:
         now = self._world.now()
         for process in processes:
             if process not in self._ladders:
-                self._ladders[process] = Ladder(rungs(partial(self._send, process), SIGNALS), now)
+                self._ladders[process] = Ladder(
+                    rungs(partial(self._send, process), UNWANTED_SIGNALS), now
+                )
         self._climb(now)
 
     def refuse_successor(self, before: Container[Process]) -> None:
         """End a successor that comes from now on, but none of *before*."""
-        self._refusal = _Refusal(before, self._world.now() + LATE_S)
+        self._refusal = _Refusal(before, self._world.now() + LATE_SECONDS)
 
     def allow_successor(self) -> None:
         """Let a successor live that comes from now on."""

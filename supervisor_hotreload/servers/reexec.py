@@ -161,9 +161,9 @@ class Reexec:
         verdict = self._bake.over(seconds)
         for process in (new, *self.serving_workers(new)):
             if is_stopped(self._world, process):
-                which = f"the successor ({new})"
-                which = which if process == new else f"{process}, a worker of {which},"
-                raise Failure(Fault.BAKE_FAILED, f"{which} is stopped by a signal")
+                which = "" if process == new else f"a worker ({process}) of "
+                why = f"{which}the successor ({new}) is stopped by a signal"
+                raise Failure(Fault.BAKE_FAILED, why)
         return verdict
 
     def serving(self) -> bool:

@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Callable
-
 from supervisor_hotreload.core.model import Failure, Fault
+from supervisor_hotreload.core.protocol import Rung as Rung
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
 
 QUICK_SECONDS = 5.0
 """Seconds between a quick stop and SIGKILL, and after SIGKILL."""
-
-
-@dataclass(frozen=True)
-class Rung:
-    """One rung of the ladder.
-
-    :param send: sends the signals.
-    :param grace_seconds: how long the next rung waits.
-    """
-
-    send: Callable[[], None]
-    grace_seconds: float
 
 
 def rung(world: World, process: Process, name: str, patience: float) -> Rung:

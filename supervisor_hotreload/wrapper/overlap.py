@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from typing import Optional
 
 from supervisor_hotreload.core.model import Failure, Fault, Progress, Readiness
-from supervisor_hotreload.core.protocol import Stop
+from supervisor_hotreload.core.protocol import Rung
 from supervisor_hotreload.servers.readiness import STEADY_SECONDS, Probe
 from supervisor_hotreload.servers.recognition import Found
-from supervisor_hotreload.servers.signals import QUICK_SECONDS, Rung, rung
+from supervisor_hotreload.servers.signals import QUICK_SECONDS, rung
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
 from supervisor_hotreload.wrapper.children import Children
@@ -153,7 +153,7 @@ class Overlap:
 
     # -- the ladders
 
-    def retirement(self) -> Iterator[Stop]:
+    def retirement(self) -> Iterator[Rung]:
         """End the old copy by the graceful signal. Where it would unlink what the new copy has
         bound, its master is stopped and then killed, so that it has no time to unlink anything."""
         assert self._new is not None
@@ -169,7 +169,7 @@ class Overlap:
             yield rung(self._world, self._old.master, self._options.stop_signal, patience)
         yield Rung(lambda: self._kill(self._old.master), QUICK_SECONDS)
 
-    def dismissal(self, new: Process) -> Iterator[Stop]:
+    def dismissal(self, new: Process) -> Iterator[Rung]:
         """End the new copy; the old one gets its files back."""
         self._files.restore()
         master = survey(self._world, new).master

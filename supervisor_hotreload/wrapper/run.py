@@ -100,8 +100,6 @@ class Runner:
             run(self._report)
             for number in run(self._wait) or ():
                 run(partial(self._handle, number), again=True)
-        if not self._ending.is_left:
-            run(self._tracked.end_orphans)
         run(partial(self._report, "left" if self._ending.is_left else "stopped"))
         return self._ending.status or 0
 
@@ -200,6 +198,7 @@ class Runner:
         trouble = self._tracked.trouble()
         if trouble:
             self._reports.log(f"hotreload-run: {trouble}")
+        self._errors.run(self._tracked.end_orphans)
         self._reloads.abandon(Failure(Fault.OLD_EXITED, f"the server ({before}) ended"))
 
     # -- what others are given
@@ -218,7 +217,7 @@ class Runner:
 
     def _report(self, state: str = "") -> None:
         """Write the state to the status file."""
-        if self._ending.signal is not None:
+        if self._ending.has_begun:
             state = state or "stopping"
         elif self._reloads.active is not None:
             state = state or "reloading"

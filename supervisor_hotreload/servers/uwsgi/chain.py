@@ -181,8 +181,9 @@ def _held(path: str, rights: Optional[Ids], may_be_roots: bool) -> Iterator[int]
         if not stat.S_ISREG(seen.st_mode) or not accepted:
             raise OSError(
                 0,
-                "it is no regular file of the program's user, nor root's, in a directory that "
-                "only root may write to, and named in the command: chown it to the program's user",
+                "it is no regular file of the program's user: chown it to that user (a file of "
+                "root counts only where the command names it and only root can write to its "
+                "directory)",
             )
         yield held
 

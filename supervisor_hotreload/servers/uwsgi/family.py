@@ -121,8 +121,8 @@ class UwsgiFamily(AcceptingFamily[UwsgiGeneration]):
         ready, why = super().readiness(old, policy)
         if ready.kind == "notify":
             why = (
-                f"warning: {why}: uWSGI says READY=1 when it is started and not after a reload, "
-                f"so that a worker of the application has to say it"
+                f"warning: {why}: uWSGI says READY=1 when it is started and not after a reload: "
+                f"a worker of the application has to say it"
             )
         return ready, why
 
@@ -164,14 +164,14 @@ def _warnings(world: World, old: UwsgiGeneration, stopsignal: str) -> Iterator[s
         )
     if any(router in found for router in (*ROUTERS, *KEYED_ROUTERS)):
         yield (
-            "uWSGI ends its router (--http) on HUP and TERM, so that its port is closed until the "
-            "import is over: requests are dropped; use --http-socket, or a chain reload"
+            "uWSGI ends its router (--http) on HUP and TERM. Its port stays closed until the "
+            "import is over, and requests are dropped: use --http-socket, or a chain reload"
         )
     hidden = [option for option in OTHER_LOGS if option in found]
     if hidden and "stats" not in found:
         yield (
-            f"uWSGI's output goes elsewhere ({', '.join(hidden)}): only the check before can tell "
-            f"whether a release can be loaded; set stats = SOCKET"
+            f"uWSGI's output goes elsewhere ({', '.join(hidden)}): only check_before shows whether "
+            f"a release can be loaded; set stats = SOCKET"
         )
     if stopsignal == "HUP" and handler(found, "HUP")[0] in ("", *RELOADS):
         yield "stopsignal = HUP makes uWSGI reload instead of stop"
@@ -193,10 +193,10 @@ def _refusal(world: World, old: UwsgiGeneration, strategy: str) -> str:
     found = old.options
     if "emperor" in found or old.rivals:
         others = ", ".join(str(process) for process in old.rivals)
-        what = f"has other masters beside {old.master} ({others})" if others else "is an Emperor"
+        what = f"has other masters beside {old.master}, {others}" if others else "is an Emperor"
         return (
-            f" {what}, and a reload would be of one of them only: touch the vassal's own ini file "
-            f"instead, or let each be a program of its own"
+            f" {what}: a reload would reach only one of its masters, so nothing was sent; touch "
+            f"the vassal's own ini file, or make each vassal a program of its own"
         )
     moved = _moved(world, old)
     if moved and (strategy == "chain" or "chdir" not in found):
@@ -206,8 +206,8 @@ def _refusal(world: World, old: UwsgiGeneration, strategy: str) -> str:
             else f"start it once with --chdir {found.directory}, which it follows"
         )
         return (
-            f": {old.master} runs in {printable(moved)}, not in what "
-            f"{printable(found.run_directory)} is now, and would load the old code again: {cure}"
+            f": {printable(found.run_directory)} leads elsewhere now, but {old.master} still runs "
+            f"in {printable(moved)} and would load the old code again: {cure}"
         )
     if strategy == "chain":
         if not found.on("lazy-apps") and not found.why_unknown("lazy-apps"):

@@ -107,8 +107,9 @@ class UwsgiInPlace(InPlaceReload):
         if self._is_chain and any(worker.get("status") == "pause" for worker in workers):
             raise Failure(
                 Fault.NOT_RELOADABLE,
-                f"{self._name} is paused (the stats server says so), and would be after a chain "
-                f"reload; nothing was sent: 'supervisorctl signal TSTP {self._name}' resumes it",
+                f"{self._name} is paused (the stats server says so), and new workers would be "
+                f"paused too; nothing was sent: resume it with 'supervisorctl signal TSTP "
+                f"{self._name}'",
             )
 
     def _must_have_loaded(self) -> None:
@@ -140,5 +141,6 @@ class UwsgiInPlace(InPlaceReload):
         wanted = self._accepting.workers if isinstance(self._accepting, Readiness) else 1
         if len(new) < max(wanted, 1):
             total = max(self._old.workers, len(new))
-            return Progress(f"worker {len(new)} of {total} has its application", len(new), total)
+            text = f"{len(new)}/{total} workers have their application"
+            return Progress(text, len(new), total)
         return Readiness(len(new))
