@@ -338,6 +338,7 @@ def test_workers_of_a_killed_master_do_not_hold_the_port(house: House) -> None:
     house.configure(command=nginx(house), program=STOP)
     begin(house, house.port, 2)
     before = workers(house)
+    house.wait_until_recorded(house.info()["pid"])
     os.kill(house.info()["pid"], signal.SIGKILL)
     wait_until(lambda: len(workers(house) - before) == 2, what=house.log)
     assert not before & workers(house)

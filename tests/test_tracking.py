@@ -21,6 +21,7 @@ NO_SUBREAPER = "subreaper = false"
 def upgrade_by_hand(house: House, ready: bool = True) -> tuple[int, int]:
     """Send USR2 as a deploy script does; return the pids of both masters."""
     old = house.info()["pid"]
+    house.wait_until_recorded(old)
     workers = {child.pid for child in psutil.Process(old).children()}
     assert len(workers) == 2
     os.kill(old, signal.SIGUSR2)
@@ -129,6 +130,7 @@ def test_an_orphaned_worker_is_never_taken_for_a_master(house: House, code: str)
     house.start()
     wait_for_answer(house.port)
     old = house.info()["pid"]
+    house.wait_until_recorded(old)
     os.kill(old, signal.SIGKILL)
     wait_until(lambda: house.log().count("spawned: 'myapp'") >= 2, what="spawned again")
     assert "is adopted" not in house.log()
