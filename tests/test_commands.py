@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import pytest
 
 from supervisor_hotreload.core.model import Fault
-from supervisor_hotreload.servers.base import Program
 from supervisor_hotreload.servers.gunicorn import family as gunicorn
+from supervisor_hotreload.servers.program import Program
 from supervisor_hotreload.servers.uwsgi import options as uwsgi_options
 from supervisor_hotreload.servers.uwsgi import trial as uwsgi_trial
 from supervisor_hotreload.system.command import Command, RunAs

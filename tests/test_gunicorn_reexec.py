@@ -162,7 +162,7 @@ def test_a_unix_socket_that_such_a_fork_has_removed_is_named(house: House) -> No
     house.start()
     fault = fault_of(house)
     assert "ZeroDivisionError" in fault.faultString
-    assert f"it has removed {path}, nobody gets in: restart the program" in fault.faultString
+    assert f"It has removed {path}: no client gets in, restart the program" in fault.faultString
 
 
 def test_a_hook_that_hangs_is_ended_with_the_reload(house: House) -> None:

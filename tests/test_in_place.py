@@ -21,9 +21,9 @@ from supervisor_hotreload.core import protocol
 from supervisor_hotreload.core.model import Fault, Outcome, Policy, Ready
 from supervisor_hotreload.core.reload import Reload
 from supervisor_hotreload.servers import signal as generic
-from supervisor_hotreload.servers.base import Program
 from supervisor_hotreload.servers.generation import AcceptingGeneration
 from supervisor_hotreload.servers.in_place import InPlaceReload
+from supervisor_hotreload.servers.program import Program
 from supervisor_hotreload.servers.settings import Settings
 from supervisor_hotreload.system import endpoint as endpoints
 from supervisor_hotreload.system.process import Process, lookup

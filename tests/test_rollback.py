@@ -53,7 +53,8 @@ def test_what_fails_while_it_bakes_is_rolled_back(house: House, how: str) -> Non
     info = house.wait_for_outcome()
     assert info["outcome"] in ("rolled back", "failed")
     assert info["fault"] in (Fault.BAKE_FAILED, Fault.SUCCESSOR_EXITED)
-    assert f"pid {new}" in info["reason"]
+    named = workers[0].pid if how == "stopped worker" else new
+    assert f"pid {named}" in info["reason"]
     wait_until(lambda: len(house.masters()) == 1)
     assert_unchanged(house, before)
     house.settings("bake = 0")

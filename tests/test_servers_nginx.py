@@ -316,9 +316,9 @@ def test_stop_in_the_middle_of_an_upgrade_ends_both(house: House) -> None:
 @pytest.mark.parametrize("name", ["TERM", "QUIT", "KILL"])
 def test_the_stub_ends_as_nginx_does(house: House, name: str) -> None:
     configure_nginx(house)
-    house.configure(
-        command=nginx(house, orphan=True), program=f"stopsignal = {name}\nautorestart = false"
-    )
+    # what the stub has started is recorded once the program is RUNNING
+    program = f"stopsignal = {name}\nautorestart = false\nstartsecs = 1"
+    house.configure(command=nginx(house, orphan=True), program=program)
     begin(house, house.port, 3)
     assert house.ctl("stop", "myapp").stdout == "myapp: stopped\n"
     wait_until(lambda: not house.family(), what=lambda: house.story("nginx is to be gone"))

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
-from supervisor_hotreload.servers.base import Program
+from supervisor_hotreload.servers.program import Program
 from supervisor_hotreload.servers.uwsgi import chain as uwsgi_chain
 from supervisor_hotreload.servers.uwsgi import family
 from supervisor_hotreload.servers.uwsgi import options as uwsgi_options
@@ -929,7 +929,7 @@ def test_a_terminal_named_as_an_ini_file_is_never_opened(tmp_path: pathlib.Path)
     (tmp_path / "app.ini").symlink_to(os.ttyname(slave))
     code = (
         "import os, sys; os.setsid()\n"
-        "from supervisor_hotreload.servers import base as f\n"
+        "from supervisor_hotreload.servers import program as f\n"
         "from supervisor_hotreload.servers.uwsgi import options as o\n"
         "from supervisor_hotreload.system.credentials import Ids\n"
         "own = Ids.of_user(os.getuid())\n"

@@ -19,7 +19,7 @@ import supervisor_hotreload.wrapper
 from supervisor_hotreload import __version__
 from supervisor_hotreload.system.process import count_of_sleeps, lookup
 from supervisor_hotreload.system.world import World
-from supervisor_hotreload.wrapper import handover, listeners
+from supervisor_hotreload.wrapper import copy_survey, handover
 from supervisor_hotreload.wrapper.options import Usage, parse
 from tests.house import lives, wait_until
 from tests.load import get
@@ -82,7 +82,7 @@ def test_hupwatch_leaves_its_child_by_name_only() -> None:
         ("--bake much cmd", "--bake much: not a number"),
         ("--ready-timeout 0 cmd", "--ready-timeout 0: has to be more than 0"),
         ("--stop-signal WHAT cmd", "not a signal"),
-        ("gunicorn --daemon app", "drop --daemon"),
+        ("gunicorn --daemon app", "remove --daemon"),
     ],
 )
 def test_a_bad_command_line_is_told(line: str, complaint: str) -> None:
@@ -90,7 +90,9 @@ def test_a_bad_command_line_is_told(line: str, complaint: str) -> None:
         [RUN, *line.split()], capture_output=True, text=True, timeout=20, check=False
     )
     assert done.returncode == 2
-    assert complaint in done.stderr
+    usage, complained = done.stderr.splitlines()
+    assert usage.startswith("usage: hotreload-run [options]")
+    assert complaint in complained
     assert "Traceback" not in done.stderr
 
 
@@ -98,6 +100,17 @@ def test_version_and_help() -> None:
     for option, text in (("--version", __version__), ("--help", "--gunicorn-pidfile")):
         done = subprocess.run([RUN, option], capture_output=True, text=True, timeout=20, check=True)
         assert text in done.stdout
+
+
+def test_the_stub_of_nginx_says_what_it_is() -> None:
+    stub = RUN.with_name("hotreload-orphan")
+    for words, status in (("--help", 0), ("-h", 0), ("", 127), ("no-such-command", 127)):
+        done = subprocess.run(
+            [stub, *words.split()], capture_output=True, text=True, timeout=20, check=False
+        )
+        assert done.returncode == status
+        assert ("supervisord adopts the server" in done.stdout) == (status == 0)
+        assert len(done.stderr.splitlines()) == (1 if status else 0)
 
 
 # -- the exit
@@ -119,6 +132,34 @@ def test_a_command_that_is_not_there(wrapped: Wrapped) -> None:
     assert wrapped.wait() == 127
     assert "no-such-command: No such file or directory" in wrapped.console()
     assert not (wrapped.root / "pid").exists()
+
+
+LEASE = """\
+import fcntl, os, signal, sys, time
+signal.signal(signal.SIGIO, lambda *_: None)
+fcntl.fcntl(os.open(sys.argv[1], os.O_RDWR), fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_the_start_does_not_wait_for_an_exec(wrapped: Wrapped) -> None:
+    """The owner of an executable can delay it for as long as he likes."""
+    path = wrapped.root / "server"
+    path.write_text("#!/bin/sh\nexit 0\n")
+    path.chmod(0o755)
+    holder = subprocess.Popen([*python(LEASE), path], stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        wrapped.begin("--status-file", wrapped.root / "status.json", path)
+        wait_until(lambda: (wrapped.root / "status.json").exists(), what=wrapped.console())
+        assert wrapped.status()["state"] == "starting"
+        wrapped.send("TERM")
+        assert wrapped.wait(5) == -signal.SIGTERM
+    finally:
+        holder.kill()
+        holder.communicate()
 
 
 def test_a_gunicorn_that_cannot_boot_tells_its_own_status(wrapped: Wrapped) -> None:
@@ -284,7 +325,7 @@ def test_a_state_of_another_process_is_not_believed() -> None:
         assert handover.take({handover.VARIABLE: hostile}) is None
 
 
-# -- who is told
+# -- what it reports
 
 
 def test_the_status_file_is_always_whole(wrapped: Wrapped) -> None:
@@ -325,8 +366,8 @@ def test_systemd_is_told(wrapped: Wrapped) -> None:
         wrapped.release("broken", code="raise RuntimeError")
         wrapped.send("HUP")
         assert manager.recv(4096).startswith(b"RELOADING=1\n")
-        assert b"STATUS=generation 2 (pid " in (told := manager.recv(4096))
-        assert b"the reload failed" in told
+        assert b"STATUS=generation 2 (pid " in (said := manager.recv(4096))
+        assert b"the reload failed" in said
         wrapped.send("TERM")
         assert manager.recv(4096) == b"STOPPING=1"
         assert wrapped.wait() == 0
@@ -367,7 +408,7 @@ def test_nobody_reads_its_stderr(wrapped: Wrapped) -> None:
 def test_it_imports_neither_supervisor_nor_adoption_nor_psutil() -> None:
     code = (
         "import sys; import supervisor_hotreload.wrapper.entry\n"
-        "import supervisor_hotreload.wrapper.check, supervisor_hotreload.wrapper.notify\n"
+        "import supervisor_hotreload.wrapper.check, supervisor_hotreload.wrapper.service_manager\n"
         "print([m for m in sys.modules if m.split('.')[0] in ('supervisor', 'psutil')"
         " or 'adoption' in m])"
     )
@@ -429,7 +470,7 @@ def test_it_reaps_orphans(wrapped: Wrapped) -> None:
 
 
 def test_pid_1_of_a_container(wrapped: Wrapped) -> None:
-    """It reaps, hears signals, and ends with 128+N where it cannot be killed."""
+    """It reaps, handles signals, and ends with 128+N where it cannot be killed."""
     user = [] if os.getuid() == 0 else ["--user", "--map-root-user"]
     unshare = ["unshare", *user, "--pid", "--fork", "--mount-proc", str(RUN)]
     wrapped.run(*wrapped.command(), program=unshare)
@@ -468,12 +509,12 @@ def test_without_a_subreaper_it_watches(wrapped: Wrapped) -> None:
 def test_a_listener_accepts_once_it_is_in_an_epoll_set() -> None:
     me = lookup(os.getpid())
     assert me is not None
-    before = listeners.survey(World(), me).accepting
+    before = copy_survey.survey(World(), me).accepting
     with socket.create_server(("127.0.0.1", 0)) as server, select.epoll() as poll:
-        seen = listeners.survey(World(), me)
+        seen = copy_survey.survey(World(), me)
         assert (seen.master, seen.accepting) == (me, before)
         poll.register(server.fileno(), select.EPOLLIN)
-        assert listeners.survey(World(), me).accepting == 1
+        assert copy_survey.survey(World(), me).accepting == 1
 
 
 def test_usage_is_an_exception() -> None:

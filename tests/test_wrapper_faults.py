@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from supervisor_hotreload.wrapper import files
-from supervisor_hotreload.wrapper.sockets import BadAddress, Listening
+from supervisor_hotreload.wrapper.listening import BadAddress, Listening
 from tests.house import wait_until
 from tests.wrapped import Wrapped, python
 
@@ -22,15 +22,19 @@ SABOTEUR = """
 import os, sys
 from supervisor_hotreload.core.reload import Reload
 from supervisor_hotreload.system.world import World
-from supervisor_hotreload.wrapper import listeners
-from supervisor_hotreload.wrapper.child import Command
+from supervisor_hotreload.wrapper.adopter import WrapperAdopter
+from supervisor_hotreload.wrapper.children import Children
+from supervisor_hotreload.wrapper.ending import Ending
 from supervisor_hotreload.wrapper.entry import main
-from supervisor_hotreload.wrapper.keeper import Keeper
+from supervisor_hotreload.wrapper.files import ProtectedFiles
+from supervisor_hotreload.wrapper.launch import Launch, Launcher
+from supervisor_hotreload.wrapper.others import OtherGenerations
 from supervisor_hotreload.wrapper.overlap import Overlap
+from supervisor_hotreload.wrapper.reloads import Reloads
 from supervisor_hotreload.wrapper.reports import Reports
 from supervisor_hotreload.wrapper.run import Runner
-from supervisor_hotreload.wrapper.served import Served
 from supervisor_hotreload.wrapper.signals import Signals
+from supervisor_hotreload.wrapper.tracked import TrackedServer
 from supervisor_hotreload.wrapper.upgrade import Upgrade
 
 path = {path!r}
@@ -57,18 +61,22 @@ main()
 """
 
 RELOADING = (
-    "Runner._bury Runner._step Runner._hear Runner._report Runner._patience Runner._may_reload "
-    "Runner._begin_reload Runner._steps Runner._overlap Signals.wait Served.told_apart "
+    "Runner._reap Runner._step Runner._handle Runner._report Runner._pause Children.reap "
+    "Reloads.begin Reloads._steps Reloads._overlap Reloads.step Signals.wait TrackedServer.find "
     "World.status World.alive World.children World.listening World.sockets World.signal "
-    "Reports.write "
-    "Reports.reloading Reports.ended Reports.ready Reload.begin Reload.step Keeper.expect "
-    "Keeper.adopt Upgrade.step Command.start Overlap.ready Overlap.retired Overlap.close"
+    "Reports.write Reports.reloading Reports.ended Reports.ready Reload.begin Reload.step "
+    "WrapperAdopter.expect WrapperAdopter.adopt OtherGenerations.expect OtherGenerations.adopt "
+    "OtherGenerations.living OtherGenerations.end_leftovers Upgrade.step Launcher.start "
+    "Launch.is_executed Overlap.ready Overlap.retired Overlap.close ProtectedFiles.protect "
+    "ProtectedFiles.restore"
 )
 
 STOPPING = (
-    "Runner._hear Runner._stop Served.master Runner._others World.send World.alive "
-    "Runner._bury Runner._died Served.inheritor Runner._strays Served.forks Reports.stopping "
-    "Reports.write Runner._report Served.end_forks"
+    "Runner._handle Runner._stop Ending.stop TrackedServer.master OtherGenerations.living "
+    "World.send World.alive Runner._reap Children.reap Runner._died "
+    "OtherGenerations.late_successor Ending._something_lives TrackedServer.orphans "
+    "Reports.stopping Reports.write Runner._report "
+    "TrackedServer.end_orphans TrackedServer.trouble"
 )
 
 

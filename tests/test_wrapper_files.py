@@ -16,8 +16,8 @@ from supervisor_hotreload.system.credentials import Ids, ids_of
 from supervisor_hotreload.system.process import lookup
 from supervisor_hotreload.system.sockets import is_bound_to
 from supervisor_hotreload.system.world import World
-from supervisor_hotreload.wrapper import listeners
-from supervisor_hotreload.wrapper.files import Keepsake, is_own_file
+from supervisor_hotreload.wrapper import copy_survey
+from supervisor_hotreload.wrapper.files import SecondName, is_own_file
 
 NOBODY = Ids.of_user(65534)
 
@@ -54,9 +54,9 @@ def test_a_forged_line_names_no_file(
     path = tmp_path / "app.sock"
     with socket.socket(socket.AF_UNIX) as torn, socket.socket(socket.AF_UNIX) as forged:
         torn.bind("\0a\nb")
-        assert listeners.survey(World(), me).paths[str(path)] == inode(unix)
+        assert copy_survey.survey(World(), me).paths[str(path)] == inode(unix)
         forged.bind("\0a\n" + FORGED.format(inode=inode(unix), path="/etc/passwd"))
-        found = listeners.survey(World(), me).paths
+        found = copy_survey.survey(World(), me).paths
     assert "/etc/passwd" not in found
     assert found.get(str(path)) == (inode(unix) if asked else None)
 
@@ -69,17 +69,17 @@ def test_only_a_socket_is_kept_for_a_socket(
         monkeypatch.setattr(sock_diag, "_answers", refuse)
     path = tmp_path / "app.sock"
     genuine = partial(is_bound_to, inode(unix))
-    keepsake = Keepsake(str(path), ids_of(os.getpid()), genuine)
+    name = SecondName(str(path), ids_of(os.getpid()), genuine)
     path.unlink()
-    keepsake.mend()
+    name.restore()
     assert path.is_socket()
     path.unlink()
     path.write_text("a file that somebody has put there")
-    keepsake.mend()
+    name.restore()
     assert path.is_file()
-    keepsake.drop()
+    name.remove()
     with pytest.raises(OSError, match="not what the server"):
-        Keepsake(str(path), ids_of(os.getpid()), genuine)
+        SecondName(str(path), ids_of(os.getpid()), genuine)
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -87,7 +87,7 @@ def test_only_its_own_pidfile_is_kept(tmp_path: pathlib.Path) -> None:
     path, mine = tmp_path / "pid", ids_of(os.getpid())
     path.symlink_to("/etc/passwd")
     with pytest.raises(OSError, match="not what the server"):
-        Keepsake(str(path), mine, lambda p: is_own_file(p, mine))
+        SecondName(str(path), mine, lambda p: is_own_file(p, mine))
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -105,13 +105,13 @@ def test_root_does_nothing_that_the_server_may_not(shared: pathlib.Path) -> None
     path, folder = shared / "pid", shared / "everybodys"
     path.write_text("1")
     with pytest.raises(PermissionError, match=r"not permitted|denied"):
-        Keepsake(str(path), NOBODY, lambda p: True)
+        SecondName(str(path), NOBODY, lambda p: True)
     folder.mkdir()
     folder.chmod(0o777)
     linked = folder / "pid"
     os.link(path, linked)
     with pytest.raises(OSError, match=r"not (what the server|permitted)"):
-        Keepsake(str(linked), NOBODY, lambda p: is_own_file(p, NOBODY))
+        SecondName(str(linked), NOBODY, lambda p: is_own_file(p, NOBODY))
     assert list(folder.iterdir()) == [linked]
 
 
@@ -121,9 +121,9 @@ def test_root_keeps_what_is_the_servers(shared: pathlib.Path) -> None:
     path.write_text("7")
     for name in (shared, path):
         os.chown(name, 65534, 65534)
-    keepsake = Keepsake(str(path), NOBODY, lambda p: is_own_file(p, NOBODY))
+    name = SecondName(str(path), NOBODY, lambda p: is_own_file(p, NOBODY))
     path.unlink()
-    keepsake.mend()
+    name.restore()
     assert path.read_text() == "7"
-    keepsake.drop()
+    name.remove()
     assert list(shared.iterdir()) == [path]

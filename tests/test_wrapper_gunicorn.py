@@ -32,14 +32,14 @@ def test_its_command_line_reloads_code_that_was_copied(wrapped: Wrapped) -> None
     wrapped.wait()
 
 
-@pytest.mark.parametrize("told", ["cwd", "--chdir", "gunicorn"])
-def test_a_symlink_is_followed_anew(wrapped: Wrapped, told: str) -> None:
+@pytest.mark.parametrize("where", ["cwd", "--chdir", "gunicorn"])
+def test_a_symlink_is_followed_anew(wrapped: Wrapped, where: str) -> None:
     """gunicorn's HUP does not do that: benoitc/gunicorn 394."""
     words, cwd = {
         "cwd": (wrapped.command(), wrapped.folder),
         "--chdir": (["--chdir", wrapped.folder, *wrapped.command()], wrapped.root),
         "gunicorn": (wrapped.command("-w1", "--chdir", str(wrapped.folder)), wrapped.root),
-    }[told]
+    }[where]
     wrapped.run(*words, cwd=cwd)
     for release in ("v2", "v3"):
         wrapped.release(release)
@@ -213,7 +213,7 @@ def test_a_successor_made_by_hand_is_followed(wrapped: Wrapped) -> None:
     wrapped.send("HUP")
     wait_until(lambda: wrapped.said("has a successor already"), what=wrapped.console())
     old.terminate()
-    wait_until(lambda: wrapped.said("takes over"), what=wrapped.console())
+    wait_until(lambda: wrapped.said("serves in its place"), what=wrapped.console())
     assert wrapped.running
     assert [server.pid for server in wrapped.servers()] == [int(get(wrapped.port).split()[2])]
 
@@ -225,7 +225,7 @@ def test_the_old_master_dies_in_the_middle_of_a_reload(wrapped: Wrapped) -> None
     wrapped.send("HUP")
     wait_until(lambda: wrapped.said("booting:"))
     old.kill()
-    wait_until(lambda: wrapped.said("takes over"), what=wrapped.console())
+    wait_until(lambda: wrapped.said("serves in its place"), what=wrapped.console())
     wrapped.wait_for_release("v2")
     wrapped.hup()
 
@@ -247,5 +247,5 @@ def test_a_server_that_is_no_server_is_restarted_all_the_same(wrapped: Wrapped) 
     wrapped.begin("-w0.2", *python("import time; print('up', flush=True); time.sleep(60)"))
     wait_until(lambda: "up" in wrapped.console())
     wrapped.hup()
-    assert wrapped.console().count("up") == 2
+    wait_until(lambda: wrapped.console().count("up") == 2, what=wrapped.console)
     assert len(wrapped.servers()) == 1

@@ -11,6 +11,7 @@ import pytest
 
 from tests.house import lives, wait_until
 from tests.load import Load, get
+from tests.otherservers import uwsgi
 from tests.wrapped import PREFORK, RUN, Wrapped, python
 
 SERVERS = {
@@ -163,6 +164,33 @@ def test_a_check_that_fails_gives_the_path_back(wrapped: Wrapped) -> None:
     wrapped.wait_for_release("v1", wrapped.socket)
     assert wrapped.servers() == server
     assert list(wrapped.root.glob("app.sock*")) == [wrapped.socket]
+
+
+def test_a_server_on_a_port_replaces_its_own_workers(wrapped: Wrapped) -> None:
+    """No second copy can bind the port, but its family knows how it reloads in place."""
+    words = uwsgi(wrapped, "--lazy-apps", "--die-on-term", "--need-app").split()
+    wrapped.run("--status-file", wrapped.root / "status.json", *words)
+    (server,) = wrapped.servers()
+    wrapped.release("v2")
+    wrapped.hup()
+    wrapped.wait_for_release("v2")
+    assert wrapped.servers() == [server]
+    assert wrapped.status()["generation"] == 2
+    wrapped.release("broken", code="raise RuntimeError")
+    wrapped.hup("failed")
+    assert wrapped.said("RuntimeError")
+    assert get(wrapped.port).startswith(b"v2 ")
+    wrapped.send("TERM")
+    assert wrapped.wait() == 0
+
+
+def test_a_copy_that_ends_says_how(wrapped: Wrapped) -> None:
+    line = command(wrapped, "uvicorn")
+    wrapped.run(*line, at=wrapped.socket)
+    wrapped.release("broken", code="raise SystemExit(9)")
+    wrapped.hup("failed")
+    assert wrapped.said(") exited with status 9")
+    assert wrapped.said("generation 1 (pid "), wrapped.console()
 
 
 def test_a_port_cannot_be_bound_twice(wrapped: Wrapped) -> None:

@@ -18,6 +18,8 @@ from tests.load import Address, get
 
 RUN = BIN / "hotreload-run"
 
+OWN_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (hotreload(?:-run)?: .*)")
+
 ASGI = """\
 import asyncio, os, time
 time.sleep({boot})
@@ -188,13 +190,13 @@ class Wrapped(House):
         return not any(map(lives, self._pids))
 
     def successor(self) -> int:
-        """Return the pid of the last successor that was told of."""
+        """Return the pid of the last successor that was reported."""
         found = re.findall(r"booting: the successor \(pid (\d+)\)", self.console())
         return int(found[-1])
 
     def lines(self) -> list[str]:
-        """Return what hotreload-run has said of its own."""
-        return [line for line in self.console().splitlines() if line.startswith("hotreload: ")]
+        """Return the lines that hotreload-run itself has written, without their timestamps."""
+        return [match[1] for line in self.console().splitlines() if (match := OWN_LINE.match(line))]
 
     def said(self, text: str) -> int:
         return sum(text in line for line in self.lines())

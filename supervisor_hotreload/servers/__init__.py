@@ -1,19 +1,19 @@
 """The registry of the families of servers.
 
-What is in this room, from what everything needs to what nothing else needs:
+A family is one file: ``gunicorn``, ``uwsgi``, ``nginx``, ``unicorn``, ``puma`` and ``signal``.
+A new one is a subclass of :class:`~supervisor_hotreload.servers.base.Family` in a new file,
+and an entry in FAMILIES. What the families share, each module using only those before it:
 
-- ``generation``: a master with its workers. ``signals``: the ladder of stop signals.
-- ``readiness``: the probes that judge new workers. ``trial``: trying a release before.
-- ``program``: a program as it is configured. ``base``: what a family says of one.
-- ``command_line``: the server behind the wrappers of a command.
+- ``program``: a program as it is configured. ``generation``: a master with its workers.
+- ``signals``: the ladder of stop signals. ``trial``: trying a release before it is loaded.
+- ``readiness``: the probes that judge new workers.
+- ``base``: what a family says about a program, and the strategies.
+- ``command_line``: the server in a command. ``launchers``: what stands before a master.
 - ``lineage``: which processes belong to a program, and what proves it.
-- ``launchers``: what stands between supervisord and a master.
+- ``workers``: the workers of one master, also after its death.
 - ``reexec``: a reload by a second master. ``in_place``: a reload that keeps the master.
-- ``recognition``: which of several servers under one process the program is.
-- ``settings``: ``[hotreload:NAME]`` sections.
-- the families: ``gunicorn``, ``uwsgi``, ``nginx``, ``unicorn``, ``puma`` and ``signal``.
-
-A new family is one new file, and one entry in FAMILIES.
+- ``release_guard``: refuses a successor whose release has moved.
+- ``recognition``: which of several servers a program is. ``settings``: its settings.
 """
 
 from __future__ import annotations

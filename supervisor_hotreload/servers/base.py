@@ -10,8 +10,7 @@ from supervisor_hotreload.core import protocol
 from supervisor_hotreload.core.model import Failure, Fault, Policy, Ready
 from supervisor_hotreload.core.text import there_are
 from supervisor_hotreload.servers.generation import AcceptingGeneration, Generation
-from supervisor_hotreload.servers.program import Program as Program
-from supervisor_hotreload.servers.program import mentions
+from supervisor_hotreload.servers.program import Program, mentions
 from supervisor_hotreload.servers.readiness import BLIND_SECONDS, STEADY_SECONDS, Probe, probe
 from supervisor_hotreload.servers.trial import Trial
 from supervisor_hotreload.system.process import Process

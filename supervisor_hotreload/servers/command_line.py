@@ -12,7 +12,7 @@ from typing import Callable, Optional
 from supervisor_hotreload.core.text import printable
 from supervisor_hotreload.servers.program import Program
 
-PYTHON = re.compile(r"python[\d.]*\Z")
+PYTHON = re.compile(r"(python|pypy)[\d.]*\Z")
 
 SHELLS = frozenset(("sh", "bash", "dash", "ash", "ksh", "zsh"))
 
@@ -54,7 +54,7 @@ Names = Callable[[str], object]
 
 
 @dataclass(frozen=True)
-class Command:
+class StartCommand:
     """The command that a program executes in the end.
 
     :param words: the arguments of the server.
@@ -70,12 +70,12 @@ class Command:
 
 
 def assigned(program: Program, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of a Command's *environment* that its wrappers have set."""
+    """Return the variables of a StartCommand's *environment* that its wrappers have set."""
     before = _whole(program).environment
     return {key: value for key, value in environment.items() if before.get(key) != value}
 
 
-def behind(program: Program, names: Names) -> Optional[Command]:
+def behind(program: Program, names: Names) -> Optional[StartCommand]:
     """Return the server that a program's command starts, None when it starts another program.
 
     :param names: tells whether a name is the server's.
@@ -83,7 +83,7 @@ def behind(program: Program, names: Names) -> Optional[Command]:
     return _behind(_whole(program), names, NESTING)
 
 
-def among(program: Program, names: Names) -> Optional[Command]:
+def among(program: Program, names: Names) -> Optional[StartCommand]:
     """Return the server among the first words of a command, behind an unknown wrapper.
 
     The words of a shell are its script, so a shell starts no server here.
@@ -97,12 +97,12 @@ def among(program: Program, names: Names) -> Optional[Command]:
     return None
 
 
-def _whole(program: Program) -> Command:
+def _whole(program: Program) -> StartCommand:
     environment = {**os.environ, **program.environment}
-    return Command(tuple(program.words), program.directory, environment)
+    return StartCommand(tuple(program.words), program.directory, environment)
 
 
-def _behind(command: Command, names: Names, depth: int) -> Optional[Command]:
+def _behind(command: StartCommand, names: Names, depth: int) -> Optional[StartCommand]:
     """Look through one wrapper after the other."""
     words = command.words
     while words and depth:
@@ -134,8 +134,8 @@ def _behind_nice(words: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _behind_assignments(
-    command: Command, words: tuple[str, ...]
-) -> tuple[Command, tuple[str, ...]]:
+    command: StartCommand, words: tuple[str, ...]
+) -> tuple[StartCommand, tuple[str, ...]]:
     environment = dict(command.environment)
     while words:
         found = ASSIGNMENT.match(words[0])
@@ -158,8 +158,8 @@ def shell_tokens(script: str) -> Optional[list[str]]:
 
 
 def _behind_shell(
-    command: Command, words: tuple[str, ...], names: Names, depth: int
-) -> Optional[Command]:
+    command: StartCommand, words: tuple[str, ...], names: Names, depth: int
+) -> Optional[StartCommand]:
     """Read ``-c 'cd X && A=b exec SERVER ...'``. In a script that does more, the arguments of the
     server are not certain."""
     if len(words) < 2 or not re.match(r"-[a-z]*c\Z", words[0]):

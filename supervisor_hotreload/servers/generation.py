@@ -9,10 +9,10 @@ from typing import Callable, Optional, TypeVar
 from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.world import World
 
-DEPTH = 8
+WALK_LEVELS = 8
 """Levels of processes in which the master is looked for, shells and wrappers included."""
 
-BUDGET = 64
+WALK_PROCESSES = 64
 """Processes in which the master is looked for: supervisord waits meanwhile."""
 
 AtWork = Callable[[World, list[Process]], list[Process]]
@@ -46,11 +46,11 @@ class Generation:
 def walk(world: World, top: Process) -> Iterator[tuple[Process, list[Process]]]:
     """Yield *top* and its descendants, level by level, each with its children.
 
-    At most DEPTH levels and BUDGET processes are looked at.
+    At most WALK_LEVELS levels and WALK_PROCESSES processes are looked at.
     """
     level = [top]
-    left = BUDGET
-    for _ in range(DEPTH):
+    left = WALK_PROCESSES
+    for _ in range(WALK_LEVELS):
         below: list[Process] = []
         for process in level[:left]:
             children = world.children(process)

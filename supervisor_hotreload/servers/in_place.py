@@ -22,7 +22,7 @@ loading the new release itself."""
 
 
 @dataclass(frozen=True)
-class Remark:
+class Leftover:
     """The end of a wait, with a text about it; truthy."""
 
     text: str
@@ -97,12 +97,12 @@ class InPlaceReload:
         left = self._left()
         return not left or Progress(f"{left} old worker{'' if left == 1 else 's'} left", 0, left)
 
-    def leftover(self) -> Remark:
+    def leftover(self) -> Leftover:
         """Return a remark about the old workers that are left to finish."""
         left = self._left()
         if left == 1:
-            return Remark("1 old worker still finishes its requests")
-        return Remark(f"{left} old workers still finish their requests")
+            return Leftover("1 old worker still finishes its requests")
+        return Leftover(f"{left} old workers still finish their requests")
 
     def _left(self) -> int:
         return sum(self._world.alive(worker) for worker in self._old.accepting)

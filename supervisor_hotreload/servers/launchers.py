@@ -12,7 +12,7 @@ from typing import Callable, NamedTuple, Optional
 
 from supervisor_hotreload.core.model import Failure, Fault
 from supervisor_hotreload.servers.command_line import SHELLS, own_name
-from supervisor_hotreload.servers.generation import DEPTH, Generation
+from supervisor_hotreload.servers.generation import WALK_LEVELS, Generation
 from supervisor_hotreload.servers.program import Program
 from supervisor_hotreload.servers.signals import QUICK_SECONDS
 from supervisor_hotreload.system.process import Process
@@ -117,7 +117,7 @@ def must_spare_successor(world: World, program: Program, old: Generation) -> Non
 def above(world: World, old: Generation) -> Iterator[Process]:
     """Yield the ancestors of the master, up to the supervised process."""
     process = old.master
-    for _ in range(DEPTH):
+    for _ in range(WALK_LEVELS):
         if process == old.tracked:
             return
         status = world.status(process.pid)

@@ -18,7 +18,7 @@ from typing import Optional
 
 from supervisor_hotreload.core.model import Failure, Fault, Policy
 from supervisor_hotreload.servers.base import AcceptingFamily, Strategy
-from supervisor_hotreload.servers.command_line import STUBS, Command, among, assigned, behind
+from supervisor_hotreload.servers.command_line import STUBS, StartCommand, among, assigned, behind
 from supervisor_hotreload.servers.generation import (
     AcceptingGeneration,
     Generation,
@@ -45,7 +45,7 @@ class NginxGeneration(AcceptingGeneration):
     :param command: how it is started, None when that is not clear.
     """
 
-    command: Optional[Command] = None
+    command: Optional[StartCommand] = None
 
 
 class NginxReexec(Reexec):
@@ -174,7 +174,7 @@ def _stub() -> str:
     return beside if os.access(beside, os.X_OK) else STUB
 
 
-def started(program: Program) -> Optional[Command]:
+def started(program: Program) -> Optional[StartCommand]:
     """Return the nginx that a program's command starts, None when it starts none."""
     names = FAMILY.binaries.__contains__
     return behind(program, names) or among(program, names)

@@ -27,15 +27,14 @@ from supervisor_hotreload.servers.generation import (
 )
 from supervisor_hotreload.servers.in_place import InPlaceReload
 from supervisor_hotreload.servers.program import Program, mentions
+from supervisor_hotreload.system.descriptors import EPOLL
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
 
 WORKER = "puma: cluster worker"
 """The beginning of a worker's title (cluster/worker.rb, run)."""
 
-EPOLL = "anon_inode:[eventpoll]"
-
-SIGNALS = {"chain": "USR1", "graceful": "USR2"}
+STRATEGY_SIGNALS = {"chain": "USR1", "graceful": "USR2"}
 """The signal of each strategy."""
 
 
@@ -84,11 +83,13 @@ class PumaFamily(AcceptingFamily[AcceptingGeneration]):
     def in_place(
         self, world: World, old: AcceptingGeneration, policy: Policy, program: Program
     ) -> PumaReload:
-        name = SIGNALS[policy.strategy]
+        name = STRATEGY_SIGNALS[policy.strategy]
         return PumaReload(world, old, policy, lambda: world.signal(old.master, name))
 
     def is_master(self, world: World, process: Process) -> bool:
-        handles = all(world.catches(process, name) is not False for name in SIGNALS.values())
+        handles = all(
+            world.catches(process, name) is not False for name in STRATEGY_SIGNALS.values()
+        )
         if not handles or is_worker(world, process):
             return False
         children = world.children(process)

@@ -15,7 +15,7 @@ from typing import Optional
 
 from supervisor_hotreload.servers.base import AnyFamily
 from supervisor_hotreload.servers.command_line import SHELLS, own_name, shell_tokens
-from supervisor_hotreload.servers.generation import DEPTH, Generation
+from supervisor_hotreload.servers.generation import WALK_LEVELS, Generation
 from supervisor_hotreload.servers.launchers import LAUNCHERS, above, names_of
 from supervisor_hotreload.servers.lineage import runs
 from supervisor_hotreload.servers.program import Program
@@ -76,7 +76,7 @@ def find_server(
 
 
 def _under(
-    family: AnyFamily, world: World, top: Process, program: Program, depth: int = DEPTH
+    family: AnyFamily, world: World, top: Process, program: Program, depth: int = WALK_LEVELS
 ) -> list[Found]:
     """Return the topmost masters of *family* under *top*, one for each branch."""
     old = family.survey(world, top, program)

@@ -20,7 +20,7 @@ from supervisor_hotreload.system.credentials import rights_of
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
 
-ENDING = ("INT", "QUIT", "TERM")
+ENDING_SIGNALS = ("INT", "QUIT", "TERM")
 """Signals on which servers end, whatever their configuration is."""
 
 
@@ -51,7 +51,7 @@ class SignalFamily(AcceptingFamily[AcceptingGeneration]):
                 f"Start it once with directory = / and environment = "
                 f'PYTHONPATH="{program.directory}"',
             )
-        if policy.signal in ENDING or policy.signal == program.stopsignal:
+        if policy.signal in ENDING_SIGNALS or policy.signal == program.stopsignal:
             raise Failure(
                 Fault.NOT_RELOADABLE,
                 f"{program.name}: signal = {policy.signal} stops {old.master} and does not reload "

@@ -32,7 +32,7 @@ from supervisor_hotreload.servers.reexec import Reexec
 from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.world import World
 
-NAMES = frozenset({"unicorn", "unicorn_rails"})
+UNICORN_NAMES = frozenset({"unicorn", "unicorn_rails"})
 
 STREAMS = ("0", "1", "2")
 
@@ -84,7 +84,7 @@ class UnicornFamily(AcceptingFamily[AcceptingGeneration]):
     """Recognised by its command or its title, and by the signals that its workers handle."""
 
     name = "unicorn"
-    binaries = NAMES
+    binaries = UNICORN_NAMES
     orphan_signal = ""
     strategies = {"reexec": REEXEC}  # noqa: RUF012 - a table, never changed
 
@@ -146,7 +146,7 @@ def is_master(world: World, process: Process) -> bool:
     """
     words = " ".join(world.arguments(process)).split()[:5]
     for word, following in zip(words, [*words[1:], ""]):
-        if os.path.basename(word) in NAMES:
+        if os.path.basename(word) in UNICORN_NAMES:
             return not (following.startswith("worker[") or _has_pipe(world, process))
     return False
 

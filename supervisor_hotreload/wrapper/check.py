@@ -1,25 +1,47 @@
-"""Runs the operator's check as the wrapper would run the server."""
+"""Runs a command that judges a release as hotreload-run runs the server."""
 
 from __future__ import annotations
 
-from typing import Callable
+import os
+from collections.abc import Mapping
+from typing import Optional
 
+from supervisor_hotreload.core.model import Fault
+from supervisor_hotreload.servers.trial import Trial
 from supervisor_hotreload.system.check import JudgingCommand
 from supervisor_hotreload.system.process import Process
-from supervisor_hotreload.wrapper.options import Options
+from supervisor_hotreload.wrapper.children import Children
 
 
-class CheckCommand(JudgingCommand):
-    """``--check COMMAND``.
+class WrapperCheck(JudgingCommand):
+    """A command with the user, the directory and the environment of hotreload-run.
 
-    :param reapers: by pid, whom the wrapper tells that a child has ended.
+    :param name: how messages call the server.
+    :param command: split as a shell splits it, and run without one.
+    :param old: the master of the old generation.
+    :param children: reaps the command.
+    :param trial: what *command* is, when it tries the release before anything is touched.
     """
 
     def __init__(
-        self, options: Options, old: Process, reapers: dict[int, Callable[[int, int], None]]
+        self,
+        name: str,
+        command: str,
+        old: Process,
+        children: Children,
+        trial: Optional[Trial] = None,
     ) -> None:
-        super().__init__(options.name, options.policy.check or "", old)
-        self._reapers = reapers
+        self._children = children
+        self._trial = trial
+        if trial is None:
+            super().__init__(name, command, old)
+        else:
+            fault = Fault.TRIAL_FAILED
+            super().__init__(name, command, old, trial.title, fault, run_as=trial.run_as)
+
+    def environment(self) -> Mapping[str, str]:
+        more = {} if self._trial is None else self._trial.environment
+        return {**os.environ, **more}
 
     def spawned(self, pid: int) -> None:
-        self._reapers[pid] = self.finish
+        self._children.reapers[pid] = self.finish

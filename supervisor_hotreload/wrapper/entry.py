@@ -7,19 +7,20 @@ import resource
 import signal
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from typing import NoReturn, Optional
 
 from supervisor_hotreload.core.text import printable
 from supervisor_hotreload.system.linux import become_subreaper
 from supervisor_hotreload.system.world import World
 from supervisor_hotreload.wrapper import files, handover
-from supervisor_hotreload.wrapper.child import CannotStart, Command
 from supervisor_hotreload.wrapper.handover import Handover
-from supervisor_hotreload.wrapper.options import Options, Usage, parse
+from supervisor_hotreload.wrapper.launch import CANNOT_EXECUTE, CannotStart, Launcher
+from supervisor_hotreload.wrapper.listening import BadAddress, Listening
+from supervisor_hotreload.wrapper.options import RunOptions, Usage, parse
 from supervisor_hotreload.wrapper.reports import Reports
 from supervisor_hotreload.wrapper.run import Runner
 from supervisor_hotreload.wrapper.signals import Signals
-from supervisor_hotreload.wrapper.sockets import BadAddress, Listening
 
 
 def main() -> NoReturn:
@@ -27,7 +28,7 @@ def main() -> NoReturn:
     try:
         options = parse(sys.argv[0], sys.argv[1:])
     except Usage as usage:
-        _tell(str(usage), usage.status)
+        _exit_with(str(usage), usage.status)
     state = handover.take(os.environ)
     signals = Signals(None if state is None else state.mask)
     try:
@@ -36,12 +37,11 @@ def main() -> NoReturn:
         if options.pid is not None and state is None:
             files.write(options.pid, f"{os.getpid()}\n")
     except (BadAddress, OSError) as error:
-        _tell(f"hotreload-run: {error}", 2)
-    become_subreaper()
+        _exit_with(f"hotreload-run: {error}", 2)
     try:
         status = _run(options, signals, listening, state)
     except OSError as error:  # nothing has been started yet
-        _tell(f"hotreload-run: {error}", 2)
+        _exit_with(f"hotreload-run: {error}", 2)
     if options.pid is not None:
         files.remove_if(options.pid, f"{os.getpid()}\n")
     if not options.leave:
@@ -50,20 +50,23 @@ def main() -> NoReturn:
 
 
 def _run(
-    options: Options, signals: Signals, listening: Listening, state: Optional[Handover]
+    options: RunOptions, signals: Signals, listening: Listening, state: Optional[Handover]
 ) -> int:
     """Return the wait status of the server."""
+    world = World()
+    world.subreaper = become_subreaper()
     inherited = {k: v for k, v in os.environ.items() if k not in ("LISTEN_FDS", "LISTEN_PID")}
     notify = inherited.pop("NOTIFY_SOCKET", None) if options.notify else None
-    reports = Reports(options, World(), notify)
-    folder = options.chdir if state is None else state.folder
-    sockets = listening.descriptors
-    command = Command(options.command, inherited, sockets, signals, folder, options.leave)
+    reports = Reports(options, world, notify)
+    if state is not None:
+        options = replace(options, directory=state.folder)
+    sockets, directory = listening.descriptors, options.directory
+    launcher = Launcher(options.command, inherited, sockets, signals, directory, options.leave)
     try:
-        return Runner(options, signals, listening, command, reports, state).run()
+        return Runner(world, options, signals, listening, launcher, reports, state).run()
     except CannotStart as error:
         reports.log(f"hotreload-run: {error}")
-        return error.status << 8
+        return CANNOT_EXECUTE << 8
 
 
 def _end_like(status: int) -> NoReturn:
@@ -78,6 +81,6 @@ def _end_like(status: int) -> NoReturn:
     os._exit(128 - code)  # pid 1 cannot be killed by itself
 
 
-def _tell(text: str, status: int) -> NoReturn:
+def _exit_with(text: str, status: int) -> NoReturn:
     (sys.stderr if status else sys.stdout).write(printable(text.rstrip(), "\n") + "\n")
     sys.exit(status)

@@ -1,8 +1,8 @@
-"""What one image of hotreload-run tells the next when USR2 upgrades it in place.
+"""What one version of hotreload-run hands over to the next when USR2 upgrades it in place.
 
-It travels in the environment of the exec. It is believed only by the process
-that wrote it, known by pid and start time, which an exec keeps: a server or a
-nested hotreload-run that inherits the variable does not believe it.
+It is a variable in the environment of the exec. Only the process that wrote it believes it: it
+holds that process's pid and start time, which an exec does not change. A server or a nested
+hotreload-run that inherits the variable ignores it.
 """
 
 from __future__ import annotations
@@ -20,15 +20,18 @@ VARIABLE = "HOTRELOAD_RUN"
 
 @dataclass(frozen=True)
 class Handover:
-    """The state of the wrapper that its processes do not show.
+    """The state of hotreload-run that its processes do not show.
+
+    Versions exchange it by the names of its fields, so a field is never renamed.
 
     :param server: the tracked process, by pid and start time.
-    :param folder: the working directory as it was written; a symlink may have moved since.
+    :param generation: its number.
+    :param folder: the working directory, with its symlinks as they are written.
     :param ready: the first generation has been ready.
-    :param mask: signals that were blocked when the command was started.
+    :param mask: signals that were blocked when hotreload-run was started.
     :param sockets: descriptors opened by --listen.
-    :param counts: how many reloads have ended how.
-    :param pending: signals that have come and have not been heard yet.
+    :param counts: how many reloads have had each outcome.
+    :param pending: signals that have come and were not handled yet.
     """
 
     server: Process
@@ -41,6 +44,7 @@ class Handover:
     pending: list[int]
 
     def write(self, environment: MutableMapping[str, str]) -> None:
+        """Put it into an environment."""
         import json
 
         environment[VARIABLE] = json.dumps({"wrapper": _self(), **asdict(self)})
@@ -59,7 +63,7 @@ def take(environment: MutableMapping[str, str]) -> Optional[Handover]:
             return None
         return Handover(**{**found, "server": Process(*found["server"])})
     except (AttributeError, KeyError, TypeError, ValueError):
-        return None  # of a version too different, or forged
+        return None  # the other version is too different, or it is forged
 
 
 def _self() -> tuple[int, int]:
@@ -76,7 +80,7 @@ def image() -> list[str]:
 
 
 def _command_line() -> list[str]:
-    """Python 3.9 has no sys.orig_argv."""
+    """Return the same for Python 3.9, which has no sys.orig_argv."""
     from supervisor_hotreload.system.process import arguments_of
 
     return arguments_of(os.getpid())

@@ -1,10 +1,10 @@
-"""``hotreload-orphan COMMAND``: starts a server and can leave it to supervisord.
+"""The command ``hotreload-orphan``: starts a server, and leaves it to supervisord when asked to.
 
-nginx refuses USR2 as long as its parent is the one that has started it
-(ngx_signal_handler: ngx_getppid() == ngx_parent). So this stands between the
-two: it passes every signal on and ends as the server ends; on USR2, which the
-reload sends, it leaves, and the kernel hands the server to supervisord, which
-is a subreaper and adopts it.
+nginx refuses USR2 as long as its parent is the process that has started it
+(ngx_signal_handler: ngx_getppid() == ngx_parent). So hotreload-orphan stands between supervisord
+and nginx. It passes every signal on and ends as the server ends. On USR2, which a reload
+sends, it ends alone; the kernel then makes the server a child of supervisord, which is a
+subreaper.
 """
 
 from __future__ import annotations
@@ -13,6 +13,22 @@ import os
 import shutil
 import signal
 import sys
+
+USAGE = "usage: hotreload-orphan COMMAND [ARGUMENT]..."
+
+HELP = f"""\
+{USAGE}
+
+Starts COMMAND, passes every signal on to it and ends with its exit status.
+On USR2 it ends alone, and supervisord adopts the server. An nginx that is to
+be reloaded with 'strategy = upgrade' has to be started so:
+
+  [program:nginx]
+  command = hotreload-orphan /usr/sbin/nginx -g 'daemon off;'
+"""
+
+CANNOT_RUN = 127
+"""The exit status of a shell for a command that it does not find."""
 
 LEAVE = signal.SIGUSR2
 
@@ -31,15 +47,17 @@ RELAYED = frozenset(
 def main() -> int:
     """Run the command of the arguments.
 
-    :return: its exit status; 0 when it was left alone, 127 when it cannot be run.
+    :return: its exit status; 0 when the server was left alone, 127 when it cannot be run.
     """
     words = sys.argv[1:]
+    if words[:1] in (["-h"], ["--help"]):
+        print(HELP, end="")  # noqa: T201 - it is what was asked for
+        return 0
     path = shutil.which(words[0]) if words else None
     if path is None:
-        print("usage: hotreload-orphan COMMAND [ARGUMENT]...", file=sys.stderr)  # noqa: T201
-        if words:
-            print(f"{words[0]}: no such command", file=sys.stderr)  # noqa: T201
-        return 127
+        text = f"hotreload-orphan: {words[0]}: no such command" if words else USAGE
+        print(text, file=sys.stderr)  # noqa: T201 - a command of its own
+        return CANNOT_RUN
     signal.pthread_sigmask(signal.SIG_BLOCK, RELAYED | {LEAVE, signal.SIGCHLD})
     child = os.fork()
     if child == 0:
@@ -53,18 +71,18 @@ def run(path: str, arguments: list[str]) -> None:
     try:
         os.execv(path, [path, *arguments])
     except OSError as error:
-        print(f"{path}: {error.strerror}", file=sys.stderr)  # noqa: T201
-        os._exit(127)
+        print(f"hotreload-orphan: {path}: {error.strerror}", file=sys.stderr)  # noqa: T201
+        os._exit(CANNOT_RUN)
 
 
 def watch(child: int) -> int:
-    """Pass signals on to *child* until it ends, or until it is to be left alone."""
+    """Pass signals on to *child* until it ends, or until USR2 comes."""
     while True:
         number = signal.sigwait(RELAYED | {LEAVE, signal.SIGCHLD})
         if number == LEAVE:
             return 0
         if number != signal.SIGCHLD:
-            os.kill(child, number)  # it is our child, not reaped: nobody else has its pid
+            os.kill(child, number)  # it was not reaped, so nobody else has its pid
             continue
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:

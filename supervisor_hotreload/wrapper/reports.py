@@ -1,33 +1,37 @@
-"""What is told of the command: lines on stderr, systemd, the status file."""
+"""Reports what hotreload-run does: lines on stderr, the status file, systemd."""
 
 from __future__ import annotations
 
 import os
 import select
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Optional
 
-from supervisor_hotreload.core.model import Outcome
+from supervisor_hotreload.core.model import Fault, Outcome
 from supervisor_hotreload.core.reload import Reload
-from supervisor_hotreload.core.text import printable
+from supervisor_hotreload.core.text import joined, printable
 from supervisor_hotreload.system.world import World
 from supervisor_hotreload.wrapper import files
-from supervisor_hotreload.wrapper.options import Options
+from supervisor_hotreload.wrapper.options import RunOptions
 
 if TYPE_CHECKING:
-    from supervisor_hotreload.wrapper.notify import Notifier
+    from supervisor_hotreload.wrapper.service_manager import ServiceManager
 
-LONGEST = 2000
-"""Bytes of one line: less than a pipe takes at once (PIPE_BUF), so that it never blocks."""
+LINE_BYTES = 2000
+"""Of one line: less than a pipe takes at once (PIPE_BUF), so that a write never blocks."""
+
+EXPLAINED_BY_SERVER = frozenset({Fault.SUCCESSOR_EXITED, Fault.NOT_READY, Fault.NO_SUCCESSOR})
+"""Faults of the new release: the server has printed why, to the same stderr."""
 
 
 class Reports:
-    """Everybody who is told.
+    """Everything that hotreload-run says.
 
-    :param notify: the value of NOTIFY_SOCKET, None to tell no service manager.
+    :param notify: the value of NOTIFY_SOCKET, None to report to no service manager.
     """
 
-    def __init__(self, options: Options, world: World, notify: Optional[str]) -> None:
+    def __init__(self, options: RunOptions, world: World, notify: Optional[str]) -> None:
         self._name = options.name
         self._world = world
         self._path = options.status_file
@@ -35,46 +39,57 @@ class Reports:
         self._failed = False
         self.counts = {outcome.value: 0 for outcome in Outcome if outcome is not Outcome.PENDING}
         self._last: Optional[Reload] = None
-        self._notifier: Optional[Notifier] = None
+        self._manager: Optional[ServiceManager] = None
         if notify:
-            from supervisor_hotreload.wrapper.notify import Notifier  # not before it is needed
+            from supervisor_hotreload.wrapper.service_manager import ServiceManager  # if needed
 
             try:
-                self._notifier = Notifier(notify)
+                self._manager = ServiceManager(notify)
             except OSError as error:
-                self.say(f"systemd cannot be told: {error.strerror}")
+                self.say(f"nothing is reported to systemd: {error.strerror}")
 
     def say(self, text: str) -> None:
         """Write *text* to stderr as one line."""
         self.log(f"hotreload: {self._name}: {text}")
 
     def log(self, text: str) -> None:
-        """Write a whole line to stderr, unless nobody reads it: serving goes on."""
-        one = printable(" | ".join(text.splitlines()))
-        line = one.encode("utf-8", "replace")[:LONGEST] + b"\n"
+        """Write a whole line to stderr, unless nobody reads it: the server serves on."""
+        now = time.time()
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
+        line = f"{stamp},{int(now % 1 * 1000):03} {printable(joined(text))}"
         with suppress(OSError, ValueError):  # closed, or a pipe without a reader
             if select.select([], [2], [], 0)[1]:
-                os.write(2, line)
+                os.write(2, line.encode("utf-8", "replace")[:LINE_BYTES] + b"\n")
 
     def reloading(self, reload: Reload) -> None:
+        """Report that a reload begins."""
         self._last = reload
-        if self._notifier is not None:
-            self._notifier.reloading(self._world.now())
+        if self._manager is not None:
+            self._manager.reloading(self._world.now())
 
     def ended(self, reload: Reload) -> None:
+        """Count a reload that has an outcome."""
         self.counts[reload.outcome.value] += 1
 
     def ready(self, serving: str) -> None:
-        """The first generation is ready, or a reload has ended, whatever its outcome."""
-        if self._notifier is not None:
-            last = self._last
-            failed = last is not None and last.outcome is not Outcome.SUCCEEDED
-            why = f" (the reload {last.outcome.value}: {last.reason})" if last and failed else ""
-            self._notifier.ready(serving + why)
+        """Report that the first generation is ready, or that a reload has ended.
+
+        :param serving: a sentence that names the generation that serves.
+        """
+        last = self._last
+        failed = last if last is not None and last.outcome is not Outcome.SUCCEEDED else None
+        if failed is not None:
+            explained = failed.fault in EXPLAINED_BY_SERVER
+            why = "; what the new one printed above says why it does not" if explained else ""
+            self.say(f"{serving}{why}")
+        if self._manager is not None:
+            why = "" if failed is None else f" (the reload {failed.outcome.value}: {failed.reason})"
+            self._manager.ready(serving + why)
 
     def stopping(self) -> None:
-        if self._notifier is not None:
-            self._notifier.stopping()
+        """Report that the server is being stopped."""
+        if self._manager is not None:
+            self._manager.stopping()
 
     def write(self, state: str, generation: int, server: int) -> None:
         """Keep the status file up to date; cheap when nothing has changed."""
@@ -87,7 +102,7 @@ class Reports:
             "generation": generation,
             "server_pid": server,
             "reloads": dict(self.counts),
-            "reload": None if self._last is None else _told(self._last),
+            "reload": None if self._last is None else _fields(self._last),
         }
         if now != self._state:
             self._state = now
@@ -102,7 +117,8 @@ class Reports:
                 self._failed = True  # tried again at the next change
 
 
-def _told(reload: Reload) -> dict[str, Any]:
+def _fields(reload: Reload) -> dict[str, Any]:
+    """Return what the status file says of a reload."""
     return {
         "phase": reload.phase.value,
         "outcome": reload.outcome.value,

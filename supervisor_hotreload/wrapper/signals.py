@@ -1,4 +1,4 @@
-"""Signals as events of a loop: caught by a descriptor, read in the order they came."""
+"""Catches signals for a loop, which reads them from a descriptor in the order they came."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Optional
 
-UNCAUGHT = {
+UNCAUGHT = {  # what cannot be caught, or is not to be
     signal.SIGKILL,
     signal.SIGSTOP,
     signal.SIGTSTP,  # job control of a shell: it reaches the whole foreground group by itself
@@ -35,8 +35,8 @@ def name_of(number: int) -> str:
 class Signals:
     """Every signal that can be caught.
 
-    :param mask: what was blocked when the command was started; read from the
-        kernel unless an earlier image of this process has handed it over.
+    :param mask: what was blocked when hotreload-run was started; asked of the kernel unless
+        an earlier version of this process has handed it over.
     """
 
     def __init__(self, mask: Optional[Iterable[int]] = None) -> None:
@@ -52,22 +52,23 @@ class Signals:
         self.unblock()
 
     def block(self) -> None:
-        """Keep signals pending: over a fork or an exec none may get lost."""
+        """Let signals stay pending: over a fork or an exec none may get lost."""
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
     def unblock(self) -> None:
+        """Let signals come again."""
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
     def reset(self) -> None:
-        """In a child before its exec: as if nothing had been caught or blocked."""
+        """Undo all of this in a child before its exec."""
         signal.set_wakeup_fd(-1)
         for number in (*self._caught, signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
 
     def put(self, number: int) -> None:
-        """Let *number* be the next that wait() returns, as if it had just come."""
-        with suppress(OSError):  # full: as with any signal, there are plenty already
+        """Let wait() return *number* as if it had just come."""
+        with suppress(OSError):  # the pipe is full, so the loop has signals enough
             os.write(self._writer, bytes([number]))
 
     def wait(self, timeout: Optional[float]) -> list[int]:

@@ -8,70 +8,106 @@ import sys
 from typing import Callable, Optional
 
 from supervisor_hotreload.wrapper import handover
+from supervisor_hotreload.wrapper.children import Children
 from supervisor_hotreload.wrapper.handover import Handover
+from supervisor_hotreload.wrapper.listening import Listening
+from supervisor_hotreload.wrapper.reports import Reports
 from supervisor_hotreload.wrapper.signals import Signals
-from supervisor_hotreload.wrapper.sockets import Listening
 
-PATIENCE = 30.0
-"""Seconds that the new version has to start and say what it is."""
+TRIAL_SECONDS = 30.0
+"""How long the new version has to start and print its version."""
 
 
-class Refused(Exception):
-    """This version goes on; the message says why."""
+class UpgradeRefused(Exception):
+    """The new version cannot take over. The message says why."""
 
 
 class Upgrade:
-    """The trial run of the new version, and then the exec of it.
+    """A trial run of the new version, and then the exec of it.
 
-    An exec that fails later would end the wrapper, and leave the server alone.
+    An exec that fails later would end hotreload-run and leave the server alone: hence the trial.
+
+    :param may_execute: tells whether nothing is under way that the exec would lose.
+    :param state: returns what the new version is given.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        reports: Reports,
+        children: Children,
+        signals: Signals,
+        listening: Listening,
+        may_execute: Callable[[], bool],
+        state: Callable[[], Handover],
+    ) -> None:
         self._clock = clock
+        self._reports = reports
+        self._children = children
+        self._signals = signals
+        self._listening = listening
+        self._may_execute = may_execute
+        self._state = state
         self._since = 0.0
-        self.pid: Optional[int] = None
+        self._pid: Optional[int] = None
+        self.wanted = False
 
-    def begin(self) -> int:
-        """Let the new code say its version; return the pid, for whoever reaps it.
+    @property
+    def is_tried(self) -> bool:
+        """Tell whether a trial run is under way."""
+        return self._pid is not None
 
-        :raises Refused: when it cannot be executed.
-        """
+    def begin(self) -> None:
+        """Let the new version print its version; it has to know all our options."""
         null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
-        line = [*handover.image(), "--version", *sys.argv[1:]]  # it has to know all options
+        line = [*handover.image(), "--version", *sys.argv[1:]]
         try:
-            self.pid = os.posix_spawn(line[0], line, os.environ, file_actions=null)
+            self._pid = os.posix_spawn(line[0], line, os.environ, file_actions=null)
         except OSError as error:
-            raise Refused(f"{line[0]}: {error.strerror}") from None
+            self._refuse(f"{line[0]}: {error.strerror}")
+            return
         self._since = self._clock()
-        return self.pid
+        self._children.reapers[self._pid] = self._go_on
 
     def step(self) -> None:
-        """End a trial run that takes too long; it has not been reaped, so the pid is its own."""
-        if self.pid is not None and self._clock() - self._since > PATIENCE:
-            os.kill(self.pid, signal.SIGKILL)
+        """Kill a trial run that takes too long; it was not reaped, so the pid is its own."""
+        if self._pid is not None and self._clock() - self._since > TRIAL_SECONDS:
+            os.kill(self._pid, signal.SIGKILL)
 
-    def judge(self, status: int) -> None:
-        """:raises Refused: when the trial run has failed."""
-        self.pid = None
+    def _go_on(self, pid: int, status: int) -> None:
+        """Become the new version if its trial run has succeeded."""
+        self._pid = None
         if status:
             code = os.waitstatus_to_exitcode(status)
-            raise Refused(f"'{' '.join(handover.image())} --version' ended with status {code}")
+            self._refuse(f"'{' '.join(handover.image())} --version' ended with status {code}")
+            return
+        if not self._may_execute():
+            return  # it is tried again when that is over
+        self._reports.say("hotreload-run upgrades itself in place")
+        try:
+            execute(self._state(), self._signals, self._listening)
+        except UpgradeRefused as refused:
+            self._refuse(str(refused))
+
+    def _refuse(self, why: str) -> None:
+        self.wanted = False
+        self._reports.say(f"hotreload-run was not upgraded, this version goes on: {why}")
 
 
 def execute(state: Handover, signals: Signals, listening: Listening) -> None:
-    """Become the new version. Returns never.
+    """Become the new version. Never returns.
 
-    :raises Refused: when it cannot be executed; nothing has changed then.
+    :raises UpgradeRefused: when that is impossible; nothing has changed then.
     """
     line = [*handover.image(), *sys.argv[1:]]
     signals.block()  # they stay pending over the exec
     state.pending.extend(signals.wait(0))
     environment = dict(os.environ)
     state.write(environment)
-    listening.keep_over_exec(True)
+    listening.survive_exec(True)
     try:
         os.execve(line[0], line, environment)
     except OSError as error:
-        listening.keep_over_exec(False)
+        listening.survive_exec(False)
         signals.unblock()
-        raise Refused(f"{line[0]}: {error.strerror}") from None
+        raise UpgradeRefused(f"{line[0]}: {error.strerror}") from None

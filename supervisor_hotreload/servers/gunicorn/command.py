@@ -15,7 +15,7 @@ from supervisor_hotreload.system.files import read_regular
 
 BINARIES = frozenset({"gunicorn", "gunicorn3", "gunicorn_paster"})
 
-SHORT = {"-p": "pid", "-t": "timeout", "-u": "user", "-g": "group", "-c": "config"}
+SHORT_OPTIONS = {"-p": "pid", "-t": "timeout", "-u": "user", "-g": "group", "-c": "config"}
 """gunicorn's short options that matter here (gunicorn config)."""
 
 DAEMON_OPTIONS = ("--daemon", "-D")
@@ -26,11 +26,6 @@ executed nor parsed: deep nesting crashes Python's parser."""
 
 CONFIGURATION_BYTES = 1 << 16
 """Bytes of a configuration file that are read; a longer one is left alone."""
-
-
-def looks_like_gunicorn(words: Sequence[str]) -> bool:
-    """Tell whether one of the first words of a command line names a gunicorn."""
-    return any("gunicorn" in os.path.basename(word) for word in words[:3])
 
 
 def options(command: str) -> dict[str, str]:
@@ -48,8 +43,8 @@ def options_of(words: Sequence[str]) -> dict[str, str]:
         if word.startswith("--"):
             name, equals, rest = word[2:].partition("=")
             found[name] = rest if equals else value
-        elif word[:2] in SHORT:
-            found[SHORT[word[:2]]] = word[2:].lstrip("=") or value
+        elif word[:2] in SHORT_OPTIONS:
+            found[SHORT_OPTIONS[word[:2]]] = word[2:].lstrip("=") or value
     return found
 
 
@@ -80,7 +75,7 @@ def bound(program: Program) -> list[str]:
 def why_it_daemonizes(program: Program) -> str:
     """Return why gunicorn leaves supervisord, '' when neither its command nor a plain line of
     its configuration file says that it does."""
-    consequence = "so what supervisord has started ends at once"
+    consequence = "so the process that was started ends at once"
     if mentions(configured(program), DAEMON_OPTIONS):
         return f"its command has --daemon, {consequence}; remove --daemon"
     path = _configuration(program)

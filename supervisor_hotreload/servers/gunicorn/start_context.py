@@ -10,7 +10,6 @@ workers to quit. So they are checked before USR2 is sent.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Callable, Optional
 
 from supervisor_hotreload.core.model import Failure, Fault
 from supervisor_hotreload.core.text import printable
+from supervisor_hotreload.servers.command_line import PYTHON
 from supervisor_hotreload.servers.generation import Generation
 from supervisor_hotreload.servers.gunicorn.command import BINARIES, configured, options_of
 from supervisor_hotreload.servers.program import Program
@@ -26,8 +26,6 @@ from supervisor_hotreload.system.credentials import rights_of
 from supervisor_hotreload.system.files import read_regular
 from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.world import World
-
-PYTHON = re.compile(r"(python|pypy)[\d.]*\Z")
 
 WITH_VALUE = ("-X", "-W")
 """Options of an interpreter whose value is the next word."""
@@ -38,7 +36,7 @@ NO_SCRIPT = ("-m", "-c")
 DELETED = " (deleted)"
 """The kernel appends this to the name of a directory that is gone."""
 
-UNKNOWN = "\ufffd"
+REPLACEMENT = "\ufffd"
 """Replaces a byte that is no UTF-8: a path with it is not the real one."""
 
 SHEBANG_BYTES = 256
@@ -119,7 +117,7 @@ def _complaint(context: StartContext) -> Optional[str]:
         (context.script, "its script", _can_read, "read"),
     )
     for path, what, usable, verb in checks:
-        if path is None or UNKNOWN in path:
+        if path is None or REPLACEMENT in path:
             continue
         try:
             os.stat(path)

@@ -19,7 +19,7 @@ from supervisor_hotreload.core.model import Failure, Fault, Policy, Ready
 from supervisor_hotreload.core.text import printable
 from supervisor_hotreload.servers.base import AcceptingFamily, Strategy
 from supervisor_hotreload.servers.generation import (
-    DEPTH,
+    WALK_LEVELS,
     AcceptingGeneration,
     accepting_generation,
     counts,
@@ -291,7 +291,7 @@ def _moved(world: World, old: UwsgiGeneration) -> Optional[str]:
 def _rivals(world: World, old: AcceptingGeneration) -> tuple[Process, ...]:
     """Return the other masters beside the one of *old*: the vassals of an Emperor."""
     level = [old.tracked]
-    for _ in range(DEPTH):
+    for _ in range(WALK_LEVELS):
         if old.master in level:
             beside = (process for process in level if process != old.master)
             return tuple(p for p in beside if _is_uwsgi(world, p) and world.children(p))

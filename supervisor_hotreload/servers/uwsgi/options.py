@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 from supervisor_hotreload.core.text import printable
-from supervisor_hotreload.servers.command_line import Command, behind
+from supervisor_hotreload.servers.command_line import StartCommand, behind
 from supervisor_hotreload.servers.program import Program
 from supervisor_hotreload.system.credentials import Ids, rights_of
 from supervisor_hotreload.system.files import read_regular
@@ -176,7 +176,7 @@ class UwsgiOptions:
         return f"the value of {', '.join(unknown)} cannot be known" if unknown else ""
 
 
-def uwsgi_command(program: Program) -> Optional[Command]:
+def uwsgi_command(program: Program) -> Optional[StartCommand]:
     """Return the uWSGI that a program's command starts, None when it starts another program."""
     return behind(program, NAME.match)
 
@@ -197,7 +197,7 @@ def options(program: Program) -> UwsgiOptions:
 class _Reader:
     """Reads the options of one command; its files with *rights*."""
 
-    def __init__(self, command: Command, rights: Optional[Ids]) -> None:
+    def __init__(self, command: StartCommand, rights: Optional[Ids]) -> None:
         self._command = command
         self._rights = rights
         self._stated: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""Tells systemd the state of the service (sd_notify(3))."""
+"""Reports the state of the service to systemd (sd_notify(3))."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import socket
 from contextlib import suppress
 
 
-class Notifier:
-    """One service manager.
+class ServiceManager:
+    """One service manager that takes notifications.
 
-    :param address: the value of NOTIFY_SOCKET: a path, or an abstract one after '@'.
+    :param address: the value of NOTIFY_SOCKET: a path, or an abstract name after '@'.
+    :raises OSError: when there can be no socket.
     """
 
     def __init__(self, address: str) -> None:
@@ -19,16 +20,18 @@ class Notifier:
         )
 
     def ready(self, status: str) -> None:
+        """Report that the service is ready, with a sentence."""
         self._send("READY=1", f"STATUS={status}")
 
     def reloading(self, now: float) -> None:
-        """Begin a reload, which the next ready() ends (Type=notify and notify-reload).
+        """Report a reload, which the next ready() ends (Type=notify and notify-reload).
 
         :param now: the monotonic clock, in seconds.
         """
         self._send("RELOADING=1", f"MONOTONIC_USEC={int(now * 1_000_000)}", "STATUS=reloading")
 
     def stopping(self) -> None:
+        """Report that the service is being stopped."""
         self._send("STOPPING=1")
 
     def _send(self, *lines: str) -> None:

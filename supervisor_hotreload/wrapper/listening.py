@@ -1,4 +1,4 @@
-"""Listening sockets that this process opens and the server inherits."""
+"""Opens the listening sockets of --listen, which the server inherits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Listening:
     :param addresses: 'HOST:PORT', '[HOST]:PORT' or 'unix:PATH'.
     :param environment: LISTEN_PID and LISTEN_FDS name sockets given to this
         process (sd_listen_fds(3)).
-    :param opened: descriptors that an earlier image of this process has opened.
+    :param opened: descriptors that an earlier version of this process has opened.
     :raises BadAddress: when one cannot be opened.
     """
 
@@ -44,12 +44,13 @@ class Listening:
             if address.startswith("unix:")
         }
 
-    def keep_over_exec(self, keep: bool) -> None:
+    def survive_exec(self, survive: bool) -> None:
+        """Let the sockets stay open over an exec of this process, or not."""
         for descriptor in self.opened:
-            os.set_inheritable(descriptor, keep)
+            os.set_inheritable(descriptor, survive)
 
     def remove_paths(self) -> None:
-        """Unlink the paths of our unix sockets, as whoever binds one has to. Never raises."""
+        """Unlink the paths of our unix sockets. Never raises."""
         for path, descriptor in self._paths.items():
             with suppress(OSError):
                 if is_bound_to(os.fstat(descriptor).st_ino, path):
@@ -57,7 +58,7 @@ class Listening:
 
 
 def _given(environment: Mapping[str, str]) -> range:
-    """Return the descriptors that were given to this process; what is malformed names none."""
+    """Return the descriptors that were given to this process; none if the number is malformed."""
     given = environment.get("LISTEN_FDS", "")
     mine = environment.get("LISTEN_PID") == str(os.getpid())
     if not mine or not re.fullmatch("[0-9]{1,4}", given):
