@@ -17,7 +17,7 @@ DEMO = pathlib.Path(sys.executable).with_name("hotreload-demo")
 OUTPUT_LINES = 3
 """Lines of a failed program's output that the README shows: the end of a traceback."""
 
-TURNS = re.compile(r"\$ |myapp\b|longest|dropped")
+TURNS = re.compile(r"\$ |myapp\b|dropped")
 """How the lines of the demo begin that the README shows."""
 
 PROGRESS = re.compile(r"(\d+/\d+ workers ready|\d+ old workers? left)$")
@@ -32,6 +32,8 @@ def run(*options: str) -> list[str]:
     text = done.stdout[done.stdout.index("$ ln -s") :]
     text = re.sub(r"/tmp/hotreload-demo-\w+", "/srv/myapp", text)
     text = re.sub(r"\(exit status (\d+)\)", r"$ echo $?\n\1", text)
+    if options:  # nothing has changed
+        text = re.sub(r"\$ supervisorctl status\n.*\n", "", text)
     return text.splitlines()
 
 
@@ -48,7 +50,7 @@ def shortened(lines: list[str]) -> list[str]:
             if shown[-1] != "...":
                 shown.append("...")
         elif TURNS.match(line) or shown[-1:] == ["$ echo $?"]:
-            shown += ["", line] if line.startswith("longest") else [line]
+            shown += ["", line] if line.startswith("dropped") else [line]
     return shown
 
 

@@ -135,9 +135,8 @@ def test_orphans_do_not_fill_the_log(house: House) -> None:
     wait_until(done.exists)
     wait_until(lambda: house.nudge() and not house.zombies())
     assert house.log().count("reaped unknown pid") == 0
-    wait_until(
-        lambda: house.nudge() and "orphaned processes of programs" in house.log(), what=house.log
-    )
+    line = "orphaned processes of programs"
+    wait_until(lambda: house.nudge() and line in house.log(), what=house.log)
     assert house.ctl("stop", "daemons").stdout == "daemons: stopped\n"
     assert psutil.pid_exists(house.pid)
     assert pathlib.Path(done).exists()

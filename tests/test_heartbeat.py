@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from supervisor_hotreload.core.model import Progress, Readiness
 from supervisor_hotreload.servers.gunicorn.heartbeat import Heartbeat
-from supervisor_hotreload.system.process import Beat, Process
+from supervisor_hotreload.system.descriptors import Beat
+from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
 
 MASTER = Process(10, 1)

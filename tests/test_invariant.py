@@ -263,8 +263,13 @@ TERM_TO_BOTH = [("worker", 0.025), ("bake", 0.025), ("reload", 0.025), ("worker"
 TERM_TO_BOTH += [("old TERM", 0.025), ("new TERM", 0.025)]
 """The bake fails after the old master has exited and before supervisord has reaped it."""
 
+STOPPED_SOON = [("reload", 0.025), ("cancel", 0.025), ("old QUIT", 0.025), ("reload", 0.025)]
+STOPPED_SOON += [("reload", 0.025), ("old USR2", 0.025), ("stop", 0.025)]
+"""supervisord spawns it again; it gets a USR2 and a stop before hotreload has looked at it."""
+
 
 @pytest.mark.long
+@example(seed=0, subreaper=False, schedule=STOPPED_SOON)
 @example(seed=19218, subreaper=False, schedule=TERM_TO_BOTH)
 @settings(
     max_examples=SCHEDULES,

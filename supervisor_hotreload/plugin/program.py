@@ -89,7 +89,7 @@ class SupervisedProgram(ProcessView):
             holds=self._hold.hold,
             status=self._hold.status,
             ended=self._on_end,
-            record=self._record,
+            record=self._note_and_record,
             others=self._generations.others,
             stopped=self._stop_others,
             take_hup=self._relay,
@@ -247,6 +247,11 @@ class SupervisedProgram(ProcessView):
             self._warn(
                 f"{late}, the successor of a reload that was given up, has come late and is ended"
             )
+
+    def _note_and_record(self) -> None:
+        """Record what proves the others, before a stop: the program may have just been spawned."""
+        self._generations.note(self.pid)
+        self._record()
 
     def _record(self) -> None:
         if self._generations.record():

@@ -102,7 +102,7 @@ class Usage(Exception):
         self.status = status
 
 
-class BadUsage(Usage):
+class UsageError(Usage):
     """The command line cannot be used. The usage line comes before *text*."""
 
     def __init__(self, text: str) -> None:
@@ -192,20 +192,20 @@ def parse(program: str, arguments: list[str]) -> RunOptions:
     try:
         pairs, command = getopt.getopt(arguments, SHORT, LONG)
     except getopt.GetoptError as error:
-        raise BadUsage(f"{error.msg} (see hotreload-run --help)") from None
+        raise UsageError(f"{error.msg} (see hotreload-run --help)") from None
     found: dict[str, Any] = {"listen": (), "leave": os.path.basename(program) in HUPWATCH}
     policy: dict[str, Any] = {}
     for option, value in pairs:
         try:
             _take(option, value, found, policy)
         except (ValueError, OSError) as error:
-            raise BadUsage(f"{option} {value}: {error}") from None
+            raise UsageError(f"{option} {value}: {error}") from None
     if found.pop("version", False):  # said last: an upgrade asks whether all options are known
         from supervisor_hotreload import __version__
 
         raise Usage(f"hotreload-run {__version__}", 0)
     if not command:
-        raise BadUsage("no command (see hotreload-run --help)")
+        raise UsageError("no command (see hotreload-run --help)")
     return _complete(tuple(command), found, policy)
 
 
@@ -241,7 +241,7 @@ def _take(option: str, value: str, found: dict[str, Any], policy: dict[str, Any]
 def _complete(command: tuple[str, ...], found: dict[str, Any], given: dict[str, Any]) -> RunOptions:
     """Add what follows from the family that the command names.
 
-    :raises BadUsage: when a server of that family cannot be run so.
+    :raises UsageError: when a server of that family cannot be run so.
     """
     directory = found.pop("chdir", None) or _written_directory()
     options = RunOptions(command, directory, **found)
@@ -250,13 +250,13 @@ def _complete(command: tuple[str, ...], found: dict[str, Any], given: dict[str, 
     if family is not None and makes_successors(family):
         why = family.why_not_running(options.program)
         if why:
-            raise BadUsage(f"the server has to stay in the foreground: {why}")
+            raise UsageError(f"the server has to stay in the foreground: {why}")
         if "warmup" in found and "bake" not in given:
             policy = replace(policy, bake=options.warmup)
         if policy.pidfile is None:
             policy = replace(policy, pidfile=family.pidfile(options.program))
         if policy.pidfile is not None and options.listen:
-            raise BadUsage(
+            raise UsageError(
                 f"--listen starts a second {family.name} beside the first, which refuses a "
                 f"pidfile that the first one has: take the pidfile away from its command"
             )
