@@ -23,6 +23,7 @@ from supervisor_hotreload.system.descriptors import Descriptors
 from supervisor_hotreload.system.linux import State, state_of
 from supervisor_hotreload.system.process import Process, Unreadable, lookup
 from supervisor_hotreload.system.sockets import Sockets, SocketView
+from tests.harness.timing import calculation
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 
@@ -216,7 +217,7 @@ def test_one_look_costs_so_much_and_no_more() -> None:
                 except Unreadable as error:
                     complaints.append(str(error))
             took.append(time.thread_time() - began)
-    assert min(took) < 0.05, took
+    assert min(took) < 15 * calculation(), took  # 50 ms on a quiet machine
     assert len(complaints) >= 3 * 90
     assert all(re.match(r"/proc/\d+/fd: |the \d+ desc", text) for text in complaints), complaints
 
