@@ -173,6 +173,11 @@ def test_the_output_of_a_broken_release(house: House) -> None:
     hint = next(line for line in printed if " more lines: " in line)
     assert "supervisorctl hotreload --status -v myapp, or /" in hint
     assert "No module named 'no_such_module')" in printed[-2]
+    link, v1, v2 = (f"{house.root}/{name}" for name in ("current", "releases/v1", "releases/v2"))
+    assert printed[-1].endswith(
+        f" serves; {link} points at {v2} now, but it runs {v1}: put the link back, or whatever "
+        f"is restarted (a worker, the program) loads {v2}"
+    )
     later = house.ctl("hotreload", "--status", "-v", "myapp").stdout.splitlines()
     everything = [line for line in later if line.startswith("myapp|")]
     assert len(everything) == EXCERPT_LINES + int(hint.split()[1])

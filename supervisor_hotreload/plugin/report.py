@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Optional
 
 from supervisor_hotreload.core.model import Failure, Fault, Outcome
@@ -15,6 +16,7 @@ from supervisor_hotreload.plugin.program import SupervisedProgram
 from supervisor_hotreload.plugin.settings_file import SettingsFile
 from supervisor_hotreload.plugin.survey import Survey
 from supervisor_hotreload.servers.generation import Generation
+from supervisor_hotreload.servers.release_guard import release_advice
 from supervisor_hotreload.servers.settings import PREFIX
 from supervisor_hotreload.system.world import World
 
@@ -74,7 +76,16 @@ def serving_after(
     failed = reload.outcome is Outcome.FAILED and in_place and reload.adopted
     if failed and program.running and world.alive(old.master):
         sentence += f"; {_origin_of_workers(world, old)}"
+    if _rolled_back(reload) and program.running and world.alive(old.master):
+        with suppress(PermissionError):
+            sentence += release_advice(world, program.directory, program.rights, old.master)
     return sentence
+
+
+def _rolled_back(reload: Reload) -> bool:
+    """Tell whether *reload* has left the old generation, and is not simply to be repeated."""
+    succeeded = reload.outcome is Outcome.SUCCEEDED
+    return not succeeded and not reload.adopted and reload.fault is not Fault.RELEASE_MOVED
 
 
 def _origin_of_workers(world: World, old: Generation) -> str:
