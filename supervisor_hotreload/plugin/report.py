@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import traceback
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Optional
 
 from supervisor_hotreload.core.model import Failure, Fault, Outcome
@@ -76,16 +75,9 @@ def serving_after(
     failed = reload.outcome is Outcome.FAILED and in_place and reload.adopted
     if failed and program.running and world.alive(old.master):
         sentence += f"; {_origin_of_workers(world, old)}"
-    if _rolled_back(reload) and program.running and world.alive(old.master):
-        with suppress(PermissionError):
-            sentence += release_advice(world, program.directory, program.rights, old.master)
+    if program.running:
+        sentence += release_advice(reload, world, program.directory, program.rights, old.master)
     return sentence
-
-
-def _rolled_back(reload: Reload) -> bool:
-    """Tell whether *reload* has left the old generation, and is not simply to be repeated."""
-    succeeded = reload.outcome is Outcome.SUCCEEDED
-    return not succeeded and not reload.adopted and reload.fault is not Fault.RELEASE_MOVED
 
 
 def _origin_of_workers(world: World, old: Generation) -> str:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 from typing import Optional
 
+from supervisor_hotreload.core.model import Fault, Outcome
+from supervisor_hotreload.core.reload import Reload
 from supervisor_hotreload.system.credentials import Ids, rights_of
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
@@ -49,8 +51,11 @@ class ReleaseGuard:
         return directory is not None and _is_below(directory, release)
 
 
-def release_advice(world: World, directory: str, rights: Optional[Ids], master: Process) -> str:
+def release_advice(
+    reload: Reload, world: World, directory: str, rights: Optional[Ids], master: Process
+) -> str:
     """Return what to do where *directory* leads to another release than *master* runs, else ''.
+    It is '' as well after a *reload* that has succeeded, or that has to be repeated at once.
 
     The program's PWD names the symlink, so that every generation follows it anew. A worker that
     gunicorn starts later follows it too, and imports a release that may be broken.
@@ -58,9 +63,14 @@ def release_advice(world: World, directory: str, rights: Optional[Ids], master: 
     :param directory: the program's directory, with its symlinks as they are configured.
     :param rights: with whose rights the symlinks are followed.
     :return: the end of the sentence about what serves.
-    :raises PermissionError: when nobody's rights are given.
     """
-    release, runs_in = _resolved(directory, rights), world.directory(master)
+    succeeded = reload.adopted or reload.outcome is Outcome.SUCCEEDED
+    if succeeded or reload.fault is Fault.RELEASE_MOVED or not world.alive(master):
+        return ""
+    try:
+        release, runs_in = _resolved(directory, rights), world.directory(master)
+    except PermissionError:
+        return ""
     is_link = release != os.path.abspath(directory)
     if not is_link or runs_in is None or _is_below(runs_in, release):
         return ""

@@ -13,7 +13,7 @@ from supervisor_hotreload.core.reload import Reload
 from supervisor_hotreload.servers.base import AnyFamily, foreign_successor
 from supervisor_hotreload.servers.generation import Generation
 from supervisor_hotreload.servers.recognition import Ambiguous, Found
-from supervisor_hotreload.servers.release_guard import ReleaseGuard
+from supervisor_hotreload.servers.release_guard import ReleaseGuard, release_advice
 from supervisor_hotreload.servers.signals import must_not_be_stopped
 from supervisor_hotreload.servers.trial import Trial
 from supervisor_hotreload.system.credentials import ids_of
@@ -73,7 +73,11 @@ class Reloads:
         self._report_progress(reload)
         if reload.done:
             self.active = None
-            self._reports.ready(str(self._tracked))
+            self._reports.ready(str(self._tracked), self._advice(reload))
+
+    def _advice(self, reload: Reload) -> str:
+        directory, master = self._options.directory, self._tracked.process
+        return release_advice(reload, self._world, directory, ids_of(os.getpid()), master)
 
     def abandon(self, failure: Failure) -> None:
         """End the active reload without a rollback: its generations end anyway."""
