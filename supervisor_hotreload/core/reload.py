@@ -19,6 +19,7 @@ from supervisor_hotreload.core.model import (
     Readiness,
 )
 from supervisor_hotreload.core.protocol import Steps, Wait, timed_out
+from supervisor_hotreload.core.text import internal_error
 
 OUTPUT_LINES = 200
 """How many lines of the program's own output are remembered for one reload."""
@@ -161,6 +162,11 @@ class Reload:
             self._steps.close()
         self._end(Outcome.FAILED, failure)
 
+    def commit(self) -> None:
+        """Pass the point of no return: the successor is adopted, or the master was asked to
+        replace its workers. No rollback is possible any more."""
+        self.adopted = True
+
     def say(self, text: str) -> None:
         """Add a line to the reload's log and to supervisord's."""
         self._write(text)
@@ -238,11 +244,7 @@ class Reload:
     def _internal(self, error: Exception) -> Failure:
         """Log the traceback of an error of ours, and return it as a Failure."""
         self._log(f"hotreload: {self.name}: {traceback.format_exc()}")
-        return Failure(
-            Fault.INTERNAL,
-            f"an error inside hotreload while {self.phase.value}: "
-            f"{type(error).__name__}: {error} (the traceback is in supervisord's log)",
-        )
+        return Failure(Fault.INTERNAL, internal_error(error, f" while {self.phase.value}"))
 
     # -- the log
 

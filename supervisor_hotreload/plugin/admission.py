@@ -124,7 +124,22 @@ class Admission:
         policy = self._policy(program)
         return Plan(program, found.family, found.old, policy, successor, (remark,))
 
-    def too_early(self, program: SupervisedProgram, family: AnyFamily) -> Failure:
+    def takes_hup(self, program: SupervisedProgram) -> bool:
+        """Tell whether a HUP for the program asks for a reload of it.
+
+        :raises Failure: when it does, and the server still boots; or when a setting is bad.
+        """
+        found = self._survey.found(program)
+        booting = None if found is not None else self._survey.booting(program)
+        if found is None and (booting is None or not booting.ended_by_hup):
+            return False
+        if not self._settings.policy(program).relay_sighup:
+            return False
+        if booting is not None:
+            raise self._too_early(program, booting)
+        return True
+
+    def _too_early(self, program: SupervisedProgram, family: AnyFamily) -> Failure:
         """Return the refusal of a reload whose server still boots."""
         lacking = family.lacks(program.program)
         return Failure(Fault.STILL_STARTING, f"{program.name} (pid {program.pid}) has no {lacking}")
@@ -170,7 +185,7 @@ class Admission:
             )
         family = self._survey.booting(program)
         if family is not None:
-            raise self.too_early(program, family)
+            raise self._too_early(program, family)
         names = ", ".join(f.name for f in servers.FAMILIES if not f.only_if_asked_for)
         raise Failure(
             Fault.NOT_RELOADABLE,

@@ -1,4 +1,4 @@
-"""Makes the steps of a reload from its plan."""
+"""Makes the steps of a reload from its plan, and what adopts its successor."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from supervisor_hotreload.core.protocol import Steps
 from supervisor_hotreload.core.reload import Reload
 from supervisor_hotreload.core.text import TRACEBACK
 from supervisor_hotreload.plugin.admission import Plan
-from supervisor_hotreload.plugin.adopter import ProgramAdopter
 from supervisor_hotreload.plugin.check_command import ProgramCommand
 from supervisor_hotreload.plugin.program import SupervisedProgram
 from supervisor_hotreload.servers.base import SuccessorReload
+from supervisor_hotreload.servers.release_guard import ReleaseGuard
+from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
 
 EXPLAINED = frozenset(
@@ -33,6 +34,35 @@ REASON_CHARACTERS = 300
 """Characters of such an exception that a reason shows: one line of a terminal or three."""
 
 
+class ProgramAdopter:
+    """Lets supervisord adopt the successor of one program (protocol.Adopter)."""
+
+    def __init__(self, reload: Reload, program: SupervisedProgram, guard: ReleaseGuard) -> None:
+        self._reload = reload
+        self._program = program
+        self._guard = guard
+
+    def expect(self, new: Process) -> None:
+        """Let *new* inherit the program should the old master die before the adoption."""
+        self._reload.new_pid = new.pid
+        self._program.successor = new
+
+    def adopt(self, new: Process) -> None:
+        """Let supervisord track *new* from now on.
+
+        :raises Failure: RELEASE_MOVED when the release has moved while *new* booted.
+        """
+        refusal = self._guard.refusal(new)
+        if refusal:
+            raise Failure(Fault.RELEASE_MOVED, f"{refusal}; reload again")
+        self._program.adopt(new)
+        self._reload.commit()
+        self._reload.say(
+            f"adopted: pid {new.pid} is the program's own process now, "
+            f"generation {self._program.generation}"
+        )
+
+
 def steps(world: World, plan: Plan, reload: Reload) -> Steps:
     """Return the protocol of the plan's strategy.
 
@@ -42,7 +72,9 @@ def steps(world: World, plan: Plan, reload: Reload) -> Steps:
     health_check = None
     if policy.check is not None:
         health_check = ProgramCommand(program.process, program.name, policy.check, plan.old.master)
-    adopter = ProgramAdopter(reload, program, world)
+    adopter = ProgramAdopter(
+        reload, program, ReleaseGuard(world, program.directory, program.rights)
+    )
     if plan.successor is not None:
         server = plan.family.server(world, plan.old, policy, program.program)
         server.expect(plan.successor)
@@ -55,7 +87,7 @@ def steps(world: World, plan: Plan, reload: Reload) -> Steps:
         if plan.in_place:
             renewal = plan.family.in_place(world, plan.old, policy, program.program)
             renewal.output = reload.output
-            yield from protocol.in_place(renewal, policy, adopter.commit, health_check)
+            yield from protocol.in_place(renewal, policy, reload.commit, health_check)
         else:
             server = plan.family.server(world, plan.old, policy, program.program)
             reload.when_ended(_ends_late_successor(program, server))

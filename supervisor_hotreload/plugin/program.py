@@ -35,26 +35,14 @@ class Observer(Protocol):
     def stopped(self, program: SupervisedProgram, reason: str) -> None:
         """Note that an operator stops the program, all generations of it."""
 
-    def notify_socket(self, program: SupervisedProgram) -> str:
-        """Return the path at which the program has to say that it is ready, '' for none."""
-
     def runs(self, program: SupervisedProgram) -> None:
         """Note that the program has been started and is RUNNING."""
 
     def inherited(self, program: SupervisedProgram) -> None:
         """Note that the old master has died, and that supervisord tracks its successor now."""
 
-    def adopts_orphans(self, program: SupervisedProgram) -> bool:
-        """Tell whether a process that an earlier supervisord has left may be adopted."""
-
-    def strategy(self, program: SupervisedProgram) -> str:
-        """Return the setting ``strategy`` of the program."""
-
     def orphan_taken(self, program: SupervisedProgram) -> None:
         """Note that supervisord tracks a process that an earlier supervisord has left."""
-
-    def proven(self, program: SupervisedProgram) -> None:
-        """Note that the processes of the program, or their sockets, are others now."""
 
 
 class SupervisedProgram(ProcessView):
@@ -62,15 +50,26 @@ class SupervisedProgram(ProcessView):
 
     :param process: supervisor's Subprocess.
     :param observer: called when something happens to the program.
+    :param on_change: called when the processes of the program, or their sockets, are others.
+    :param open_socket: returns the path of the program's notify socket, '' where it needs none.
     """
 
-    def __init__(self, process: Any, world: World, observer: Observer) -> None:
+    def __init__(
+        self,
+        process: Any,
+        world: World,
+        observer: Observer,
+        on_change: Callable[[], None],
+        open_socket: Callable[[ProcessView], str],
+    ) -> None:
         super().__init__(process, world)
         self.notify_socket = ""
         self.given_socket: Optional[str] = None
         """The notify socket in the environment of the running process. None where an earlier
         supervisord has started it, and this one cannot know."""
         self._observer = observer
+        self._on_change = on_change
+        self._open_socket = open_socket
         options = process.config.options
         self._generations = Generations(world, lambda pid: pid in options.pidhistory)
         view = ProcessView(process, world)
@@ -79,7 +78,7 @@ class SupervisedProgram(ProcessView):
             world,
             self._generations,
             send=self._end,
-            on_change=lambda: observer.proven(self),
+            on_change=on_change,
             on_inherited=lambda: observer.inherited(self),
         )
         self._hold = ExitHold(world, self._generations, self._adoption, self._end, self._warn)
@@ -209,9 +208,7 @@ class SupervisedProgram(ProcessView):
 
     def listen(self) -> None:
         """Open the notify socket of the program, if its settings ask for one."""
-        self.notify_socket = self.logger.guarded(
-            lambda: self._observer.notify_socket(self), "", self.name
-        )
+        self.notify_socket = self.logger.guarded(lambda: self._open_socket(self), "", self.name)
 
     def _on_spawning(self) -> None:
         self.listen()
@@ -236,7 +233,7 @@ class SupervisedProgram(ProcessView):
         self._adoption.stop_watching()
         self._generations.forget()
         self._hold.end()
-        self._observer.proven(self)
+        self._on_change()
 
     def _tend(self) -> None:
         """Do what is due. Called at every turn of supervisord's loop."""
@@ -255,7 +252,7 @@ class SupervisedProgram(ProcessView):
 
     def _record(self) -> None:
         if self._generations.record():
-            self._observer.proven(self)
+            self._on_change()
 
     def _end(self, masters: Iterable[Process], sig: int) -> None:
         end_masters(self._world, masters, sig, self.pid)

@@ -13,7 +13,7 @@ from supervisor.options import ServerOptions, UnhosedConfigParser, expand
 
 from supervisor_hotreload.core.model import Failure, Fault, Policy
 from supervisor_hotreload.plugin.log import Log
-from supervisor_hotreload.plugin.program import SupervisedProgram
+from supervisor_hotreload.plugin.process_view import ProcessView
 from supervisor_hotreload.servers.settings import DEFAULTS, PREFIX, BadSetting, Settings
 
 Stamp = tuple[tuple[str, int, int, int], ...]
@@ -81,7 +81,7 @@ class SettingsFile:
             self._stamp = _stamp(self._files(path))
         return self._settings
 
-    def policy(self, program: SupervisedProgram) -> Policy:
+    def policy(self, program: ProcessView) -> Policy:
         """Return the settings of one program as they are now.
 
         :raises Failure: BAD_SETTING with the section, the key and the value.

@@ -10,7 +10,6 @@ from supervisor.xmlrpc import Faults
 from supervisor_hotreload.core.model import Fault, Outcome
 from supervisor_hotreload.core.reload import Reload
 from supervisor_hotreload.plugin.batch import Batch
-from supervisor_hotreload.plugin.events import Announced
 from supervisor_hotreload.plugin.program import SupervisedProgram
 from supervisor_hotreload.plugin.xmlrpc import fault
 
@@ -78,7 +77,7 @@ def _described(reload: Reload, since: int) -> Struct:
     }
 
 
-def outcome_of(reload: Announced) -> Struct:
+def outcome_of(reload: Reload) -> Struct:
     """Return how a reload goes, or went."""
     return {
         "outcome": reload.outcome.value,

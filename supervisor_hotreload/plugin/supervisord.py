@@ -8,6 +8,7 @@ from typing import Any, Callable, Optional
 from supervisor import events
 from supervisor.states import SupervisorStates
 
+from supervisor_hotreload.core.model import Failure
 from supervisor_hotreload.plugin.compat import missing
 from supervisor_hotreload.plugin.listener_pools import ListenerPools, is_ours, make_room
 from supervisor_hotreload.plugin.log import Log
@@ -19,8 +20,10 @@ from supervisor_hotreload.plugin.option_hooks import (
     hook_kill,
     hook_waitpid,
 )
+from supervisor_hotreload.plugin.process_view import ProcessView
 from supervisor_hotreload.plugin.program import Observer, SupervisedProgram
 from supervisor_hotreload.plugin.recovery import Recovery
+from supervisor_hotreload.plugin.settings_file import SettingsFile
 from supervisor_hotreload.system.linux import become_subreaper
 from supervisor_hotreload.system.world import World
 
@@ -35,7 +38,8 @@ class Supervisord:
     :param supervisord: supervisor's Supervisor.
     :param observer: called when something happens to a program.
     :param step: called at every tick while the tick is on.
-    :param use_subreaper: whether supervisord may become the parent of orphaned processes.
+    :param settings: say which programs need a notify socket, and whether supervisord may become
+        the parent of orphaned processes.
     :raises SeamMissing: with one line that names what supervisord lacks.
     """
 
@@ -43,9 +47,9 @@ class Supervisord:
         self,
         supervisord: Any,
         world: World,
+        settings: SettingsFile,
         observer: Observer,
         step: Callable[[], None],
-        use_subreaper: bool = True,
     ) -> None:
         lacking = missing(supervisord)
         if lacking:
@@ -61,11 +65,11 @@ class Supervisord:
         self.notify_sockets = NotifySockets(self.options, world.notices)
         self._world = world
         self._observer = observer
-        self._use_subreaper = use_subreaper
+        self._settings = settings
         self._programs: dict[int, SupervisedProgram] = {}
         self._listeners = ListenerPools()
         path = beside_pidfile(self.options, ".hotreload.record") if self.options.pidfile else ""
-        self._recovery = Recovery(world, observer, path, self.logger)
+        self._recovery = Recovery(world, settings, observer, path, self.logger)
         self._hook_options()
         for group in supervisord.process_groups.values():
             self._add(group)
@@ -118,9 +122,21 @@ class Supervisord:
         """Return the seconds since the first such pool was added, 0.0 without one."""
         return self._listeners.age()
 
-    def write_record(self) -> None:
+    def programs(self) -> list[SupervisedProgram]:
+        """Return every program, in the order in which supervisord starts them."""
+        return [one for members in self.groups().values() for one in members]
+
+    def _write_record(self) -> None:
         """Record which processes are of which program, for the next supervisord."""
         self._recovery.write(self._programs.values())
+
+    def _notify_socket(self, program: ProcessView) -> str:
+        """Return where the program is to send READY=1, '' where it need not."""
+        try:
+            needed = self._settings.policy(program).ready.kind == "notify"
+        except Failure:
+            needed = False  # a setting is bad: its reloads are refused
+        return self.notify_sockets.open(program.name, program.process) if needed else ""
 
     def _program_of(self, process: Any) -> Optional[SupervisedProgram]:
         """Return the program of a Subprocess, None for anything else."""
@@ -131,7 +147,9 @@ class Supervisord:
             self._listeners.add(group)
             return
         for process in group.processes.values():
-            self._programs[id(process)] = SupervisedProgram(process, self._world, self._observer)
+            self._programs[id(process)] = SupervisedProgram(
+                process, self._world, self._observer, self._write_record, self._notify_socket
+            )
 
     # -- what is changed in supervisord
 
@@ -171,7 +189,9 @@ class Supervisord:
 
         Not before: supervisord forks to daemonize, and a fork is no subreaper.
         """
-        self.subreaper = self._world.subreaper = self._use_subreaper and become_subreaper()
+        self.subreaper = self._world.subreaper = (
+            self._settings.use_subreaper() and become_subreaper()
+        )
         if not self.subreaper:
             self.logger.warn(
                 "hotreload: supervisord is no subreaper on this system; new generations are "
