@@ -323,7 +323,7 @@ def test_whatever_goes_wrong_no_reload_stays_half_begun() -> None:
     simulation.options.lines.clear()
     simulation.reloads.start(simulation.program)
     simulation.run(30)
-    assert simulation.program.generation == 2
+    assert simulation.program.generations.number == 2
 
 
 def test_a_late_successor_that_hears_nothing_is_killed() -> None:

@@ -195,7 +195,7 @@ class Admission:
         )
 
     def _must_have_one_generation(self, program: SupervisedProgram, old: Generation) -> None:
-        previous = program.previous_generations()
+        previous = program.generations.living_previous()
         if previous:
             raise Failure(
                 Fault.FOREIGN_SUCCESSOR,
@@ -203,7 +203,7 @@ class Admission:
                 f"until it has drained, then reload again",
             )
         servers.must_not_be_stopped(self._world, program.name, old.master)
-        for successor in program.successors():
+        for successor in program.generations.successors():
             raise servers.foreign_successor(program.name, successor, old.master)
 
     def _must_have_notify_socket(self, program: SupervisedProgram, old: Generation) -> None:

@@ -9,8 +9,8 @@ from typing import Any, Callable, Optional
 from supervisor.states import ProcessStates
 
 from supervisor_hotreload.core.model import Failure, Fault
-from supervisor_hotreload.plugin.exit_watch import UNKNOWN_STATUS, ExitWatch
 from supervisor_hotreload.plugin.generations import Generations
+from supervisor_hotreload.plugin.loop import UNKNOWN_STATUS, ExitWatch
 from supervisor_hotreload.plugin.process_view import ProcessView
 from supervisor_hotreload.servers.lineage import Lineage
 from supervisor_hotreload.system.process import Process

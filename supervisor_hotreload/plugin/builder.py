@@ -45,7 +45,7 @@ class ProgramAdopter:
     def expect(self, new: Process) -> None:
         """Let *new* inherit the program should the old master die before the adoption."""
         self._reload.new_pid = new.pid
-        self._program.successor = new
+        self._program.generations.successor = new
 
     def adopt(self, new: Process) -> None:
         """Let supervisord track *new* from now on.
@@ -59,7 +59,7 @@ class ProgramAdopter:
         self._reload.commit()
         self._reload.say(
             f"adopted: pid {new.pid} is the program's own process now, "
-            f"generation {self._program.generation}"
+            f"generation {self._program.generations.number}"
         )
 
 
@@ -152,7 +152,7 @@ def _ends_late_successor(
         before = server.before  # None until the old master is asked for a successor
         failed = reload.outcome is not Outcome.SUCCEEDED
         if before is not None and failed and not reload.new_pid:
-            program.give_up_on_successor(before)
+            program.unwanted.refuse_successor(before)
 
     return end_late_successor
 

@@ -123,7 +123,7 @@ def _tokens(program: SupervisedProgram, reload: Reload, serial: int) -> dict[str
     return {
         "processname": program.process.config.name,
         "groupname": program.group,
-        "generation": program.generation,
+        "generation": program.generations.number,
         "old_pid": reload.old_pid,
         "new_pid": reload.new_pid,
         "reload": serial,

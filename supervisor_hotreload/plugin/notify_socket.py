@@ -17,8 +17,8 @@ import time
 from collections.abc import Iterable
 from typing import Any, Optional
 
-from supervisor_hotreload.plugin.dispatcher import Dispatcher
 from supervisor_hotreload.plugin.log import Log
+from supervisor_hotreload.plugin.loop import Dispatcher
 from supervisor_hotreload.plugin.notify_place import NoPlace, place
 from supervisor_hotreload.system.child import forked
 from supervisor_hotreload.system.linux import libc, refuse_descriptors

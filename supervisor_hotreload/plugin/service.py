@@ -138,7 +138,7 @@ class ReloadService:
         reload.old_pid = master.pid
         steps = builder.steps(self.world, plan, reload)  # or it is refused
         program.remember(master, plan.family)
-        program.want_successor()
+        program.unwanted.allow_successor()
         end_capture = capture(program.process, reload.output.append)
         reload.when_ended(lambda _: end_capture())
         reload.when_ended(lambda ended: self._conclude(plan, ended))
@@ -148,14 +148,18 @@ class ReloadService:
 
     def _conclude(self, plan: Plan, reload: Reload) -> None:
         """Clear up after a reload that has ended, and say what serves."""
-        program = plan.program
+        program, generations = plan.program, plan.program.generations
         if reload.adopted or self.world.alive(plan.old.master):
-            program.successor = None  # else it inherits once supervisord reaps the old master
+            program.generations.successor = (
+                None  # else it inherits once supervisord reaps the old master
+            )
         if reload.outcome is Outcome.SUCCEEDED and reload.new_pid == reload.old_pid:
-            program.generation += 1  # the same master, with new workers
+            generations.number += 1  # the same master, with new workers
         reload.serving = self.survey.serving_after(program, plan.old, reload)
         if reload.adopted and reload.fault in (Fault.INTERNAL, Fault.NOT_RELOADABLE):
-            program.end_previous()  # the error has prevented its retirement
+            program.unwanted.end(
+                program.generations.living_previous()
+            )  # the error has prevented its retirement
 
     # -- what a SupervisedProgram calls (program.Observer)
 
@@ -194,9 +198,9 @@ class ReloadService:
     def orphan_taken(self, program: SupervisedProgram) -> None:
         """Go on with the reload during which the earlier supervisord was killed."""
         found = self.survey.found(program)
-        successor = next(iter(program.successors()), None)
+        successor = next(iter(program.generations.successors()), None)
         if found is None:  # the old generation has drained: the successor inherits the program
-            program.successor = successor
+            program.generations.successor = successor
             return
         program.remember(found.old.master, found.family)
         if successor is None:

@@ -29,7 +29,7 @@ def reload_info(
         "name": program.process.config.name,
         "group": program.group,
         "pid": program.pid,
-        "generation": program.generation,
+        "generation": program.generations.number,
         "statename": program.state,
         "watched": program.watched,
         **trigger,

@@ -76,7 +76,7 @@ class Survey:
         if not count and program.starting:
             return f"nothing serves yet: {program.name} (pid {program.pid}) is {program.state}"
         workers = f", {counted(count, 'worker')}" if count else ""
-        return f"generation {program.generation} (pid {program.pid}{workers}) serves"
+        return f"generation {program.generations.number} (pid {program.pid}{workers}) serves"
 
     def serving_after(self, program: SupervisedProgram, old: Generation, reload: Reload) -> str:
         """Return a sentence that says what serves now that *reload* has ended.
@@ -86,8 +86,8 @@ class Survey:
         living = program.current() is not None and not program.exit_is_held
         if reload.adopted and reload.fault is Fault.SUCCESSOR_EXITED and living:
             return (
-                f"nothing serves: generation {program.generation} (pid {program.pid}) ends, "
-                f"then supervisord does as autorestart says"
+                f"nothing serves: generation {program.generations.number} (pid {program.pid}) "
+                f"ends, then supervisord does as autorestart says"
             )
         sentence = self.serving(program)
         in_place = reload.new_pid == reload.old_pid != 0
