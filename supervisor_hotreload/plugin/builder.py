@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterable
@@ -11,12 +12,14 @@ from supervisor_hotreload.core import protocol
 from supervisor_hotreload.core.model import Failure, Fault, Outcome
 from supervisor_hotreload.core.protocol import Steps
 from supervisor_hotreload.core.reload import Reload
-from supervisor_hotreload.core.text import TRACEBACK
+from supervisor_hotreload.core.text import TRACEBACK, printable
 from supervisor_hotreload.plugin.admission import Plan
-from supervisor_hotreload.plugin.check_command import ProgramCommand
 from supervisor_hotreload.plugin.program import SupervisedProgram
 from supervisor_hotreload.servers.base import SuccessorReload
 from supervisor_hotreload.servers.release_guard import ReleaseGuard
+from supervisor_hotreload.servers.trial import Trial
+from supervisor_hotreload.system.check import JudgingCommand
+from supervisor_hotreload.system.command import RunAs
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
 
@@ -71,7 +74,7 @@ def steps(world: World, plan: Plan, reload: Reload) -> Steps:
     program, policy = plan.program, plan.policy
     health_check = None
     if policy.check is not None:
-        health_check = ProgramCommand(program.process, program.name, policy.check, plan.old.master)
+        health_check = _command(plan, policy.check)
     adopter = ProgramAdopter(
         reload, program, ReleaseGuard(world, program.directory, program.rights)
     )
@@ -98,13 +101,14 @@ def steps(world: World, plan: Plan, reload: Reload) -> Steps:
     return begun if command is None else protocol.tried(command, policy, begun)
 
 
-def trial(world: World, plan: Plan, reload: Reload) -> Optional[ProgramCommand]:
+def trial(world: World, plan: Plan, reload: Reload) -> Optional[JudgingCommand]:
     """Return the command that tries the release before anything is touched.
 
     :raises Failure: BAD_SETTING when the default command was asked for and there is none.
     """
     program, old = plan.program, plan.old
-    command, default = plan.policy.check_before, None
+    command = plan.policy.check_before
+    default: Optional[Trial] = None
     strategy = plan.family.strategies[plan.policy.strategy]
     if command == "default" or (command is None and strategy.tried):
         default = plan.family.trial(world, old, program.program)
@@ -131,15 +135,37 @@ def trial(world: World, plan: Plan, reload: Reload) -> Optional[ProgramCommand]:
         )
     if command is None or command == "none":
         return None
-    return ProgramCommand(
-        program.process,
+    return _command(plan, command, default or Trial((), command))
+
+
+def _command(plan: Plan, command: str, tries: Optional[Trial] = None) -> JudgingCommand:
+    """Return a command with the user, the directory and the environment of the program.
+
+    :param tries: how it tries the release, without words where an operator says it; None for a
+        health check.
+    """
+    program, config = plan.program, plan.program.process.config
+    run_as, given = RunAs(config.uid), {**os.environ, **program.given, **(config.environment or {})}
+    title, fault, hint = "", Fault.CHECK_FAILED, ""
+    if tries is not None:
+        if tries.words and not config.uid:  # only root may become another user
+            run_as = tries.run_as
+        given.update(tries.environment)
+        title, fault = f"check_before ({tries.title})", Fault.TRIAL_FAILED
+        by = "" if run_as.user is None else f" (as user {printable(str(run_as.user))})"
+        hint = f"{by}; set check_before = COMMAND, or none"
+    return JudgingCommand(
         program.name,
         command,
-        old.master,
-        title=f"check_before ({default.title if default is not None else command})",
-        fault=Fault.TRIAL_FAILED,
-        run_as=default.run_as if default is not None else None,
-        more=default.environment if default is not None else None,
+        plan.old.master,
+        given,
+        config.options.pidhistory.__setitem__,  # supervisord.reap calls finish of what is there
+        title,
+        fault,
+        config.directory,
+        config.umask,
+        run_as,
+        hint,
     )
 
 

@@ -195,9 +195,17 @@ class Reloads:
     def _judge(
         self, command: str, master: Process, trial: Optional[Trial] = None
     ) -> protocol.Judge:
-        from supervisor_hotreload.wrapper.check import WrapperCheck  # tempfile takes memory
+        from supervisor_hotreload.system.check import JudgingCommand  # tempfile takes memory
 
-        return WrapperCheck(self._options.name, command, master, self._children, trial)
+        def spawned(pid: int, judge: JudgingCommand) -> None:
+            self._children.reapers[pid] = judge.finish
+
+        name = self._options.name
+        if trial is None:
+            return JudgingCommand(name, command, master, os.environ, spawned)
+        given = {**os.environ, **trial.environment}
+        title, fault, run_as = trial.title, Fault.TRIAL_FAILED, trial.run_as
+        return JudgingCommand(name, command, master, given, spawned, title, fault, run_as=run_as)
 
     def _report_progress(self, reload: Reload) -> None:
         text = "" if reload.progress is None else f"{reload.phase.value}: {reload.progress.text}"
