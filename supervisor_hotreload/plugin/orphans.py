@@ -20,8 +20,8 @@ from supervisor_hotreload import servers
 from supervisor_hotreload.plugin.process_view import GIVEN, URL
 from supervisor_hotreload.plugin.program import SupervisedProgram
 from supervisor_hotreload.plugin.record import Proofs
-from supervisor_hotreload.servers.lineage import acts_alike, runs
-from supervisor_hotreload.system.process import Process, Unreadable
+from supervisor_hotreload.servers.lineage import acts_alike, holds_all, holds_some, runs
+from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
 
 
@@ -93,7 +93,7 @@ def _is_recorded(world: World, user: int, known: Process, sockets: frozenset[int
     ids = world.ids(known)
     if ids is None or ids.user is None or user not in (ids.user, 0):
         return False
-    return not sockets or not sockets.isdisjoint(_held(world, known))
+    return not sockets or holds_some(world, known, sockets)
 
 
 def before(world: World, recorded: Proofs, process: Process) -> list[Process]:
@@ -111,17 +111,10 @@ def _inherits(world: World, recorded: Proofs, process: Process) -> bool:
         sockets
         and not world.alive(known)
         and process.start >= known.start
-        and sockets <= _held(world, process)
+        and holds_all(world, process, sockets)
         and any(family.is_master(world, process) for family in servers.FAMILIES)
         for known, sockets in recorded
     )
-
-
-def _held(world: World, process: Process) -> frozenset[int]:
-    try:
-        return world.held(process)
-    except Unreadable:
-        return frozenset()
 
 
 def _doubt(

@@ -13,9 +13,9 @@ from supervisor_hotreload.core.model import Failure, Fault, Policy, Progress
 from supervisor_hotreload.servers.base import foreign_successor
 from supervisor_hotreload.servers.generation import AtWork, Generation, accepting_workers
 from supervisor_hotreload.servers.launchers import LauncherEnd
-from supervisor_hotreload.servers.lineage import acts_alike, held_together
+from supervisor_hotreload.servers.lineage import acts_alike, held_together, holds_all
 from supervisor_hotreload.servers.readiness import Bake, Probe, Verdict
-from supervisor_hotreload.servers.signals import QUICK_SECONDS, Rung, is_stopped, rung
+from supervisor_hotreload.servers.signals import Rung, is_stopped
 from supervisor_hotreload.servers.workers import Workers, sockets_of
 from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.world import World
@@ -25,9 +25,6 @@ DRAIN_CEILING_SECONDS = 3600.0
 
 DISMISSAL_SECONDS = 30.0
 """Seconds that the workers of a refused successor have to finish their requests."""
-
-BOOT_GRACE_SECONDS = 2.0
-"""Seconds that a refused successor has to end its workers that never became ready."""
 
 
 class Reexec:
@@ -79,7 +76,9 @@ class Reexec:
                 return False
         elif not self._world.children(child):
             return False  # the image is hidden: a master has workers
-        return acts_alike(self._world, child, self._old.master) and self._holds_sockets(child)
+        return acts_alike(self._world, child, self._old.master) and holds_all(
+            self._world, child, self._sockets
+        )
 
     def serving_workers(self, master: Process) -> list[Process]:
         """Return the workers of *master* that serve; all children when the kernel hides that."""
@@ -185,12 +184,6 @@ class Reexec:
     def _successor_among(self, born: list[Process]) -> Optional[Process]:
         return next((child for child in born if self.is_successor(child)), None)
 
-    def _holds_sockets(self, child: Process) -> bool:
-        try:
-            return self._sockets <= self._world.held(child)
-        except Unreadable:
-            return not self._sockets
-
     def _look(self, new: Process) -> None:
         """Record the workers of both masters: whichever dies, they are known."""
         self._must_live(new)
@@ -213,30 +206,18 @@ class Reexec:
     # -- the ladders
 
     def retirement(self) -> Iterator[Rung]:
-        """Yield the ladder for the old master: graceful, quick, KILL.
-
-        A master without workers has no request in flight, and gets the quick signal at once.
-        """
-        old = self._old.master
-        first = self.graceful_signal if self._workers_of(old).look() else self.quick_signal
-        yield rung(self._world, old, first, self.patience(DRAIN_CEILING_SECONDS))
-        yield rung(self._world, old, self.quick_signal, QUICK_SECONDS)
-        yield Rung(self._workers_of(old).kill_all, QUICK_SECONDS)
+        """Return the ladder for the old master."""
+        patience = self.patience(DRAIN_CEILING_SECONDS)
+        return self._workers_of(self._old.master).retirement(self.graceful_signal, patience)
 
     def dismissal(self, new: Process) -> Iterator[Rung]:
-        """Yield the ladder for the successor: graceful, KILL for what still boots, quick, KILL.
-
-        A worker that boots does not obey the graceful signal, and has no request in flight.
-        """
-        workers = self._workers_of(new)
-        yield rung(self._world, new, self.graceful_signal, BOOT_GRACE_SECONDS)
-        living = workers.look()
-        unready = self.unready(new, living)
-        serves = self._was_ready or not set(unready).issuperset(living)
-        patience = self.patience(DISMISSAL_SECONDS) if serves else QUICK_SECONDS
-        yield Rung(lambda: workers.kill(unready), patience)
-        yield rung(self._world, new, self.quick_signal, QUICK_SECONDS)
-        yield Rung(workers.kill_all, QUICK_SECONDS)
+        """Return the ladder for the successor."""
+        return self._workers_of(new).dismissal(
+            self.graceful_signal,
+            self.patience(DISMISSAL_SECONDS),
+            lambda workers: self.unready(new, workers),
+            self._was_ready,
+        )
 
     # -- after adoption
 
@@ -261,20 +242,21 @@ class Reexec:
     def promoted(self, new: Process) -> bool:
         """Tell whether *new* is a master like any other: it listens, and obeys USR2."""
         self._must_live(new)
-        self._must_listen(new)
+        _must_listen(self._world, new, self._sockets)
         return self._launcher.is_over() and self.is_promoted(new)
 
-    def _must_listen(self, new: Process) -> None:
-        """Fail when the new master has closed its sockets: somebody has ended it too."""
-        links = {f"socket:[{inode}]" for inode in self._sockets}
-        try:
-            listens = not links or not links.isdisjoint(sockets_of(self._world, new))
-        except Unreadable:
-            return
-        if not listens and self._world.alive(new):
-            raise Failure(
-                Fault.SUCCESSOR_EXITED,
-                f"the successor ({new}) has closed its sockets and ends: it received a signal to "
-                f"end when the old master ended, from what stands between supervisord and the "
-                f"old master, or from somebody",
-            )
+
+def _must_listen(world: World, new: Process, sockets: frozenset[int]) -> None:
+    """Fail when the new master has closed its *sockets*: somebody has ended it too."""
+    links = {f"socket:[{inode}]" for inode in sockets}
+    try:
+        listens = not links or not links.isdisjoint(sockets_of(world, new))
+    except Unreadable:
+        return
+    if not listens and world.alive(new):
+        raise Failure(
+            Fault.SUCCESSOR_EXITED,
+            f"the successor ({new}) has closed its sockets and ends: it received a signal to "
+            f"end when the old master ended, from what stands between supervisord and the "
+            f"old master, or from somebody",
+        )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Collection, Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable
 from typing import Callable, Optional, TypeVar
 
 from supervisor_hotreload.system import peek
@@ -19,7 +19,6 @@ from supervisor_hotreload.system.descriptors import Beat, Descriptors, inode_of
 from supervisor_hotreload.system.files import read_pidfile
 from supervisor_hotreload.system.process import (
     Process,
-    Status,
     ancestors_of,
     arguments_of,
     children_of,
@@ -58,21 +57,18 @@ class World:
         self._descriptors = Descriptors(lambda: self.now())
         self._sockets = SocketView(self._descriptors, lambda: self.now())
 
-    def now(self) -> float:
-        """Return the monotonic clock, in seconds."""
-        return time.monotonic()
+    # -- what needs nothing of this object
 
-    def own_pid(self) -> int:
-        return os.getpid()
+    now = staticmethod(time.monotonic)
+    own_pid = staticmethod(os.getpid)
+    lookup = staticmethod(lookup)
+    alive = staticmethod(is_alive)
+    status = staticmethod(status_of)
+    send = staticmethod(send_signal)
+    environments = staticmethod(peek.environments)
+    """It waits; all others return at once."""
 
     # -- one process
-
-    def lookup(self, pid: int) -> Optional[Process]:
-        """Return the living process with the pid *pid*."""
-        return lookup(pid)
-
-    def alive(self, process: Process) -> bool:
-        return is_alive(process)
 
     def is_child(self, pid: int) -> bool:
         """Tell whether *pid* is a child of ours, dead or alive.
@@ -84,9 +80,6 @@ class World:
         except ChildProcessError:
             return False
         return True
-
-    def status(self, pid: int) -> Optional[Status]:
-        return status_of(pid)
 
     def ids(self, process: Process) -> Optional[Ids]:
         """Return the ids of *process*, None once it is gone."""
@@ -141,19 +134,9 @@ class World:
         """Return how often *process* has gone to sleep, None when it is hidden."""
         return count_of_sleeps(process.pid)
 
-    def environments(
-        self, processes: Mapping[Process, Ids], names: Collection[str]
-    ) -> dict[Process, dict[str, str]]:
-        """Return the variables *names* of each process. It waits: see peek.environments()."""
-        return peek.environments(processes, names)
-
     def signal(self, process: Process, name: str) -> bool:
         """Send the signal *name* ('TERM') to *process*; see :meth:`send`."""
         return self.send(process, signal.Signals[f"SIG{name}"])
-
-    def send(self, process: Process, number: int) -> bool:
-        """Send a signal to *process* and to no other; return False when it is gone."""
-        return send_signal(process, number)
 
     # -- its relatives
 

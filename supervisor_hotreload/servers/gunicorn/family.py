@@ -17,10 +17,14 @@ from supervisor_hotreload.servers.gunicorn.command import (
     options_of,
     why_it_daemonizes,
 )
-from supervisor_hotreload.servers.gunicorn.heartbeat import Heartbeat, is_master
+from supervisor_hotreload.servers.gunicorn.heartbeat import (
+    GunicornGeneration,
+    Heartbeat,
+    is_master,
+    survey,
+)
 from supervisor_hotreload.servers.gunicorn.reexec import GunicornReexec
 from supervisor_hotreload.servers.gunicorn.start_context import must_hand_over, must_start_again
-from supervisor_hotreload.servers.gunicorn.survey import GunicornGeneration, survey
 from supervisor_hotreload.servers.launchers import must_spare_successor
 from supervisor_hotreload.servers.program import Program
 from supervisor_hotreload.servers.readiness import (
