@@ -9,7 +9,7 @@ from supervisor.options import split_namespec
 from supervisor.xmlrpc import Faults, RPCError
 
 from supervisor_hotreload.core.model import Fault
-from supervisor_hotreload.plugin import report, structs
+from supervisor_hotreload.plugin import structs
 from supervisor_hotreload.plugin.admission import Overrides
 from supervisor_hotreload.plugin.listener_pools import ask_listener
 from supervisor_hotreload.plugin.log import Log
@@ -163,7 +163,7 @@ class HotReloadNamespaceRPCInterface:
         @return array result  An array of strings, one line each
         """
         groups = self._service.supervised.groups()
-        return report.warnings(self._service.settings, groups) + self._triggers.warnings()
+        return self._service.settings.warnings(groups) + self._triggers.warnings()
 
     @published
     def cancelReload(self, name: str, wait: bool = True) -> Answer:

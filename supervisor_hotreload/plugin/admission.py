@@ -8,7 +8,6 @@ from typing import Optional
 
 from supervisor_hotreload import servers
 from supervisor_hotreload.core.model import Failure, Fault, Policy
-from supervisor_hotreload.plugin import report
 from supervisor_hotreload.plugin.program import SupervisedProgram
 from supervisor_hotreload.plugin.settings_file import SettingsFile
 from supervisor_hotreload.plugin.supervisord import Supervisord
@@ -232,8 +231,7 @@ class Admission:
 
     def _near_misses(self, program: SupervisedProgram) -> Iterator[str]:
         groups = self._supervised.groups()
-        for section in report.near_misses(self._settings, groups, program):
-            text = report.unmatched_section(section, groups)
+        for text in self._settings.near_misses(groups, program):
             yield f"warning: {text}; is it meant for {program.name}?"
 
     def _pidfile_remark(self, program: SupervisedProgram, old: Generation, policy: Policy) -> str:

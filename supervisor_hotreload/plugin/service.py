@@ -9,7 +9,7 @@ from typing import Any, Callable, Optional
 from supervisor_hotreload.core.driver import Driver
 from supervisor_hotreload.core.model import Failure, Fault, Outcome
 from supervisor_hotreload.core.reload import Reload
-from supervisor_hotreload.plugin import builder, report
+from supervisor_hotreload.plugin import builder
 from supervisor_hotreload.plugin.admission import NO_OVERRIDES, Admission, Overrides, Plan
 from supervisor_hotreload.plugin.batch import Batch
 from supervisor_hotreload.plugin.capture import capture
@@ -46,9 +46,9 @@ class ReloadService:
         self._batches: list[Batch] = []
         self._follow_ups: dict[str, SupervisedProgram] = {}
         self._idle_since: Optional[float] = None
-        for line in report.bad_settings(self.settings):
+        for line in self.settings.bad():
             self.supervised.logger.error(f"hotreload: {line}")
-        for line in report.unmatched_sections(self.settings, self.supervised.groups()):
+        for line in self.settings.unmatched(self.supervised.groups()):
             self.supervised.logger.warn(f"hotreload: {line}")
 
     # -- what the RPC interface calls
@@ -96,8 +96,6 @@ class ReloadService:
         reload.cancel("cancelled by an operator")
         return reload
 
-    # -- one reload
-
     def _new(self, program: SupervisedProgram) -> Reload:
         """Return a reload of a program that has not begun."""
         self._idle_since = None
@@ -113,15 +111,12 @@ class ReloadService:
     def _run(
         self, program: SupervisedProgram, reload: Reload, admitted: Callable[[], Plan]
     ) -> Optional[Failure]:
-        """Take the steps of the plan that *admitted* returns; a failure refuses the reload.
-
-        :return: that failure. Nothing is raised: no reload stays half begun.
-        """
+        """Take the steps of the plan that *admitted* returns, or return why it is refused."""
         reload.restart_clock()
         try:
             self._take_steps(admitted(), reload)
         except Exception as error:  # noqa: BLE001 - whatever it is, it refuses this reload only
-            failure = report.as_failure(error, program.name, self.supervised.logger)
+            failure = self.supervised.logger.as_failure(error, program.name)
             self._refuse(program, reload, failure)
             return failure
         return None
@@ -208,8 +203,6 @@ class ReloadService:
         reload = self._new(program)
         self.driver.add(reload)
         self._run(program, reload, lambda: self.admission.resume(program, found, successor))
-
-    # -- the loop
 
     def step(self) -> None:
         """Step every active reload; supervisord's loop calls this at every tick."""

@@ -11,7 +11,6 @@ from supervisor_hotreload.core.reload import Reload
 from supervisor_hotreload.core.text import counted
 from supervisor_hotreload.plugin.log import Log
 from supervisor_hotreload.plugin.program import SupervisedProgram
-from supervisor_hotreload.plugin.report import as_failure
 from supervisor_hotreload.plugin.settings_file import SettingsFile
 from supervisor_hotreload.servers import AUTO, AnyFamily, Found
 from supervisor_hotreload.servers.generation import Generation
@@ -101,7 +100,7 @@ class Survey:
         try:
             found = self.found(program)
         except Exception as error:  # noqa: BLE001 - a report must not fail what it reports
-            as_failure(error, program.name, self._log)
+            self._log.as_failure(error, program.name)
             return 0
         return found.old.workers if found is not None else 0
 

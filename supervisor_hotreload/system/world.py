@@ -47,7 +47,8 @@ Found = TypeVar("Found")
 class World:
     """The real system. No method blocks, except :meth:`environments`.
 
-    ``subreaper`` tells whether the kernel makes the orphans below us our children.
+    ``subreaper`` tells whether the kernel makes the orphans below us our children. What looks at
+    descriptors raises Unreadable when they are hidden, or there are too many.
     """
 
     def __init__(self) -> None:
@@ -180,17 +181,11 @@ class World:
     # -- its descriptors
 
     def heartbeats(self, process: Process) -> dict[tuple[int, int], Beat]:
-        """Return the gunicorn heartbeat files that *process* holds, by device and inode.
-
-        :raises Unreadable: when its descriptors are hidden, or there are too many.
-        """
+        """Return the gunicorn heartbeat files that *process* holds, by device and inode."""
         return self._descriptors.heartbeats(process)
 
     def descriptors(self, process: Process) -> dict[str, str]:
-        """Return what the descriptors of *process* are links to.
-
-        :raises Unreadable: when its descriptors are hidden, or there are too many.
-        """
+        """Return what the descriptors of *process* are links to."""
         return dict(self._descriptors.links(process))
 
     def listening(self, process: Process) -> dict[int, str]:
@@ -201,17 +196,11 @@ class World:
         return self._sockets.listening(process)
 
     def sockets(self, process: Process, known: Container[int]) -> Sockets:
-        """Return which of the listening sockets *known* are held and accepted by *process*.
-
-        :raises Unreadable: when its descriptors are hidden, or there are too many.
-        """
+        """Return which of the listening sockets *known* are held and accepted by *process*."""
         return self._sockets.sockets(process, known)
 
     def held(self, process: Process) -> frozenset[int]:
-        """Return the inodes of the listening sockets that *process* holds.
-
-        :raises Unreadable: when its descriptors are hidden, or there are too many.
-        """
+        """Return the inodes of the listening sockets that *process* holds."""
         return self.sockets(process, self.listening(process)).held
 
     def own_sockets(self) -> frozenset[int]:
@@ -220,10 +209,7 @@ class World:
         return self.held(me) if me is not None else frozenset()
 
     def handed_on(self, process: Process, sockets: Container[int]) -> frozenset[int]:
-        """Return those of *sockets* that *process* keeps open if it executes another file.
-
-        :raises Unreadable: when its descriptors are hidden, or there are too many.
-        """
+        """Return those of *sockets* that *process* keeps open if it executes another file."""
         links = self._descriptors.links(process, sockets)
         return frozenset(
             inode
