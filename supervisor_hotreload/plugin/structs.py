@@ -37,25 +37,17 @@ def reload_info(
     }
 
 
-NO_RELOAD: Struct = {
-    "number": 0,
-    "active": False,
-    "phase": "",
-    "outcome": "",
-    "fault": 0,
-    "reason": "",
-    "serving": "",
-    "old_pid": 0,
-    "new_pid": 0,
-    "seconds": 0.0,
-    "workers_ready": 0,
-    "workers": 0,
-    "drains_on": False,
-    "since": 0,
-    "log": [],
-    "output": [],
-}
-"""The part of a reload info about a program that was never reloaded."""
+def outcome_of(reload: Reload) -> Struct:
+    """Return how a reload goes, or went."""
+    return {
+        "outcome": reload.outcome.value,
+        "fault": int(reload.fault or 0),
+        "reason": reload.reason,
+        "serving": reload.serving,
+        "old_pid": reload.old_pid,
+        "new_pid": reload.new_pid,
+        "seconds": reload.seconds,
+    }
 
 
 def _described(reload: Reload, since: int) -> Struct:
@@ -77,17 +69,13 @@ def _described(reload: Reload, since: int) -> Struct:
     }
 
 
-def outcome_of(reload: Reload) -> Struct:
-    """Return how a reload goes, or went."""
-    return {
-        "outcome": reload.outcome.value,
-        "fault": int(reload.fault or 0),
-        "reason": reload.reason,
-        "serving": reload.serving,
-        "old_pid": reload.old_pid,
-        "new_pid": reload.new_pid,
-        "seconds": reload.seconds,
-    }
+NO_RELOAD: Struct = {
+    **_described(Reload("", lambda: 0.0, lambda _: None), 0),
+    "active": False,
+    "phase": "",
+    "outcome": "",
+}
+"""The part of a reload info about a program that was never reloaded."""
 
 
 def result_of(reload: Reload) -> bool:

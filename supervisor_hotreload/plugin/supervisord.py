@@ -9,17 +9,12 @@ from supervisor import events
 from supervisor.states import SupervisorStates
 
 from supervisor_hotreload.core.model import Failure
+from supervisor_hotreload.plugin import option_hooks
 from supervisor_hotreload.plugin.compat import missing
 from supervisor_hotreload.plugin.listener_pools import ListenerPools, is_ours, make_room
 from supervisor_hotreload.plugin.log import Log
 from supervisor_hotreload.plugin.loop import Tick
 from supervisor_hotreload.plugin.notify_socket import NotifySockets
-from supervisor_hotreload.plugin.option_hooks import (
-    hook_cleanup,
-    hook_execve,
-    hook_kill,
-    hook_waitpid,
-)
 from supervisor_hotreload.plugin.process_view import ProcessView
 from supervisor_hotreload.plugin.program import Observer, SupervisedProgram
 from supervisor_hotreload.plugin.recovery import Recovery
@@ -70,7 +65,10 @@ class Supervisord:
         self._listeners = ListenerPools()
         path = beside_pidfile(self.options, ".hotreload.record") if self.options.pidfile else ""
         self._recovery = Recovery(world, settings, observer, path, self.logger)
-        self._hook_options()
+        option_hooks.hook_kill(self.options, self._program_of)
+        option_hooks.hook_waitpid(self.options, lambda: self.subreaper, self.logger)
+        option_hooks.hook_execve(self.options, self.member)
+        option_hooks.hook_cleanup(self.options, self.notify_sockets.close)
         for group in supervisord.process_groups.values():
             self._add(group)
         make_room(supervisord.process_groups.values())
@@ -151,13 +149,7 @@ class Supervisord:
                 process, self._world, self._observer, self._write_record, self._notify_socket
             )
 
-    # -- what is changed in supervisord
-
-    def _hook_options(self) -> None:
-        hook_kill(self.options, self._program_of)
-        hook_waitpid(self.options, lambda: self.subreaper, self.logger)
-        hook_execve(self.options, self.member)
-        hook_cleanup(self.options, self.notify_sockets.close)
+    # -- the events of supervisord
 
     def _subscribe(self, kind: Any, callback: Callable[[Any], None]) -> None:
         events.subscribe(kind, lambda event: self.logger.guarded(lambda: callback(event), None))
@@ -167,16 +159,7 @@ class Supervisord:
         make_room(self.supervisord.process_groups.values())
 
     def _on_group_removed(self, _event: Any) -> None:
-        processes = [
-            process
-            for group in self.supervisord.process_groups.values()
-            for process in group.processes.values()
-        ]
-        self._programs = {
-            id(process): self._programs[id(process)]
-            for process in processes
-            if id(process) in self._programs
-        }
+        self._programs = {id(program.process): program for program in self.programs()}
         self.notify_sockets.close_all_but(program.name for program in self._programs.values())
 
     def _on_running(self, event: Any) -> None:
