@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import traceback
 from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Callable, Optional, Union
 
-from supervisor_hotreload.core.lines import Lines
 from supervisor_hotreload.core.model import (
     ROLLBACKS,
     Cancelled,
@@ -19,7 +20,7 @@ from supervisor_hotreload.core.model import (
     Readiness,
 )
 from supervisor_hotreload.core.protocol import Steps, Wait, timed_out
-from supervisor_hotreload.core.text import internal_error
+from supervisor_hotreload.core.text import LONGEST, internal_error
 
 OUTPUT_LINES = 200
 """How many lines of the program's own output are remembered for one reload."""
@@ -28,9 +29,49 @@ DRAINING_SECONDS = 60.0
 """Seconds after which others stop waiting for a reload that drains: a client may keep an old
 worker busy for an hour, and the new generation serves."""
 
+LINES = 500
+"""How many lines of one reload are remembered, the latest ones."""
 
 Seen = Union[Progress, Readiness]
 """What a wait has seen."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a reload's log.
+
+    :param seconds: since the reload began.
+    """
+
+    seconds: float
+    phase: Phase
+    text: str
+
+
+class Lines:
+    """The lines of one reload's log, numbered from 1 in the order of writing.
+
+    ``written`` is how many there were, also those that were dropped.
+    """
+
+    def __init__(self) -> None:
+        self.written = 0
+        self._latest: deque[Line] = deque(maxlen=LINES)
+
+    def __iter__(self) -> Iterator[Line]:
+        return iter(self._latest)
+
+    def __len__(self) -> int:
+        return len(self._latest)
+
+    def write(self, seconds: float, phase: Phase, text: str) -> None:
+        self._latest.append(Line(seconds, phase, text[:LONGEST]))
+        self.written += 1
+
+    def since(self, number: int) -> list[Line]:
+        """Return the lines after line *number*, as far as they are remembered."""
+        count = max(0, self.written - max(0, number))
+        return list(self._latest)[-count:] if count else []
 
 
 class Reload:

@@ -116,8 +116,7 @@ def above(world: World, old: Generation) -> Iterator[Process]:
     for _ in range(WALK_LEVELS):
         if process == old.tracked:
             return
-        status = world.status(process.pid)
-        parent = world.lookup(status.parent) if status is not None else None
+        parent = world.parent(process)
         if parent is None:
             return
         process = parent

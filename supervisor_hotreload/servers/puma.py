@@ -103,8 +103,7 @@ def serving(world: World, processes: list[Process]) -> list[Process]:
 
 def _has_reactor(world: World, worker: Process) -> bool:
     """Tell whether *worker* has an epoll descriptor that it has not inherited."""
-    status = world.status(worker.pid)
-    master = world.lookup(status.parent) if status is not None else None
+    master = world.parent(worker)
     inherited = world.descriptors(master) if master is not None else {}
     own = world.descriptors(worker)
     return any(link == EPOLL and inherited.get(name) != EPOLL for name, link in own.items())

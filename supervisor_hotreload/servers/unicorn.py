@@ -145,8 +145,7 @@ def is_master(world: World, process: Process) -> bool:
 
 def _has_pipe(world: World, process: Process) -> bool:
     """Tell whether *process* shares a pipe with its parent that is no standard stream of both."""
-    status = world.status(process.pid)
-    parent = world.lookup(status.parent) if status is not None else None
+    parent = world.parent(process)
     if parent is None or parent.pid == world.own_pid():
         return False
     try:

@@ -141,6 +141,11 @@ class World:
 
     # -- its relatives
 
+    def parent(self, process: Process) -> Optional[Process]:
+        """Return the living parent of *process*, None when it is gone."""
+        status = self.status(process.pid)
+        return self.lookup(status.parent) if status is not None else None
+
     def children(self, process: Process) -> list[Process]:
         """Return the living children of *process*, none once it is gone.
 
