@@ -119,7 +119,7 @@ class GunicornFamily(Family[GunicornGeneration]):
         self, world: World, old: GunicornGeneration, policy: Policy, program: Program
     ) -> GunicornReexec:
         probe = self.probe(world, old, policy.ready)
-        return GunicornReexec(world, old, policy, probe, command.configured(program), program)
+        return GunicornReexec(world, old, policy, probe, program)
 
     def is_master(self, world: World, process: Process) -> bool:
         return is_master(world, process)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Optional
 
 from supervisor_hotreload.core.model import Failure, Fault, Policy
-from supervisor_hotreload.servers.gunicorn.command import options
+from supervisor_hotreload.servers.gunicorn.command import configured, options
 from supervisor_hotreload.servers.gunicorn.failed_fork import Forks
 from supervisor_hotreload.servers.gunicorn.heartbeat import GunicornGeneration, shares
 from supervisor_hotreload.servers.gunicorn.start_context import lost_path, must_start_again
@@ -37,26 +37,16 @@ GRACEFUL_TIMEOUT_SECONDS = 30.0
 
 
 class GunicornReexec(Reexec):
-    """One reload of one gunicorn, bound to its old generation.
-
-    :param command: with the arguments that gunicorn takes from its environment.
-    :param program: None when it is not known: then what a re-exec needs is not checked.
-    """
+    """One reload of one gunicorn, bound to its old generation."""
 
     graceful_signal = "TERM"
     quick_signal = "QUIT"
     orphan_signal = "TERM"
 
     def __init__(
-        self,
-        world: World,
-        old: GunicornGeneration,
-        policy: Policy,
-        probe: Probe,
-        command: str,
-        program: Optional[Program] = None,
+        self, world: World, old: GunicornGeneration, policy: Policy, probe: Probe, program: Program
     ) -> None:
-        self._graceful_timeout = _seconds(options(command).get("graceful-timeout"))
+        self._graceful_timeout = _seconds(options(configured(program)).get("graceful-timeout"))
         super().__init__(world, old, policy, probe)
         self._program = program
         self._forks = Forks(world, old.master, old.image)
@@ -66,8 +56,7 @@ class GunicornReexec(Reexec):
         self._given_up = False
 
     def reexec(self) -> None:
-        if self._program is not None:
-            must_start_again(self._world, self._old.master, self._program)
+        must_start_again(self._world, self._old.master, self._program)
         self._forks.look()
         super().reexec()
 
@@ -96,9 +85,7 @@ class GunicornReexec(Reexec):
 
     def _lost_path(self) -> str:
         """Return the cure where a failed fork has removed a unix socket (arbiter.stop)."""
-        lost = None
-        if self._program is not None:
-            lost = lost_path(self._world, self._old.master, self._program)
+        lost = lost_path(self._world, self._old.master, self._program)
         return f". It has removed {lost}: no client gets in, restart the program" if lost else ""
 
     def recall(self) -> bool:
