@@ -8,11 +8,13 @@ import pathlib
 import subprocess
 import sys
 import threading
+import types
 from collections.abc import Iterator
 
 import psutil
 import pytest
 
+from supervisor_hotreload.plugin import option_hooks
 from supervisor_hotreload.system import peek, process, world
 from supervisor_hotreload.system.credentials import Ids, ids_of
 from supervisor_hotreload.system.process import Process, Unreadable
@@ -31,6 +33,21 @@ def sleepers(count: int, user: int) -> Iterator[list[int]]:
         for child in made:
             child.kill()
             child.wait()
+
+
+def test_reaped_orphans_take_one_line_a_minute_and_a_single_one_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = types.SimpleNamespace(pidhistory={}, waitpid=iter([(5, 0), (0, 0)] * 2).__next__)
+    now, logged = [100.0], []
+    log = types.SimpleNamespace(info=logged.append)
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    option_hooks.hook_waitpid(options, lambda: True, log)  # type: ignore[arg-type]
+    options.waitpid()
+    assert logged == []
+    now[0] += option_hooks.ORPHAN_LINE_SECONDS
+    options.waitpid()
+    assert logged == ["hotreload: reaped orphaned processes of programs: 2"]
 
 
 @needs_root

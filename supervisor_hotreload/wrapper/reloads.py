@@ -76,6 +76,9 @@ class Reloads:
             self._reports.ready(str(self._tracked), self._advice(reload))
 
     def _advice(self, reload: Reload) -> str:
+        """Return what to do after a reload that is not tried again at once."""
+        if self.wanted:
+            return ""
         directory, master = self._options.directory, self._tracked.process
         return release_advice(reload, self._world, directory, ids_of(os.getpid()), master)
 
