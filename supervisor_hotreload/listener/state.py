@@ -117,7 +117,5 @@ def _is_trusted(folder: str) -> bool:
             return False
         if path == os.path.dirname(path):
             return True
-        path, allowed = (
-            os.path.dirname(path),
-            stat.S_ISVTX,
-        )  # the sticky bit protects a directory in /tmp
+        path = os.path.dirname(path)
+        allowed = stat.S_ISVTX  # the sticky bit protects a directory in /tmp

@@ -7,7 +7,7 @@ import os
 import time
 from typing import Callable, Optional, TypeVar
 
-from supervisor_hotreload.listener.paths import GLANCES, LOOKS, Look, changed
+from supervisor_hotreload.listener.paths import LOOKS, Look, changed
 from supervisor_hotreload.listener.watched_program import WatchedProgram, backoff
 from supervisor_hotreload.system.credentials import rights_of
 
@@ -28,27 +28,20 @@ class Watcher:
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._host = os.uname().nodename
-        self._glances: dict[tuple[str, str, str], object] = {}
         self._known: set[tuple[str, str]] = set()
         self._troubles: dict[tuple[str, str], str] = {}
 
-    def look(
-        self, program: WatchedProgram, now: float, thorough: bool = False, unseen: float = 0.0
-    ) -> bool:
+    def look(self, program: WatchedProgram, now: float, unseen: float = 0.0) -> bool:
         """Look at every path of *program* and at its age.
 
-        :param thorough: look closely even where a cheap look shows no change.
         :param unseen: for so many seconds a listener has run that could not look. A change in
             that time is news, even where no earlier stamp is known.
         :return: whether the state file has to be written.
         """
         changed_state = False
-        for kind, glance in GLANCES.items():
+        for kind in LOOKS:
             for path in program.setting(kind, ()):
-                key, seen = (program.name, kind, path), _seen(program, glance, path)
-                if thorough or self._glances.get(key, self) != seen:
-                    self._glances[key] = seen
-                    changed_state |= self._look_at(program, kind, path, now, unseen)
+                changed_state |= self._look_at(program, kind, path, now, unseen)
         period = program.setting("every", 0.0)
         if period and program.born and now - program.born >= period + program.jitter(self._host):
             changed_state |= program.trigger_if_idle(f"every = {period:g} s", now)

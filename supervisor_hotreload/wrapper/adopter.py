@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Callable
 
 from supervisor_hotreload.core.model import Cancelled
@@ -11,41 +12,35 @@ from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.wrapper.others import OtherGenerations
 
 
+@dataclass(frozen=True)
 class WrapperAdopter:
     """Lets hotreload-run adopt the successor of one reload (protocol.Adopter).
 
     :param reload_again: asks for another reload, after this one.
     """
 
-    def __init__(
-        self,
-        reload: Reload,
-        generations: OtherGenerations,
-        guard: ReleaseGuard,
-        reload_again: Callable[[], None],
-    ) -> None:
-        self._reload = reload
-        self._generations = generations
-        self._guard = guard
-        self._reload_again = reload_again
+    reload: Reload
+    generations: OtherGenerations
+    guard: ReleaseGuard
+    reload_again: Callable[[], None]
 
     def expect(self, new: Process) -> None:
         """Let *new* inherit the server should the old master die before the adoption."""
-        self._reload.new_pid = new.pid
-        self._generations.expect(new)
+        self.reload.new_pid = new.pid
+        self.generations.expect(new)
 
     def adopt(self, new: Process) -> None:
         """Track *new* from now on.
 
         :raises Cancelled: when the release has moved while *new* booted; another reload follows.
         """
-        refusal = self._guard.refusal(new)
+        refusal = self.guard.refusal(new)
         if refusal:
-            self._reload_again()
+            self.reload_again()
             raise Cancelled(f"{refusal}; hotreload-run reloads once more")
-        self._generations.adopt(new)
+        self.generations.adopt(new)
         self.commit()
 
     def commit(self) -> None:
         """Record the point of no return; in place the tracked process stays the same."""
-        self._reload.adopted = True
+        self.reload.adopted = True

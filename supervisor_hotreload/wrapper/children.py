@@ -31,7 +31,3 @@ class Children:
             if pid == 0:
                 return
             yield pid, status
-
-    def is_ours(self, pid: int) -> bool:
-        """Tell whether *pid* is a command of our own, no process of the server."""
-        return pid in self.reapers

@@ -55,30 +55,16 @@ that of hotreload-run. USR2 upgrades hotreload-run itself, in place.
 """
 
 SHORT = "vw:kh"
-LONG = [
-    "chdir=",
-    "pid=",
-    "gunicorn-pidfile=",
-    "ready=",
-    "ready-timeout=",
-    "check=",
-    "check-timeout=",
-    "bake=",
-    "drain-timeout=",
-    "stop-signal=",
-    "listen=",
-    "notify",
-    "status-file=",
-    "warmup-time=",
-    "kill-at-exit",
-    "no-kill-at-exit",
-    "verbose",
-    "version",
-    "help",
-]
+
+PATHS = ("chdir", "pid", "status_file")
+"""Options whose value is a path and nothing else."""
 
 KEYS = ("ready", "ready_timeout", "check", "check_timeout", "bake", "drain_timeout")
 """Options that mean what the key of the same name means to the plugin."""
+
+VALUED = (*PATHS, *KEYS, "gunicorn_pidfile", "listen", "stop_signal", "warmup_time")
+
+SWITCHES = ("kill-at-exit", "no-kill-at-exit", "notify", "verbose", "version", "help")
 
 HUPWATCH = frozenset({"hupwatch"})
 """Names under which it leaves the server serving unless --kill-at-exit."""
@@ -190,7 +176,8 @@ def parse(program: str, arguments: list[str]) -> RunOptions:
     :raises Usage: when the command line cannot be used, or asks for help.
     """
     try:
-        pairs, command = getopt.getopt(arguments, SHORT, LONG)
+        valued = [f"{key.replace('_', '-')}=" for key in VALUED]
+        pairs, command = getopt.getopt(arguments, SHORT, [*valued, *SWITCHES])
     except getopt.GetoptError as error:
         raise UsageError(f"{error.msg} (see hotreload-run --help)") from None
     found: dict[str, Any] = {"listen": (), "leave": os.path.basename(program) in HUPWATCH}
@@ -218,8 +205,6 @@ def _take(option: str, value: str, found: dict[str, Any], policy: dict[str, Any]
             raise ValueError("only the plugin of supervisord receives what servers notify")
     elif option in ("-h", "--help"):
         raise Usage(HELP, 0)
-    elif key == "version":
-        found[key] = True
     elif option in ("-w", "--warmup-time"):
         found["warmup"] = read("bake", value)
     elif key == "stop_signal":
@@ -232,10 +217,10 @@ def _take(option: str, value: str, found: dict[str, Any], policy: dict[str, Any]
         found[key] += (value,)
     elif key == "gunicorn_pidfile":
         policy["pidfile"] = os.path.abspath(read("check", value))
-    elif option in ("-v", "--verbose", "--notify"):
-        found["notify" if key == "notify" else "verbose"] = True
-    else:
+    elif key in PATHS:
         found[key] = os.path.abspath(read("check", value))
+    else:
+        found["verbose" if option == "-v" else key] = True
 
 
 def _complete(command: tuple[str, ...], found: dict[str, Any], given: dict[str, Any]) -> RunOptions:

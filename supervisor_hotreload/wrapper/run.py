@@ -74,18 +74,12 @@ class Runner:
         self._errors = ErrorBoundary(lambda text: reports.say(f"{text}; {tracked}"))
         self._others = OtherGenerations(world, options, reports, tracked, children)
         self._ending = Ending(world, tracked, self._others, children, self._errors)
+        passes_sockets = bool(listening.descriptors) or "fd://" in options.line
         self._reloads = Reloads(
-            world,
-            options,
-            reports,
-            launcher,
-            tracked,
-            self._others,
-            children,
-            bool(listening.descriptors),
+            world, options, reports, launcher, tracked, self._others, children, passes_sockets
         )
         self._upgrade = Upgrade(
-            world.now, reports, children, signals, listening, self._is_idle, self._handover
+            world, reports, children, signals, listening, self._is_idle, self._handover
         )
         self._wants_to_leave = False
 
