@@ -133,8 +133,10 @@ def test_it_ends_where_it_can_look_at_nothing(wrapped: Wrapped) -> None:
     path = begin(wrapped, "World.status World.alive World.children")
     wrapped.servers()
     sabotage(path, "always World.status World.alive World.children")
-    wrapped.send("HUP", "USR1", "TERM")
-    wrapped.wait()
+    wrapped.send("HUP")
+    wait_until(lambda: "sabotage" in wrapped.console(), what="an error is reported")
+    wrapped.send("USR1", "TERM")
+    wrapped.wait(30)
     wait_until(lambda: wrapped.alone, what="its server has ended, too")
 
 

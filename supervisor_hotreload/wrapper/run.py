@@ -136,11 +136,11 @@ class Runner:
 
     def _wait(self) -> list[int]:
         """Return the signals that have come; wait for one as long as nothing else is to do."""
+        seconds = self._errors.run(self._pause)
+        if self._errors.has_caught:
+            seconds = GLANCE_SECONDS if seconds is None else min(seconds, GLANCE_SECONDS)
+        self._errors.has_caught = False
         try:
-            seconds = self._pause()
-            if self._errors.has_caught:
-                seconds = GLANCE_SECONDS if seconds is None else min(seconds, GLANCE_SECONDS)
-            self._errors.has_caught = False
             return self._signals.wait(seconds)
         except Exception:
             time.sleep(SLOW_STEP_SECONDS)  # the loop must not turn without a pause
