@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+from supervisor_hotreload.system.files import replace_file
 from supervisor_hotreload.wrapper import files
 from supervisor_hotreload.wrapper.listening import BadAddress, Listening
 from tests.house import wait_until
@@ -238,7 +239,7 @@ def test_a_file_of_ours_goes_through_nothing(tmp_path: pathlib.Path, kind: str) 
             name.symlink_to(secret)
         else:
             name.hardlink_to(secret) if hasattr(name, "hardlink_to") else os.link(secret, name)
-    files.write(str(path), "12\n")
+    replace_file(str(path), "12\n", 0o644)
     assert path.read_text() == "12\n"
     assert not path.is_symlink()
     assert secret.read_text() == "secret"

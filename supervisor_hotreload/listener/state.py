@@ -12,6 +12,8 @@ import stat
 from contextlib import suppress
 from typing import Any, Callable
 
+from supervisor_hotreload.system.files import replace_file
+
 VERSION = 1
 
 MAX_BYTES = 1 << 20
@@ -60,14 +62,9 @@ class StateFile:
         text = json.dumps({"version": VERSION, **content}, sort_keys=True)
         if text == self._written:
             return
-        new = self._path + ".new"
         try:
             self._prepare()
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(new, flags, 0o600)
-            with open(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.replace(new, self._path)
+            replace_file(self._path, text, 0o600)
         except OSError as error:
             self._complain(error)
         else:

@@ -1,4 +1,4 @@
-"""Writes files into directories that may be another user's, and protects files of the server.
+"""Removes files from directories that may be another user's, and protects files of the server.
 
 Nothing that is found there is followed or trusted.
 """
@@ -17,27 +17,6 @@ from supervisor_hotreload.system.files import read_regular
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.sockets import is_bound_to
 from supervisor_hotreload.system.world import World
-
-
-def write(path: str, text: str) -> None:
-    """Replace the file *path* by one that holds *text*; a reader sees all of it or nothing.
-
-    A symlink at *path* is replaced, not followed.
-
-    :raises OSError: when that is impossible; then nothing has changed.
-    """
-    beside = f"{path}.{os.getpid()}"
-    with suppress(FileNotFoundError):
-        os.unlink(beside)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        with open(os.open(beside, flags, 0o644), "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(beside, path)
-    except OSError:
-        with suppress(OSError):
-            os.unlink(beside)
-        raise
 
 
 def remove_if(path: str, text: str) -> None:

@@ -11,8 +11,8 @@ from typing import Any, Optional
 from supervisor_hotreload.core.model import Fault, Outcome
 from supervisor_hotreload.core.reload import Reload
 from supervisor_hotreload.core.text import joined, printable
+from supervisor_hotreload.system.files import replace_file
 from supervisor_hotreload.system.world import World
-from supervisor_hotreload.wrapper import files
 from supervisor_hotreload.wrapper.options import RunOptions
 from supervisor_hotreload.wrapper.service_manager import ServiceManager
 
@@ -107,7 +107,7 @@ class Reports:
             import json
 
             try:
-                files.write(self._path, json.dumps(now, indent=1) + "\n")
+                replace_file(self._path, json.dumps(now, indent=1) + "\n", 0o644)
                 self._failed = False
             except OSError as error:
                 if not self._failed:
