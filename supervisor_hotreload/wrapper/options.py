@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
 from supervisor_hotreload.core.model import Policy
+from supervisor_hotreload.core.text import printable
 from supervisor_hotreload.servers import family_by_command
 from supervisor_hotreload.servers.base import AnyFamily
 from supervisor_hotreload.servers.program import Program
@@ -66,8 +67,8 @@ VALUED = (*PATHS, *KEYS, "gunicorn_pidfile", "listen", "stop_signal", "warmup_ti
 
 SWITCHES = ("kill-at-exit", "no-kill-at-exit", "notify", "verbose", "version", "help")
 
-HUPWATCH = frozenset({"hupwatch"})
-"""Names under which it leaves the server serving unless --kill-at-exit."""
+HUPWATCH = "hupwatch"
+"""The name under which it leaves the server serving unless --kill-at-exit."""
 
 WARMUP_SECONDS = 1.0
 """hupwatch's default: by then a server that cannot start has ended."""
@@ -125,19 +126,14 @@ class RunOptions:
     @property
     def name(self) -> str:
         """Return what the lines on stderr call the server."""
-        name = os.path.basename(self.command[0])
-        return "".join(c if c.isprintable() else "?" for c in name)
+        return printable(os.path.basename(self.command[0]))
 
     @property
     def program(self) -> Program:
         """Return the command as the families of servers know it."""
+        rights, pidfile = ids_of(os.getpid()), self.policy.pidfile
         return Program(
-            self.name,
-            self.line,
-            self.directory,
-            environment=os.environ,
-            rights=ids_of(os.getpid()),
-            pidfile=self.policy.pidfile,
+            self.name, self.line, self.directory, os.environ, rights=rights, pidfile=pidfile
         )
 
     @property
@@ -180,7 +176,7 @@ def parse(program: str, arguments: list[str]) -> RunOptions:
         pairs, command = getopt.getopt(arguments, SHORT, [*valued, *SWITCHES])
     except getopt.GetoptError as error:
         raise UsageError(f"{error.msg} (see hotreload-run --help)") from None
-    found: dict[str, Any] = {"listen": (), "leave": os.path.basename(program) in HUPWATCH}
+    found: dict[str, Any] = {"listen": (), "leave": os.path.basename(program) == HUPWATCH}
     policy: dict[str, Any] = {}
     for option, value in pairs:
         try:
