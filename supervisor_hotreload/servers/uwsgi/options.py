@@ -19,13 +19,9 @@ NAME = re.compile(r"(uwsgi(-core|_(python|psgi|rack_ruby)[\d.]*)?|pyuwsgi)\Z")
 
 SHORT = {
     "M": "master",
-    "i": "single-interpreter",
     "w": "module",
     "H": "home",
-    "L": "disable-logging",
-    "T": "enable-threads",
     "p": "processes",
-    "s": "socket",
     "S": "set",
     "x": "xml",
     "y": "yaml",
