@@ -267,8 +267,12 @@ STOPPED_SOON = [("reload", 0.025), ("cancel", 0.025), ("old QUIT", 0.025), ("rel
 STOPPED_SOON += [("reload", 0.025), ("old USR2", 0.025), ("stop", 0.025)]
 """supervisord spawns it again; it gets a USR2 and a stop before hotreload has looked at it."""
 
+KILLED_SOON = [("old TERM", 1.1), ("reload", 1.1), ("old USR2", 0.025), ("old TERM", 0.025)]
+"""The same, a second after supervisord has spawned it again: its sockets have to be known."""
+
 
 @pytest.mark.long
+@example(seed=0, subreaper=False, schedule=KILLED_SOON)
 @example(seed=0, subreaper=False, schedule=STOPPED_SOON)
 @example(seed=19218, subreaper=False, schedule=TERM_TO_BOTH)
 @settings(

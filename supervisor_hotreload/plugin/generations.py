@@ -20,12 +20,12 @@ from supervisor_hotreload.servers.lineage import successors as successors_of
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
 
-FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 1.0, 600.0
+FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.25, 600.0
 """Seconds between two looks at a program without a listening socket, the shortest and the
 longest: most programs never listen."""
 
 LOOK_GROWTH = 1.3
-"""The factor by which the pause between two looks grows, after about ten of FIRST_LOOK_SECONDS."""
+"""The factor by which the pause between two looks grows, after a few of FIRST_LOOK_SECONDS."""
 
 
 class Looks:
