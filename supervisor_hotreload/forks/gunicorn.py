@@ -1,4 +1,4 @@
-"""gunicorn's server hooks that send the fork events, for gunicorn's config file.
+"""Sends the fork events from gunicorn's server hooks, for gunicorn's config file.
 
 Write `from supervisor_hotreload.forks.gunicorn import pre_fork, post_fork, post_worker_init,
 worker_exit, pre_exec`. Or write `install(globals())` as the last line, after the file's own hooks:

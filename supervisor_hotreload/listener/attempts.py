@@ -29,7 +29,7 @@ WANTED_FAULTS = frozenset({Fault.NOT_RUNNING, Fault.BAD_NAME, Fault.CANCELLED, F
 
 @dataclass(frozen=True)
 class Attempts:
-    """The attempts to reload each program.
+    """Asks for the reloads of each program, and follows them.
 
     :param save: writes the state file; it is called before a reload is asked for.
     """

@@ -1,4 +1,4 @@
-"""The console script ``hotreload-listener``: its manual and its start."""
+"""Starts ``hotreload-listener``, or shows its manual."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What supervisord's events mean for the programs."""
+"""Plans reloads by what supervisord's events mean for the programs."""
 
 from __future__ import annotations
 

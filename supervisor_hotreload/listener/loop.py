@@ -1,4 +1,4 @@
-"""The listener's loop: one select over supervisord's events, signals and timers."""
+"""Runs the listener's loop: one select over supervisord's events, signals and timers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class NoPlugin(Exception):
 
 
 class Listener:
-    """The event listener.
+    """Runs the event listener.
 
     :param state: path of the state file, '' for one in supervisord's own directory.
     """

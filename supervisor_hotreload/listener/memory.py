@@ -1,4 +1,4 @@
-"""The resident memory of one generation: the tracked master and its descendants."""
+"""Measures the resident memory of one generation: the tracked master and its descendants."""
 
 from __future__ import annotations
 

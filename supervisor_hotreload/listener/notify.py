@@ -23,7 +23,7 @@ MAX_INPUT_BYTES = 60_000
 
 
 class NotifyCommands:
-    """The ``notify`` commands that run.
+    """Starts ``notify`` commands, and ends those that take too long.
 
     Their output goes to the listener's log: its standard output belongs to supervisord.
     """

@@ -1,4 +1,4 @@
-"""How ``touch`` and ``watch`` look at a path: by stat and readlink, nothing is opened.
+"""Looks at the paths of ``touch`` and ``watch`` by stat and readlink; opens nothing.
 
 The application's user may own the path and put anything there, such as a fifo.
 """

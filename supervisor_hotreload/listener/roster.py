@@ -1,4 +1,4 @@
-"""All programs, as the plugin in supervisord reports them (hotreload.getTriggers)."""
+"""Lists all programs, as the plugin in supervisord reports them (hotreload.getTriggers)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Rule = tuple[WatchedProgram, str, dict[str, str]]
 
 
 class Roster:
-    """The programs and what is planned for them.
+    """Knows the programs and what is planned for them.
 
     ``dirty`` is true when the state file has to be written.
 

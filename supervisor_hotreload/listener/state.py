@@ -1,4 +1,4 @@
-"""The state file: what a listener has to know about the time before it.
+"""Writes the state file for the next listener, and reads that of the one before.
 
 It is a hint. A listener starts without it when it is missing or damaged. It holds no pid, and
 the worst that a wrong one can cause is one reload too many.
@@ -21,7 +21,7 @@ MAX_BYTES = 1 << 20
 
 
 class StateFile:
-    """A small JSON file, written atomically.
+    """Reads and writes a small JSON file, atomically.
 
     It lies in a directory that only root and our own user can write to. Otherwise the users of
     the programs could make us reload the programs of others. Nothing is synced to disk: after a

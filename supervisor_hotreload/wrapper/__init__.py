@@ -1,4 +1,4 @@
-"""``hotreload-run``: a command behind a pid that never changes, for use without the plugin.
+"""``hotreload-run`` runs a command under a pid that never changes, without the plugin.
 
 A map of this room, from the outside in. It imports nothing here: hotreload-orphan stays small.
 

@@ -14,7 +14,7 @@ from supervisor_hotreload.wrapper.children import Children
 
 
 class WrapperCheck(JudgingCommand):
-    """A command with the user, the directory and the environment of hotreload-run.
+    """Runs a command with the user, the directory and the environment of hotreload-run.
 
     :param name: how messages call the server.
     :param command: split as a shell splits it, and run without one.

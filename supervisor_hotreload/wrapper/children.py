@@ -11,7 +11,7 @@ Reaper = Callable[[int, int], None]
 
 
 class Children:
-    """The children of this process: the server, its orphans, commands of our own."""
+    """Reaps the server, its orphans and the commands of our own."""
 
     def __init__(self) -> None:
         self.reapers: dict[int, Reaper] = {}

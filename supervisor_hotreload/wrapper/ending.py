@@ -1,4 +1,4 @@
-"""The end of the server: by a signal to hotreload-run, or by itself. hotreload-run follows it."""
+"""Ends hotreload-run with its server, which ends by a signal or by itself."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ UNSEEN_SECONDS = 5.0
 
 @dataclass
 class Ending:
-    """Whether the server is being stopped, whether it has ended, and what has to end with it.
+    """Knows whether the server is being stopped or has ended, and waits for what ends with it.
 
     :param signal: the signal that stops the server; None while nobody stops it.
     :param status: the wait status of the server; None while it serves.

@@ -1,4 +1,4 @@
-"""The command ``hotreload-run``."""
+"""Starts the command ``hotreload-run``, and ends it as its server has ended."""
 
 from __future__ import annotations
 

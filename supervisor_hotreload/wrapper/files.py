@@ -28,7 +28,7 @@ def remove_if(path: str, text: str) -> None:
 
 
 class SecondName:
-    """A second name of a file that another process may unlink or replace.
+    """Gives a second name to a file that another process may unlink or replace.
 
     A server that unlinks its unix socket or its pidfile at its end takes away what its
     successor has put there. All is done with the rights of the server, in whose directory
@@ -78,7 +78,7 @@ class SecondName:
 
 
 class ProtectedFiles:
-    """The files that one copy of a server could take away from another: sockets, the pidfile.
+    """Protects the files that one copy of a server could take away from another.
 
     :param pidfile: where the server may write its pid, None when that is unknown.
     """
@@ -119,7 +119,7 @@ class ProtectedFiles:
                 name.restore()
 
     def forget(self) -> None:
-        """Protect nothing any more."""
+        """Remove all second names."""
         for name in self._names:
             name.remove()
         self._names.clear()

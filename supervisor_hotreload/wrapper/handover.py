@@ -1,4 +1,4 @@
-"""What one version of hotreload-run hands over to the next when USR2 upgrades it in place.
+"""Hands the state of one version of hotreload-run over to the next, when USR2 upgrades it.
 
 It is a variable in the environment of the exec. Only the process that wrote it believes it: it
 holds that process's pid and start time, which an exec does not change. A server or a nested

@@ -64,13 +64,13 @@ class Launch:
         return f"exited with status {code}" if code >= 0 else f"was killed by {name_of(-code)}"
 
     def close(self) -> None:
-        """Close the pipe: nobody wants to know any more."""
+        """Close the pipe, which nobody reads any more."""
         if self.errors is not None:
             os.close(self.errors)
             self.errors = None
 
     def reaped(self, pid: int, status: int) -> None:
-        """Take the wait status from who has reaped it."""
+        """Remember the wait status."""
         self.status = status
 
 

@@ -1,4 +1,4 @@
-"""The command line of hotreload-run, which takes those of rainbow-saddle and hupwatch too."""
+"""Reads the command line of hotreload-run, and those of rainbow-saddle and hupwatch."""
 
 from __future__ import annotations
 

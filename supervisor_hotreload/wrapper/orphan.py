@@ -1,4 +1,4 @@
-"""The command ``hotreload-orphan``: starts a server, and leaves it to supervisord when asked to.
+"""``hotreload-orphan`` starts a server, and leaves it to supervisord when asked to.
 
 nginx refuses USR2 as long as its parent is the process that has started it
 (ngx_signal_handler: ngx_getppid() == ngx_parent). So hotreload-orphan stands between supervisord

@@ -1,4 +1,4 @@
-"""The generations that live beside the tracked one: a successor, and previous ones."""
+"""Follows the generations beside the tracked one: a successor, and previous ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from supervisor_hotreload.wrapper.tracked import TrackedServer
 
 @dataclass
 class OtherGenerations:
-    """What else belongs to the server while one generation is tracked.
+    """Knows what else belongs to the server while one generation is tracked.
 
     :param known: the tracked processes of all generations but the first.
     """

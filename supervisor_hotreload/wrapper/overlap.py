@@ -1,4 +1,4 @@
-"""Reloads any server that cannot start its own successor: a second copy, then the end of the first.
+"""Reloads a server that cannot start its own successor: starts a second copy, ends the first.
 
 Both copies have to be able to listen at once: on a descriptor that hotreload-run has opened
 (--listen), on the path of a unix socket, which the second copy binds anew, or on a port with
@@ -213,7 +213,7 @@ class Overlap:
         return not self.world.alive(new)
 
     def promoted(self, new: Process) -> bool:
-        """A copy is like any other from its start on."""
+        """Return True: a copy is like any other from its start on."""
         return True
 
     def close(self) -> None:

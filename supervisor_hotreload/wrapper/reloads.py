@@ -34,7 +34,7 @@ from supervisor_hotreload.wrapper.tracked import TrackedServer
 
 @dataclass
 class Reloads:
-    """The reloads of one server: at most one at a time, and at most one that waits.
+    """Begins the reloads of one server: one at a time, and at most one waits.
 
     :param passes_sockets: the server is given its listening sockets.
     """

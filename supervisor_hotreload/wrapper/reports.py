@@ -24,7 +24,7 @@ EXPLAINED_BY_SERVER = frozenset({Fault.SUCCESSOR_EXITED, Fault.NOT_READY, Fault.
 
 
 class Reports:
-    """Everything that hotreload-run says.
+    """Writes everything that hotreload-run says.
 
     :param notify: the value of NOTIFY_SOCKET, None to report to no service manager.
     """

@@ -1,4 +1,4 @@
-"""The loop of hotreload-run: it waits for signals, reaps children, and steps what is under way."""
+"""Runs the loop of hotreload-run: waits for signals, reaps children, steps what is under way."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ UNKNOWN = 1 << 8
 
 
 class Runner:
-    """One command, the generations of its server, and what is under way.
+    """Runs one command, the generations of its server, and what is under way.
 
     :param launcher: starts a copy of the server.
     :param state: what an earlier version of this process has handed over.

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 
 class ServiceManager:
-    """One service manager that takes notifications.
+    """Sends notifications to one service manager.
 
     :param address: the value of NOTIFY_SOCKET: a path, or an abstract name after '@'.
     :raises OSError: when there can be no socket.

@@ -1,4 +1,4 @@
-"""The generation that serves: its process, its number, and who belongs to it."""
+"""Tracks the generation that serves: its process, its number, and who belongs to it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from supervisor_hotreload.wrapper.options import RunOptions, makes_successors
 
 
 class TrackedServer:
-    """The server as it is now.
+    """Knows the server as it is now.
 
     :param launch: the tracked process, as it was started: hotreload-run ends when it ends.
     :param generation: its number.

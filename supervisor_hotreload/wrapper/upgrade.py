@@ -1,4 +1,4 @@
-"""USR2: another version of hotreload-run takes the place of this one, in the same process."""
+"""Replaces hotreload-run by another version on USR2, in the same process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TRIAL_SECONDS = 30.0
 
 @dataclass
 class Upgrade:
-    """A trial run of the new version, and then the exec of it.
+    """Tries the new version, and then becomes it.
 
     An exec that fails later would end hotreload-run and leave the server alone: hence the trial.
 

@@ -1,4 +1,4 @@
-"""How a chain reload of uWSGI is asked for: 'c' on the master fifo, or a touched file.
+"""Asks uWSGI for a chain reload: by 'c' on the master fifo, or by a touched file.
 
 Both lie where the application may write. So everything here is done with the rights of the
 program's user. The fifo is the one that the master holds. The file belongs to that user, or
@@ -29,7 +29,7 @@ MAX_TOUCHED = 8
 
 @dataclass(frozen=True)
 class Chain:
-    """The ways to ask one master for a chain reload.
+    """Asks one master for a chain reload.
 
     :param by_root: root starts the program, and no other user is configured for it.
     """

@@ -1,4 +1,4 @@
-"""What a uWSGI is configured to do: its command, its environment and its ini files."""
+"""Reads what a uWSGI is configured to do: its command, environment and ini files."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ UNKNOWN = "\0"
 
 @dataclass
 class UwsgiOptions:
-    """The options that are set: each name with its values in order.
+    """Knows the options that are set: each name with its values in order.
 
     :param unknown: names whose value cannot be known.
     :param why: why other options may be set as well, '' when all are known.

@@ -1,4 +1,4 @@
-"""The workers of a uWSGI as its stats server reports them."""
+"""Asks the stats server of a uWSGI for its workers."""
 
 from __future__ import annotations
 
