@@ -203,7 +203,7 @@ install(globals())
 """
 
 
-def test_after_hup_every_subscriber_hears_each_event_once(
+def test_after_hup_every_subscriber_gets_each_event_once(
     tmp_path: pathlib.Path, start: Start
 ) -> None:
     write_recorder(tmp_path, HUP_CONFIG)
