@@ -8,15 +8,13 @@ from __future__ import annotations
 import math
 import os
 import stat
-from dataclasses import dataclass
-from typing import Callable, Optional, Union
+from typing import Callable, NamedTuple, Optional, Union
 
 Stamp = list[Union[int, str]]
 """One state of a path, as JSON. It is empty when nothing is there."""
 
 
-@dataclass(frozen=True)
-class Look:
+class Look(NamedTuple):
     """What was seen at a path.
 
     :param stamp: None when nothing can be seen: then the last stamp still holds.
@@ -43,7 +41,7 @@ def pointed(path: str) -> Look:
     """Look where a symlink points to, and which file or directory is behind it."""
     try:
         seen = os.stat(path)
-        target = os.readlink(path) if os.path.islink(path) else ""
+        target = _target(path)
     except (FileNotFoundError, NotADirectoryError):
         return Look([], "there is nothing")  # and the same inode may come again
     except (OSError, ValueError) as error:
@@ -60,6 +58,13 @@ def changed(path: str) -> float:
 
 
 LOOKS: dict[str, Callable[[str], Look]] = {"touch": touched, "watch": pointed}
+
+
+def _target(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""  # not a link
 
 
 def _unseen(error: Exception) -> Look:

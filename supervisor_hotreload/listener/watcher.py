@@ -28,7 +28,6 @@ class Watcher:
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._host = os.uname().nodename
-        self._known: set[tuple[str, str]] = set()
         self._troubles: dict[tuple[str, str], str] = {}
 
     def look(self, program: WatchedProgram, now: float, unseen: float = 0.0) -> bool:
@@ -51,10 +50,12 @@ class Watcher:
         self, program: WatchedProgram, kind: str, path: str, now: float, unseen: float
     ) -> bool:
         key = f"{kind} {path}"
+        place = program.name, key
         look: Look = _seen(program, LOOKS[kind], path) or Look(None)
-        self._report(program, key, look.trouble)
-        first = (program.name, key) not in self._known
-        self._known.add((program.name, key))
+        first = place not in self._troubles
+        if look.trouble != self._troubles.get(place, ""):
+            self._say(f"{program.name}: {key}: {look.trouble or 'it is all right now'}")
+        self._troubles[place] = look.trouble
         before = program.stamps.get(key)
         if look.stamp is None or look.stamp == before:
             return False
@@ -69,12 +70,6 @@ class Watcher:
         else:
             program.trigger(cause, now, program.settle if kind == "watch" else 0.0)
         return True
-
-    def _report(self, program: WatchedProgram, key: str, trouble: str) -> None:
-        if self._troubles.get((program.name, key), "") == trouble:
-            return
-        self._troubles[program.name, key] = trouble
-        self._say(f"{program.name}: {key}: {trouble or 'it is all right now'}")
 
     def check_memory(self, program: WatchedProgram, now: float) -> bool:
         """Look at the memory of *program*; several looks in a row decide.
