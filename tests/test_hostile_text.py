@@ -90,6 +90,7 @@ def test_a_value_of_the_configuration(house: House) -> None:
         "[hotreload:other]\nready_timeout = %(ENV_EVIL)s\n",
     )
     house.start()
+    house.wait_for("RUNNING", "other")
     answer = house.rpc().hotreload.getTriggers()
     assert_printable(answer)
     assert any("ready_timeout = \ufffd[2J\ufffd" in error for error in answer["errors"])

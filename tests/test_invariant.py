@@ -327,14 +327,14 @@ def test_whatever_goes_wrong_no_reload_stays_half_begun() -> None:
     simulation.options.lines.clear()
     simulation.reloads.start(simulation.program)
     simulation.run(30)
-    assert simulation.program.generation == 2
+    assert simulation.program.generations.number == 2
 
 
 def test_a_late_successor_that_hears_nothing_is_killed() -> None:
     simulation = Simulation(1, subreaper=True)
     simulation.run(4)
     world, old = simulation.world, simulation.world.masters()[0]
-    simulation.program.give_up_on_successor(world.children(old.process))
+    simulation.program.unwanted.refuse_successor(world.children(old.process))
     world.deliver(old.pid, signal.SIGUSR2)
     while len(world.masters()) < 2:
         world.step()
@@ -354,7 +354,7 @@ def test_a_successor_that_was_there_before_is_left_alone() -> None:
     world, old = simulation.world, simulation.world.masters()[0]
     world.deliver(old.pid, signal.SIGUSR2)
     simulation.run(3)
-    simulation.program.give_up_on_successor(world.children(old.process))
+    simulation.program.unwanted.refuse_successor(world.children(old.process))
     simulation.run(40)
     assert len(world.masters()) == 2
 

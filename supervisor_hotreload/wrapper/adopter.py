@@ -39,8 +39,4 @@ class WrapperAdopter:
             self.reload_again()
             raise Cancelled(f"{refusal}; hotreload-run reloads once more")
         self.generations.adopt(new)
-        self.commit()
-
-    def commit(self) -> None:
-        """Record the point of no return; in place the tracked process stays the same."""
-        self.reload.adopted = True
+        self.reload.commit()
