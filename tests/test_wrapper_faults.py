@@ -23,7 +23,6 @@ SABOTEUR = """
 import os, sys
 from supervisor_hotreload.core.reload import Reload
 from supervisor_hotreload.system.world import World
-from supervisor_hotreload.wrapper.adopter import WrapperAdopter
 from supervisor_hotreload.wrapper.children import Children
 from supervisor_hotreload.wrapper.ending import Ending
 from supervisor_hotreload.wrapper.entry import main
@@ -31,7 +30,7 @@ from supervisor_hotreload.wrapper.files import ProtectedFiles
 from supervisor_hotreload.wrapper.launch import Launch, Launcher
 from supervisor_hotreload.wrapper.others import OtherGenerations
 from supervisor_hotreload.wrapper.overlap import Overlap
-from supervisor_hotreload.wrapper.reloads import Reloads
+from supervisor_hotreload.wrapper.reloads import Reloads, WrapperAdopter
 from supervisor_hotreload.wrapper.reports import Reports
 from supervisor_hotreload.wrapper.run import Runner
 from supervisor_hotreload.wrapper.signals import Signals

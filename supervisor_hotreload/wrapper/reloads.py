@@ -1,14 +1,14 @@
-"""Begins a reload of the server when one is asked for, and steps it."""
+"""Begins a reload of the server when one is asked for, steps it, and adopts the successor."""
 
 from __future__ import annotations
 
 import os
 import shlex
 from dataclasses import dataclass, replace
-from typing import Optional
+from typing import Callable, Optional
 
 from supervisor_hotreload.core import protocol
-from supervisor_hotreload.core.model import Failure, Fault, Phase, Policy
+from supervisor_hotreload.core.model import Cancelled, Failure, Fault, Phase, Policy
 from supervisor_hotreload.core.reload import Reload
 from supervisor_hotreload.servers.base import AnyFamily, foreign_successor
 from supervisor_hotreload.servers.generation import Generation
@@ -21,7 +21,6 @@ from supervisor_hotreload.system.credentials import ids_of
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
 from supervisor_hotreload.wrapper import copy_survey
-from supervisor_hotreload.wrapper.adopter import WrapperAdopter
 from supervisor_hotreload.wrapper.children import Children
 from supervisor_hotreload.wrapper.errors import described
 from supervisor_hotreload.wrapper.launch import Launcher
@@ -30,6 +29,36 @@ from supervisor_hotreload.wrapper.others import OtherGenerations
 from supervisor_hotreload.wrapper.overlap import Overlap
 from supervisor_hotreload.wrapper.reports import Reports
 from supervisor_hotreload.wrapper.tracked import TrackedServer
+
+
+@dataclass(frozen=True)
+class WrapperAdopter:
+    """Lets hotreload-run adopt the successor of one reload (protocol.Adopter).
+
+    :param reload_again: asks for another reload, after this one.
+    """
+
+    reload: Reload
+    generations: OtherGenerations
+    guard: ReleaseGuard
+    reload_again: Callable[[], None]
+
+    def expect(self, new: Process) -> None:
+        """Let *new* inherit the server should the old master die before the adoption."""
+        self.reload.new_pid = new.pid
+        self.generations.expect(new)
+
+    def adopt(self, new: Process) -> None:
+        """Track *new* from now on.
+
+        :raises Cancelled: when the release has moved while *new* booted; another reload follows.
+        """
+        refusal = self.guard.refusal(new)
+        if refusal:
+            self.reload_again()
+            raise Cancelled(f"{refusal}; hotreload-run reloads once more")
+        self.generations.adopt(new)
+        self.reload.commit()
 
 
 @dataclass
