@@ -36,7 +36,7 @@ PROGRAMS = {
     "missed": "after = deploy",
     "corrupt": "",
     "odd": "touch = {root}/fifo, {root}/folder/touch\nwatch = {root}/loop, {root}/folder",
-    "outcomes": "notify = /bin/sh -c 'echo $$ > {root}/pid; exec sleep 100'",
+    "notified": "notify = /bin/sh -c 'echo $$ > {root}/pid; exec sleep 100'",
 }
 
 ONE_SHOTS = """
@@ -267,9 +267,9 @@ def test_corrupt_state_is_begun_anew(app: App) -> None:
     listening.succeeded("corrupt", 1)
 
 
-def test_told_commands_end_with_the_listener(app: App) -> None:
+def test_notified_commands_end_with_the_listener(app: App) -> None:
     pid = app.listening.house.root / "pid"
-    app.listening.house.reload("outcomes")  # by hand: its notify command runs as well
+    app.listening.house.reload("notified")  # by hand: its notify command runs as well
     app.listening.until(lambda: pid.exists() and pid.read_text().strip())
     stop_listener(app.listening)
     with pytest.raises(ProcessLookupError):
