@@ -1,4 +1,4 @@
-"""``hotreload-demo``: reload a gunicorn under load and show what happens.
+"""``hotreload-demo`` reloads a gunicorn under load and shows what happens.
 
 It starts a supervisord, a gunicorn and clients that never pause. It moves a ``current``
 symlink from v1 to v2 and runs ``supervisorctl hotreload``. The exit status is 0 when v2
@@ -95,7 +95,7 @@ class Answer(NamedTuple):
 
 
 class Clients:
-    """Threads that send requests without a pause and note what is answered and dropped."""
+    """Sends requests by threads without a pause, and notes what is answered and dropped."""
 
     def __init__(self, port: int) -> None:
         self.answers: list[Answer] = []
@@ -131,7 +131,7 @@ class Clients:
 
 
 class Stage:
-    """A temporary directory with a supervisord. Leaving the context ends and removes all of it.
+    """Runs a supervisord in a temporary directory. Leaving the context ends and removes all.
 
     SIGINT, SIGTERM and SIGHUP take effect only in `wait`: nothing is left half done.
     """

@@ -125,7 +125,7 @@ def test_the_listener_looks_at_paths_as_the_program_may(files: pathlib.Path) -> 
     assert said == [f"myapp: touch {files / 'link'}: permission denied"]
     assert program.stamps == {}
     row["rights"] = ["0 0 0 0", "0 0 0 0", ""]
-    watcher.look(program, 1.0, thorough=True)
+    watcher.look(program, 1.0)
     assert said[1:] == [f"myapp: touch {files / 'link'}: it is all right now"]
 
 

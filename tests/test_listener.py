@@ -53,7 +53,7 @@ def everything() -> Iterator[Listening]:
         listening.app("touched", f"touch = {root}/touch"),
         listening.app("watched", f"watch = {root}/link"),
         listening.app("waiting", "after = deploy"),
-        listening.app("hearing", "on = PROCESS_STATE_EXITED:processname=other expected=0"),
+        listening.app("follower", "on = PROCESS_STATE_EXITED:processname=other expected=0"),
         listening.app("fat", "max_memory = 1MB\nmin_interval = 1h"),
         listening.app("old", "every = 6s\nmin_interval = 1h"),
         listening.app("asking", "", capture),
@@ -119,7 +119,7 @@ def test_on(many: Listening) -> None:
     rpc = many.house.rpc()
     rpc.supervisor.startProcess("broken")  # another program, which fits otherwise
     rpc.supervisor.startProcess("other")
-    many.succeeded("hearing", 1)
+    many.succeeded("follower", 1)
 
 
 def test_remote_event(many: Listening) -> None:

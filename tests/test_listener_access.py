@@ -44,7 +44,7 @@ def test_a_listener_without_the_password_keeps_what_happens(house: House) -> Non
     listening = Listening(house)
     touch = house.root / "touch"
     more = listening.section(more='environment = SUPERVISOR_USERNAME="admin"')
-    more += listening.app("hearing", "on = PROCESS_STATE_EXITED:processname=deploy")
+    more += listening.app("follower", "on = PROCESS_STATE_EXITED:processname=deploy")
     more += saboteur(patience="2")
     more += "[program:deploy]\ncommand = /bin/true\nautostart = false\nstartsecs = 0\n"
     house.configure("--workers 1", settings=f"settle = 0\ntouch = {touch}", more=more)
@@ -66,15 +66,15 @@ def test_a_listener_without_the_password_keeps_what_happens(house: House) -> Non
     quoted = PASSWORD.replace("%", "%%")
     path.write_text(path.read_text().replace(login, f'{login},SUPERVISOR_PASSWORD="{quoted}"'))
     assert "hotreload: updated process group" in house.ctl("update").stdout
-    listening.wait_for_reload("hearing")
+    listening.wait_for_reload("follower")
     wait_until(lambda: house.rpc().hotreload.getWarnings() == [])
     listening.wait_for_reload("myapp")
     assert f"myapp: reload started: touch = {touch}" in listening.log()
-    assert "hearing: reload started: on = PROCESS_STATE_EXITED" in listening.log()
+    assert "follower: reload started: on = PROCESS_STATE_EXITED" in listening.log()
     assert house.ctl("reread").stdout == "No config updates to processes\n"
     listening.kill()
     listening.wait_for_listener()
-    assert (listening.reloads("myapp"), listening.reloads("hearing")) == (1, 1)
+    assert (listening.reloads("myapp"), listening.reloads("follower")) == (1, 1)
 
 
 def test_the_shipped_section_starts_from_a_virtual_environment(house: House) -> None:

@@ -185,7 +185,7 @@ def test_the_state_is_kept_where_only_its_user_can_write(tmp_path: pathlib.Path)
 # -- settings
 
 
-def test_bad_settings_are_told_and_edits_are_seen(listening: Listening) -> None:
+def test_bad_settings_are_reported_and_edits_are_seen(listening: Listening) -> None:
     house = listening.house
     path = begin(listening, "every = soon\non = NO_SUCH_EVENT, TICK_60\nafter = nobody\n")
     path.touch()  # what is wrong does not stop what is right
@@ -219,7 +219,7 @@ def test_every_reload_is_an_event(listening: Listening) -> None:
     )
     begin(
         listening,
-        f"on = PROCESS_HOTRELOAD_SUCCEEDED\nnotify = /bin/sh -c 'cat > {house.root}/told'\n",
+        f"on = PROCESS_HOTRELOAD_SUCCEEDED\nnotify = /bin/sh -c 'cat > {house.root}/outcome'\n",
         recorder,
         events=f"{EVENTS},PROCESS_HOTRELOAD",
     )
@@ -249,9 +249,9 @@ def test_every_reload_is_an_event(listening: Listening) -> None:
     assert tokens["new_pid"] == str(house.info()["pid"])
     assert (tokens["outcome"], tokens["generation"]) == ("SUCCEEDED", "2")
     assert seen()[3][1]["fault"] == "SUCCESSOR_EXITED"
-    # reloads by hand are told as well, and are no trigger of their own
-    told = house.root / "told"
-    listening.until(lambda: told.exists() and '"rolled back"' in told.read_text())
+    # reloads by hand are reported as well, and are no trigger of their own
+    outcome = house.root / "outcome"
+    listening.until(lambda: outcome.exists() and '"rolled back"' in outcome.read_text())
     (house.root / "other").touch()
     refused = house.root / "refused"
     listening.until(lambda: refused.exists() and "is no server with workers" in refused.read_text())

@@ -36,7 +36,7 @@ PROGRAMS = {
     "missed": "after = deploy",
     "corrupt": "",
     "odd": "touch = {root}/fifo, {root}/folder/touch\nwatch = {root}/loop, {root}/folder",
-    "told": "notify = /bin/sh -c 'echo $$ > {root}/pid; exec sleep 100'",
+    "notified": "notify = /bin/sh -c 'echo $$ > {root}/pid; exec sleep 100'",
 }
 
 ONE_SHOTS = """
@@ -95,7 +95,7 @@ def listening() -> Iterator[Listening]:
     (root / "folder" / "touch").touch()
     notify = root / "notify"
     notify.write_text(
-        f"#!/bin/sh\ncat >> {root}/told.json; echo >> {root}/told.json; echo printed\n"
+        f"#!/bin/sh\ncat >> {root}/outcomes.json; echo >> {root}/outcomes.json; echo printed\n"
     )
     notify.chmod(0o755)
     sections = [made.section(), ONE_SHOTS]
@@ -177,11 +177,11 @@ def test_failing_backs_off_and_a_change_tries_again(app: App) -> None:
     assert app.info["trigger"].endswith(f"touch = {app.path}")
     assert "exited" in app.info["trigger_failure"]
 
-    def told() -> list[Any]:
-        lines = (house.root / "told.json").read_text().splitlines()
+    def outcomes() -> list[Any]:
+        lines = (house.root / "outcomes.json").read_text().splitlines()
         return [json.loads(line) for line in lines]
 
-    first = told()[0]
+    first = outcomes()[0]
     assert (first["name"], first["outcome"]) == ("failing", "failed")
     assert first["trigger"] == f"touch = {app.path}"
     assert first["next_attempt"] > 0
@@ -193,7 +193,7 @@ def test_failing_backs_off_and_a_change_tries_again(app: App) -> None:
     os.utime(app.path, (7, 7))
     listening.until(lambda: app.reloads == attempts + 1)
     assert time.monotonic() - began < 2.5  # not the 4 or 8 s of the backoff
-    listening.until(lambda: told()[-1]["outcome"] == "succeeded")
+    listening.until(lambda: outcomes()[-1]["outcome"] == "succeeded")
     assert app.info["trigger_failure"] == ""
     assert app.release() == b"v3"
     assert "printed" in listening.log()
@@ -267,9 +267,9 @@ def test_corrupt_state_is_begun_anew(app: App) -> None:
     listening.succeeded("corrupt", 1)
 
 
-def test_told_commands_end_with_the_listener(app: App) -> None:
+def test_notified_commands_end_with_the_listener(app: App) -> None:
     pid = app.listening.house.root / "pid"
-    app.listening.house.reload("told")  # by hand: it is told of that as well
+    app.listening.house.reload("notified")  # by hand: its notify command runs as well
     app.listening.until(lambda: pid.exists() and pid.read_text().strip())
     stop_listener(app.listening)
     with pytest.raises(ProcessLookupError):

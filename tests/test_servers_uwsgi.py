@@ -422,7 +422,7 @@ def tried(
     """Let the trial import an application."""
     (folder / "app.py").write_text(f"{code}\napp = 1\n")
     given = libraries(folder)
-    told = {
+    trial = {
         "apps": [(kind, app)],
         "callable": "application",
         "directory": str(folder),
@@ -432,7 +432,7 @@ def tried(
     }
     return subprocess.run(
         [sys.executable, "-c", uwsgi_trial.TRY_IMPORT],
-        env={**os.environ, **given, "HOTRELOAD_TRIAL": json.dumps(told)},
+        env={**os.environ, **given, "HOTRELOAD_TRIAL": json.dumps(trial)},
         capture_output=True,
         text=True,
         timeout=30,
@@ -659,8 +659,8 @@ def test_any_file_that_can_be_touched_will_do(tmp_path: pathlib.Path) -> None:
     configured = Program("myapp", "uwsgi", str(tmp_path))
 
     def chain_warnings() -> list[str]:
-        told = family.FAMILY.warnings(world, old, configured)
-        return [line for line in told if "chain reload cannot" in line]
+        lines = family.FAMILY.warnings(world, old, configured)
+        return [line for line in lines if "chain reload cannot" in line]
 
     assert family.FAMILY.best_strategy(world, old, configured) == "graceful"
     (warning,) = chain_warnings()
@@ -713,7 +713,7 @@ def test_a_chain_reload_of_what_is_paused_is_refused(house: House) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "name", "called"),
+    ("settings", "name", "called"),
     [
         ("", "HUP", "grace_them_all"),
         ("", "TERM", "reap_them_all"),
@@ -737,9 +737,9 @@ def test_a_chain_reload_of_what_is_paused_is_refused(house: House) -> None:
     ],
 )
 def test_the_last_hook_handles_a_signal(
-    tmp_path: pathlib.Path, told: str, name: str, called: str
+    tmp_path: pathlib.Path, settings: str, name: str, called: str
 ) -> None:
-    (tmp_path / "app.ini").write_text(f"[uwsgi]\n{told}\n")
+    (tmp_path / "app.ini").write_text(f"[uwsgi]\n{settings}\n")
     seen, _ = family.handler(configured("uwsgi app.ini", tmp_path), name)
     assert seen.startswith(called)
     assert bool(seen) == bool(called)
@@ -913,10 +913,12 @@ def test_what_is_only_called_alike_is_no_uwsgi(command: str) -> None:
     assert not family.FAMILY.is_named_in(Program("myapp", command, "/"))
 
 
-@pytest.mark.parametrize("told", ["ini = :more\n", "ini = .\n", "ini = /dev/tty\n", "ini = fifo\n"])
-def test_ini_files_leave_no_descriptor(tmp_path: pathlib.Path, told: str) -> None:
+@pytest.mark.parametrize(
+    "settings", ["ini = :more\n", "ini = .\n", "ini = /dev/tty\n", "ini = fifo\n"]
+)
+def test_ini_files_leave_no_descriptor(tmp_path: pathlib.Path, settings: str) -> None:
     os.mkfifo(tmp_path / "fifo")
-    (tmp_path / "app.ini").write_text(f"[uwsgi]\n{told}")
+    (tmp_path / "app.ini").write_text(f"[uwsgi]\n{settings}")
     before = os.listdir("/proc/self/fd")
     for _ in range(5):
         configured("uwsgi app.ini", tmp_path)

@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+from supervisor_hotreload.system.files import replace_file
 from supervisor_hotreload.wrapper import files
 from supervisor_hotreload.wrapper.listening import BadAddress, Listening
 from tests.house import wait_until
@@ -22,7 +23,6 @@ SABOTEUR = """
 import os, sys
 from supervisor_hotreload.core.reload import Reload
 from supervisor_hotreload.system.world import World
-from supervisor_hotreload.wrapper.adopter import WrapperAdopter
 from supervisor_hotreload.wrapper.children import Children
 from supervisor_hotreload.wrapper.ending import Ending
 from supervisor_hotreload.wrapper.entry import main
@@ -30,7 +30,7 @@ from supervisor_hotreload.wrapper.files import ProtectedFiles
 from supervisor_hotreload.wrapper.launch import Launch, Launcher
 from supervisor_hotreload.wrapper.others import OtherGenerations
 from supervisor_hotreload.wrapper.overlap import Overlap
-from supervisor_hotreload.wrapper.reloads import Reloads
+from supervisor_hotreload.wrapper.reloads import Reloads, WrapperAdopter
 from supervisor_hotreload.wrapper.reports import Reports
 from supervisor_hotreload.wrapper.run import Runner
 from supervisor_hotreload.wrapper.signals import Signals
@@ -133,8 +133,10 @@ def test_it_ends_where_it_can_look_at_nothing(wrapped: Wrapped) -> None:
     path = begin(wrapped, "World.status World.alive World.children")
     wrapped.servers()
     sabotage(path, "always World.status World.alive World.children")
-    wrapped.send("HUP", "USR1", "TERM")
-    wrapped.wait()
+    wrapped.send("HUP")
+    wait_until(lambda: "sabotage" in wrapped.console(), what="an error is reported")
+    wrapped.send("USR1", "TERM")
+    wrapped.wait(30)
     wait_until(lambda: wrapped.alone, what="its server has ended, too")
 
 
@@ -229,14 +231,14 @@ def test_a_file_of_ours_goes_through_nothing(tmp_path: pathlib.Path, kind: str) 
     """Whoever owns the folder may have put anything where we write."""
     secret, path = tmp_path / "secret", tmp_path / "pid"
     secret.write_text("secret")
-    for name in (path, tmp_path / f"pid.{os.getpid()}"):
+    for name in (path, tmp_path / "pid.new"):
         if kind == "fifo":
             os.mkfifo(name)
         elif kind == "symlink":
             name.symlink_to(secret)
         else:
             name.hardlink_to(secret) if hasattr(name, "hardlink_to") else os.link(secret, name)
-    files.write(str(path), "12\n")
+    replace_file(str(path), "12\n", 0o644)
     assert path.read_text() == "12\n"
     assert not path.is_symlink()
     assert secret.read_text() == "secret"

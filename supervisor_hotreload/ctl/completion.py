@@ -1,4 +1,4 @@
-"""Tab completion of ``hotreload`` in supervisorctl's prompt."""
+"""Completes ``hotreload`` in supervisorctl's prompt, at the Tab key."""
 
 from __future__ import annotations
 

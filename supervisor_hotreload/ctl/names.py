@@ -1,4 +1,4 @@
-"""Names on the command line: which programs they mean, and which ones a wrong name may mean."""
+"""Tells which programs a name means, and which ones a wrong name may mean."""
 
 from __future__ import annotations
 

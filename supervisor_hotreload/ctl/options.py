@@ -1,4 +1,4 @@
-"""The options of ``supervisorctl hotreload``: one table for usage, help, completion and parsing."""
+"""Reads the options of ``supervisorctl hotreload``: one table for usage, help and parsing."""
 
 from __future__ import annotations
 

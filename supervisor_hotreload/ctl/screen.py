@@ -1,4 +1,4 @@
-"""What ``supervisorctl hotreload`` prints."""
+"""Prints what ``supervisorctl hotreload`` has to say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fork events: one set of hooks for gunicorn and uWSGI, for any app.
+"""Sends fork events: one set of hooks for gunicorn and uWSGI, for any app.
 
 `subscribe` registers a function for an event. gunicorn's config file imports `forks.gunicorn`,
 `forks.uwsgi` connects by itself, `forks.pyramid` turns the events into Pyramid's. Only the

@@ -1,4 +1,4 @@
-"""The fork events, who subscribed to them, and how they are delivered.
+"""Defines the fork events, remembers who subscribed to them, and delivers them.
 
 Everything here is per process: a forked worker inherits its master's subscriptions.
 """
@@ -80,7 +80,7 @@ class Subscription:
 
     @property
     def name(self) -> str:
-        """The module and the qualified name of the function."""
+        """Return the module and the qualified name of the function."""
         function = self.function
         return f"{function.__module__}.{getattr(function, '__qualname__', repr(function))}"
 
@@ -122,7 +122,7 @@ def unregister(event_type: type[ForkEvent], function: Callable[[Any], object]) -
 
 
 def _replaces(new: Callable[[Any], object], old: Callable[[Any], object]) -> bool:
-    """Whether *old* is *new* itself, or comes from an earlier execution of new's module.
+    """Tell whether *old* is *new* itself, or comes from an earlier execution of new's module.
 
     gunicorn executes its config file anew on every HUP, in a new namespace of the same name.
     """
@@ -148,7 +148,7 @@ def emit(event: ForkEvent, log: Any = logger) -> None:
 
 
 def remember(event: PostFork) -> None:
-    """Keep the PostFork of this process for later subscribers."""
+    """Remember the PostFork of this process for later subscribers."""
     _state.forked = event
 
 

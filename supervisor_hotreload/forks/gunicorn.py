@@ -1,4 +1,4 @@
-"""gunicorn's server hooks that send the fork events, for gunicorn's config file.
+"""Sends the fork events from gunicorn's server hooks, for gunicorn's config file.
 
 Write `from supervisor_hotreload.forks.gunicorn import pre_fork, post_fork, post_worker_init,
 worker_exit, pre_exec`. Or write `install(globals())` as the last line, after the file's own hooks:
@@ -34,9 +34,8 @@ def sends_events(hook: Hook) -> Hook:
 @sends_events
 def pre_fork(server: Any, worker: Any) -> None:
     """Send PreFork. An error stops the master as a worker that fails to boot does (status 3)."""
-    event = PreFork(
-        CONTAINER, os.getpid(), server.pid, worker.age, {"server": server, "worker": worker}
-    )
+    objects = {"server": server, "worker": worker}
+    event = PreFork(CONTAINER, os.getpid(), server.pid, worker.age, objects)
     try:
         events.emit(event, server.log)
     except Exception as error:
@@ -49,10 +48,8 @@ def pre_fork(server: Any, worker: Any) -> None:
 @sends_events
 def post_fork(server: Any, worker: Any) -> None:
     """Send PostFork. An error fails the worker's boot (arbiter.spawn_worker)."""
-    event = PostFork(
-        CONTAINER, os.getpid(), server.pid, worker.age, {"server": server, "worker": worker}
-    )
-    events.emit(event, server.log)
+    objects = {"server": server, "worker": worker}
+    events.emit(PostFork(CONTAINER, os.getpid(), server.pid, worker.age, objects), server.log)
 
 
 @sends_events
@@ -62,10 +59,8 @@ def post_worker_init(worker: Any) -> None:
     An error fails the worker's boot (arbiter.spawn_worker).
     """
     events.catch_up(worker.log)
-    events.emit(
-        PostWorkerInit(CONTAINER, os.getpid(), worker.ppid, worker.age, {"worker": worker}),
-        worker.log,
-    )
+    event = PostWorkerInit(CONTAINER, os.getpid(), worker.ppid, worker.age, {"worker": worker})
+    events.emit(event, worker.log)
     events.app_is_loaded()
     if readiness.wanted():
         _announce_with_first_heartbeat(worker)
@@ -84,9 +79,8 @@ def worker_exit(server: Any, worker: Any) -> None:
 def pre_exec(server: Any) -> None:
     """Send PreExec. An error ends this child alone: the old master serves on."""
     with _a_failure_ends_only_this_child(server):
-        events.emit(
-            PreExec(CONTAINER, os.getpid(), server.pid, None, {"server": server}), server.log
-        )
+        event = PreExec(CONTAINER, os.getpid(), server.pid, None, {"server": server})
+        events.emit(event, server.log)
 
 
 @contextmanager
@@ -144,11 +138,7 @@ def _owns_a_terminal() -> bool:
 
 
 HOOKS: dict[str, Hook] = {
-    "pre_fork": pre_fork,
-    "post_fork": post_fork,
-    "post_worker_init": post_worker_init,
-    "worker_exit": worker_exit,
-    "pre_exec": pre_exec,
+    hook.__name__: hook for hook in (pre_fork, post_fork, post_worker_init, worker_exit, pre_exec)
 }
 
 
@@ -161,14 +151,10 @@ def install(namespace: MutableMapping[str, Any], *, honour_winch: bool = False) 
 
     Raises TypeError if a hook of the file cannot be called or imported.
     """
-    for name, hook in HOOKS.items():
+    hooks = {**HOOKS, "when_ready": _honour_winch} if honour_winch else HOOKS
+    for name, hook in hooks.items():
         earlier = namespace.get(name)
         namespace[name] = hook if earlier is None else _chain(name, earlier, hook)
-    if honour_winch:
-        earlier = namespace.get("when_ready")
-        namespace["when_ready"] = (
-            _honour_winch if earlier is None else _chain("when_ready", earlier, _honour_winch)
-        )
 
 
 def _chain(name: str, earlier: Any, ours: Hook) -> Hook:

@@ -1,4 +1,4 @@
-"""How a worker reports to its supervisor that it serves."""
+"""Reports to the supervisor of a worker that it serves."""
 
 from __future__ import annotations
 

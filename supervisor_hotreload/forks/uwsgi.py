@@ -1,4 +1,4 @@
-"""uWSGI's hooks that send the fork events. An app connects them when it subscribes.
+"""Sends the fork events from uWSGI's hooks. An app connects them when it subscribes.
 
 uWSGI calls Python after a fork (uwsgidecorators.postfork) and when a worker exits (uwsgi.atexit).
 It has no hook for PreFork and PreExec, and none between an app's loading and its first request.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import xmlrpc.client
+from dataclasses import dataclass
 from typing import Any, Callable
 
 from supervisor_hotreload.core.model import Fault, Outcome
@@ -26,46 +27,39 @@ WANTED_FAULTS = frozenset({Fault.NOT_RUNNING, Fault.BAD_NAME, Fault.CANCELLED, F
 """Ends that an operator wanted: no other attempt is made."""
 
 
+@dataclass(frozen=True)
 class Attempts:
-    """The attempts to reload each program.
+    """Asks for the reloads of each program, and follows them.
 
     :param save: writes the state file; it is called before a reload is asked for.
     """
 
-    def __init__(
-        self,
-        rpc: RpcClient,
-        roster: Roster,
-        watcher: Watcher,
-        notify_commands: NotifyCommands,
-        save: Callable[[], None],
-    ) -> None:
-        self._rpc = rpc
-        self._roster = roster
-        self._watcher = watcher
-        self._notify_commands = notify_commands
-        self._save = save
+    rpc: RpcClient
+    roster: Roster
+    watcher: Watcher
+    notify_commands: NotifyCommands
+    save: Callable[[], None]
 
     def follow(self, program: WatchedProgram, now: float) -> None:
         """Compare what supervisord reports about *program* with what is planned."""
         row = program.row
-        for name, is_older in self._roster.new_exits(program, now):
-            self._roster.dirty = True
+        for name, is_older in self.roster.new_exits(program, now):
+            self.roster.dirty = True
             if is_older:
                 _say_no_reload(program, f"after = {name}", "the running generation is newer")
             else:
-                self._roster.trigger(program, f"after = {name}", now)
+                self.roster.trigger(program, f"after = {name}", now)
         program.resolve_attempt()
         if program.seen is None:  # a reload that ended before this listener is no news
             program.seen = "" if row["active"] else row["reload"]
         elif not row["active"] and row["reload"] != program.seen:
             program.seen = row["reload"]
-            self._roster.dirty = True
+            self.roster.dirty = True
             self._on_end(program, now)
 
     def try_reload(self, program: WatchedProgram, now: float) -> None:
         """Ask for the planned reload of *program* if there still is a reason for it."""
-        self._roster.dirty |= self._watcher.look(program, now)
+        self.roster.dirty |= self.watcher.look(program, now)
         when, due, row = program.next_attempt(), program.due, program.row
         if when is None or due is None or when > now:
             return
@@ -77,18 +71,18 @@ class Attempts:
         elif row["statename"] != "RUNNING":
             _say_no_reload(program, due.cause, f"the program is {row['statename']}")
             program.drop_plan(now)
-        elif row["active"] or self._roster.is_group_busy(program):
+        elif row["active"] or self.roster.is_group_busy(program):
             program.hold = now + FOLLOW_SECONDS
         else:
             self._request(program, now)
-        self._roster.dirty = True
+        self.roster.dirty = True
 
     def _request(self, program: WatchedProgram, now: float) -> None:
         attempt = program.begin_attempt(now)
-        self._roster.dirty = True
-        self._save()  # before the request: after a crash it must not be asked for twice
+        self.roster.dirty = True
+        self.save()  # before the request: after a crash it must not be asked for twice
         try:
-            self._rpc.call("hotreload.reloadProcess", program.full_name, False)
+            self.rpc.call("hotreload.reloadProcess", program.full_name, False)
         except xmlrpc.client.Fault as fault:
             self._on_refusal(program, fault, now)
         except NoAnswer as error:
@@ -147,7 +141,7 @@ class Attempts:
                 f"{program.name}: reload failed: {reason}; next attempt in {pause:g} s, then at "
                 f"growing intervals, and whenever a trigger changes"
             )
-        for member in self._roster.group_members(program):
+        for member in self.roster.group_members(program):
             if member.due is not None and member.due.cause == attempt.cause:
                 member.retry = max(member.retry, program.retry)  # it has the same release
         self._report(program, attempt.cause, pause)
@@ -157,7 +151,7 @@ class Attempts:
         """Report a trigger to supervisord, where ``hotreload --status`` shows it."""
         text = f"reload asked for by the listener: {cause}"
         try:
-            self._rpc.call("hotreload.noteTrigger", program.full_name, text, wait, program.reason)
+            self.rpc.call("hotreload.noteTrigger", program.full_name, text, wait, program.reason)
         except (xmlrpc.client.Fault, NoAnswer) as error:
             say(f"{program.name}: {error}")
 
@@ -173,14 +167,14 @@ class Attempts:
         outcome = {key: row.get(key, "") for key in (*keys, "old_pid", "new_pid")}
         outcome.update(more)
         try:
-            info = self._rpc.call("hotreload.getReloadInfo", program.full_name)
+            info = self.rpc.call("hotreload.getReloadInfo", program.full_name)
             outcome["output"] = [line[:500] for line in info["output"][-20:]]
         except (xmlrpc.client.Fault, NoAnswer) as error:
             outcome["output"] = [str(error)]
         when = program.next_attempt()
         outcome["trigger"] = cause
         outcome["next_attempt"] = None if when is None else round(max(0.0, when - now), 3)
-        self._notify_commands.run(command, outcome, now)
+        self.notify_commands.run(command, outcome, now)
 
 
 def _say_no_reload(program: WatchedProgram, cause: str, why: str) -> None:

@@ -1,4 +1,4 @@
-"""The console script ``hotreload-listener``: its manual and its start."""
+"""Starts ``hotreload-listener``, or shows its manual."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ from collections.abc import Sequence
 from typing import Optional
 
 USAGE = "usage: hotreload-listener [-s PATH] [-h]\n"
+
+SECTION = """\
+[eventlistener:hotreload]
+command = hotreload-listener
+events = PROCESS_STATE,PROCESS_COMMUNICATION,REMOTE_COMMUNICATION,TICK_5
+"""
 
 MANUAL = f"""{USAGE}
 An event listener of supervisord that reloads programs unattended, without
@@ -81,10 +87,7 @@ Other ways to ask for a reload:
 
 A sample section:
 
-[eventlistener:hotreload]
-command = hotreload-listener
-events = PROCESS_STATE,PROCESS_COMMUNICATION,REMOTE_COMMUNICATION,TICK_5
-
+{SECTION}
 The command needs no path where supervisord and this listener are installed in
 the same environment.  Where supervisord's server asks for a user name and a
 password, the listener needs them:
@@ -97,15 +100,12 @@ reloaded unattended.  It does what was missed once it gets in.
 It logs to its standard error.
 """
 
-BY_HAND = """\
+BY_HAND = f"""\
 hotreload-listener is an event listener: supervisord starts it and talks to it
 over its standard input and output.  Add this to supervisord.conf, then run
 'supervisorctl update':
 
-[eventlistener:hotreload]
-command = hotreload-listener
-events = PROCESS_STATE,PROCESS_COMMUNICATION,REMOTE_COMMUNICATION,TICK_5
-
+{SECTION}
 'hotreload-listener --help' shows the manual.
 """
 

@@ -1,4 +1,4 @@
-"""supervisor's event listener protocol, version 3.0.
+"""Reads supervisor's event listener protocol, version 3.0.
 
 Source: supervisor.childutils, supervisor.dispatchers.PEventListenerDispatcher.
 """
@@ -48,7 +48,7 @@ class Event:
 
 
 class Stream:
-    """What supervisord writes to our standard input, cut into events.
+    """Cuts what supervisord writes to our standard input into events.
 
     ``len`` counts characters, not bytes (EventListenerPool._eventEnvelope).
     """

@@ -1,4 +1,4 @@
-"""The listener's log: standard error, which supervisord writes to a file."""
+"""Writes the listener's log to standard error, which supervisord writes to a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The listener's loop: one select over supervisord's events, signals and timers."""
+"""Runs the listener's loop: one select over supervisord's events, signals and timers."""
 
 from __future__ import annotations
 
@@ -25,9 +25,6 @@ from supervisor_hotreload.listener.watcher import Watcher
 LOOK_SECONDS = 1.0
 """Between two looks at every path."""
 
-THOROUGH_EVERY = 30
-"""One look of so many is thorough, the others are cheap."""
-
 MEMORY_SECONDS = 10.0
 """Between two looks at the memory."""
 
@@ -53,7 +50,7 @@ class NoPlugin(Exception):
 
 
 class Listener:
-    """The event listener.
+    """Runs the event listener.
 
     :param state: path of the state file, '' for one in supervisord's own directory.
     """
@@ -63,7 +60,7 @@ class Listener:
         self._state: Optional[StateFile] = None
         self._roster = Roster(rpc, say)
         self._watcher = Watcher(say)
-        self._notify_commands = NotifyCommands(say)
+        self._notify_commands = NotifyCommands()
         self._attempts = Attempts(
             rpc, self._roster, self._watcher, self._notify_commands, self._save
         )
@@ -74,7 +71,6 @@ class Listener:
         self._hup = False
         self._complaint = ""
         self._refreshed_at = 0.0
-        self._looks = 0
         self._unseen = 0.0
         self._look_at = self._memory_at = self._refresh_at = 0.0
 
@@ -163,10 +159,8 @@ class Listener:
             self._on_hup(now)
         if now >= self._look_at:
             self._look_at = now + LOOK_SECONDS
-            thorough = self._looks % THOROUGH_EVERY == 0
-            self._looks += 1
             for program in self._roster.programs.values():
-                self._roster.dirty |= self._watcher.look(program, now, thorough, self._unseen)
+                self._roster.dirty |= self._watcher.look(program, now, self._unseen)
             self._unseen = 0.0
             self._notify_commands.look(now)
         if now >= self._memory_at:

@@ -1,4 +1,4 @@
-"""The resident memory of one generation: the tracked master and its descendants."""
+"""Measures the resident memory of one generation: the tracked master and its descendants."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from supervisor_hotreload.system.process import children_of
 
 DEPTH = 5
 """Levels of processes under the master that are counted."""
-
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def resident(pid: int, limit: float) -> tuple[float, bool]:
@@ -41,16 +39,6 @@ def descendants(pid: int) -> list[int]:
 
 def _plain(pid: int) -> float:
     """Return the resident set size of *pid*, 0 when it is gone."""
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as file:
-            return float(file.read().split()[1]) * PAGE_BYTES
-    except ProcessLookupError:
-        return 0.0
-    except FileNotFoundError:
-        return _portable(pid)
-
-
-def _portable(pid: int) -> float:
     try:
         return float(psutil.Process(pid).memory_info().rss)
     except psutil.Error:

@@ -8,7 +8,9 @@ import shlex
 import signal
 import subprocess
 from contextlib import suppress
-from typing import Any, Callable
+from typing import Any
+
+from supervisor_hotreload.listener.log import say
 
 TIMEOUT_SECONDS = 60.0
 """Limit for one command."""
@@ -21,21 +23,18 @@ MAX_INPUT_BYTES = 60_000
 
 
 class NotifyCommands:
-    """The ``notify`` commands that run.
+    """Starts ``notify`` commands, and ends those that take too long.
 
     Their output goes to the listener's log: its standard output belongs to supervisord.
-
-    :param say: logs a line.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
+    def __init__(self) -> None:
         self._running: list[tuple[subprocess.Popen[bytes], str, float]] = []
 
     def run(self, command: str, outcome: dict[str, Any], now: float) -> None:
         """Start *command* with *outcome* as JSON on its standard input; do not wait for it."""
         if len(self._running) >= MAX_COMMANDS:
-            self._say(f"notify ({command}) is not run: {MAX_COMMANDS} such commands still run")
+            say(f"notify ({command}) is not run: {MAX_COMMANDS} such commands still run")
             return
         text = json.dumps(outcome).encode()
         if len(text) > MAX_INPUT_BYTES:
@@ -45,7 +44,7 @@ class NotifyCommands:
                 shlex.split(command), stdin=subprocess.PIPE, stdout=2, start_new_session=True
             )
         except (OSError, ValueError) as error:
-            self._say(f"notify ({command}) cannot be run: {error}")
+            say(f"notify ({command}) cannot be run: {error}")
             return
         self._running.append((child, command, now + TIMEOUT_SECONDS))
         assert child.stdin is not None
@@ -61,11 +60,9 @@ class NotifyCommands:
                     left.append((child, command, deadline))
                     continue
                 self._kill(child)
-                self._say(
-                    f"notify ({command}) timed out after {TIMEOUT_SECONDS:g} s and was killed"
-                )
+                say(f"notify ({command}) timed out after {TIMEOUT_SECONDS:g} s and was killed")
             elif child.returncode:
-                self._say(f"notify ({command}) exited with status {child.returncode}")
+                say(f"notify ({command}) exited with status {child.returncode}")
         self._running = left
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""All programs, as the plugin in supervisord reports them (hotreload.getTriggers)."""
+"""Lists all programs, as the plugin in supervisord reports them (hotreload.getTriggers)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Rule = tuple[WatchedProgram, str, dict[str, str]]
 
 
 class Roster:
-    """The programs and what is planned for them.
+    """Knows the programs and what is planned for them.
 
     ``dirty`` is true when the state file has to be written.
 
@@ -24,7 +24,6 @@ class Roster:
 
     def __init__(self, rpc: RpcClient, say: Callable[[str], None]) -> None:
         self.programs: dict[str, WatchedProgram] = {}
-        self.rules: list[Rule] = []
         self.sighup: list[str] = []
         self.state_file = ""
         self.listener_age = 0.0
@@ -59,10 +58,11 @@ class Roster:
             program = self.programs[row["name"]]
             program.row = row
             program.born = now - row["age"] if row["age"] else 0.0
-        self._collect_rules()
 
-    def _collect_rules(self) -> None:
-        self.rules = [
+    @property
+    def rules(self) -> list[Rule]:
+        """Return what ``on`` says of every program."""
+        return [
             (program, condition["event"], condition["tokens"])
             for program in self.programs.values()
             for condition in program.setting("on", [])
@@ -157,7 +157,6 @@ class Roster:
                 self._say(f"{name}: the state file makes no sense and is ignored: {error!r}")
             else:
                 self.programs[name] = restored
-        self._collect_rules()
         return same_supervisord
 
 

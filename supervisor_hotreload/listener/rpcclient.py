@@ -1,4 +1,4 @@
-"""A small XML-RPC client of supervisord: one connection for each call, with a timeout.
+"""Calls supervisord by XML-RPC: one connection for each call, with a timeout.
 
 It imports the standard library only, because it runs inside applications too.
 """
@@ -84,7 +84,7 @@ class RpcClient:
 
 
 class _Unix(http.client.HTTPConnection):
-    """HTTP over a unix socket."""
+    """Speaks HTTP over a unix socket."""
 
     def __init__(self, path: str) -> None:
         super().__init__("localhost", timeout=TIMEOUT_SECONDS)

@@ -1,4 +1,4 @@
-"""The state file: what a listener has to know about the time before it.
+"""Writes the state file for the next listener, and reads that of the one before.
 
 It is a hint. A listener starts without it when it is missing or damaged. It holds no pid, and
 the worst that a wrong one can cause is one reload too many.
@@ -12,6 +12,8 @@ import stat
 from contextlib import suppress
 from typing import Any, Callable
 
+from supervisor_hotreload.system.files import replace_file
+
 VERSION = 1
 
 MAX_BYTES = 1 << 20
@@ -19,7 +21,7 @@ MAX_BYTES = 1 << 20
 
 
 class StateFile:
-    """A small JSON file, written atomically.
+    """Reads and writes a small JSON file, atomically.
 
     It lies in a directory that only root and our own user can write to. Otherwise the users of
     the programs could make us reload the programs of others. Nothing is synced to disk: after a
@@ -60,14 +62,9 @@ class StateFile:
         text = json.dumps({"version": VERSION, **content}, sort_keys=True)
         if text == self._written:
             return
-        new = self._path + ".new"
         try:
             self._prepare()
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(new, flags, 0o600)
-            with open(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.replace(new, self._path)
+            replace_file(self._path, text, 0o600)
         except OSError as error:
             self._complain(error)
         else:
@@ -117,7 +114,5 @@ def _is_trusted(folder: str) -> bool:
             return False
         if path == os.path.dirname(path):
             return True
-        path, allowed = (
-            os.path.dirname(path),
-            stat.S_ISVTX,
-        )  # the sticky bit protects a directory in /tmp
+        path = os.path.dirname(path)
+        allowed = stat.S_ISVTX  # the sticky bit protects a directory in /tmp

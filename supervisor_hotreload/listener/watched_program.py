@@ -1,4 +1,4 @@
-"""When one program may be reloaded: triggers come together, failures spread out."""
+"""Decides when one program is reloaded: joins its triggers, spreads its failures out."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class WatchedProgram:
 
     @property
     def rights(self) -> Ids:
-        """The rights with which its paths are looked at."""
+        """Return the rights with which its paths are looked at."""
         users, groups, more = (tuple(map(int, ids.split())) for ids in self.row["rights"])
         return Ids(users, groups, more)
 

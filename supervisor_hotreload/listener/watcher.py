@@ -7,7 +7,7 @@ import os
 import time
 from typing import Callable, Optional, TypeVar
 
-from supervisor_hotreload.listener.paths import GLANCES, LOOKS, Look, changed
+from supervisor_hotreload.listener.paths import LOOKS, Look, changed
 from supervisor_hotreload.listener.watched_program import WatchedProgram, backoff
 from supervisor_hotreload.system.credentials import rights_of
 
@@ -28,27 +28,19 @@ class Watcher:
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._host = os.uname().nodename
-        self._glances: dict[tuple[str, str, str], object] = {}
-        self._known: set[tuple[str, str]] = set()
         self._troubles: dict[tuple[str, str], str] = {}
 
-    def look(
-        self, program: WatchedProgram, now: float, thorough: bool = False, unseen: float = 0.0
-    ) -> bool:
+    def look(self, program: WatchedProgram, now: float, unseen: float = 0.0) -> bool:
         """Look at every path of *program* and at its age.
 
-        :param thorough: look closely even where a cheap look shows no change.
         :param unseen: for so many seconds a listener has run that could not look. A change in
             that time is news, even where no earlier stamp is known.
         :return: whether the state file has to be written.
         """
         changed_state = False
-        for kind, glance in GLANCES.items():
+        for kind in LOOKS:
             for path in program.setting(kind, ()):
-                key, seen = (program.name, kind, path), _seen(program, glance, path)
-                if thorough or self._glances.get(key, self) != seen:
-                    self._glances[key] = seen
-                    changed_state |= self._look_at(program, kind, path, now, unseen)
+                changed_state |= self._look_at(program, kind, path, now, unseen)
         period = program.setting("every", 0.0)
         if period and program.born and now - program.born >= period + program.jitter(self._host):
             changed_state |= program.trigger_if_idle(f"every = {period:g} s", now)
@@ -58,10 +50,12 @@ class Watcher:
         self, program: WatchedProgram, kind: str, path: str, now: float, unseen: float
     ) -> bool:
         key = f"{kind} {path}"
+        place = program.name, key
         look: Look = _seen(program, LOOKS[kind], path) or Look(None)
-        self._report(program, key, look.trouble)
-        first = (program.name, key) not in self._known
-        self._known.add((program.name, key))
+        first = place not in self._troubles
+        if look.trouble != self._troubles.get(place, ""):
+            self._say(f"{program.name}: {key}: {look.trouble or 'it is all right now'}")
+        self._troubles[place] = look.trouble
         before = program.stamps.get(key)
         if look.stamp is None or look.stamp == before:
             return False
@@ -76,12 +70,6 @@ class Watcher:
         else:
             program.trigger(cause, now, program.settle if kind == "watch" else 0.0)
         return True
-
-    def _report(self, program: WatchedProgram, key: str, trouble: str) -> None:
-        if self._troubles.get((program.name, key), "") == trouble:
-            return
-        self._troubles[program.name, key] = trouble
-        self._say(f"{program.name}: {key}: {trouble or 'it is all right now'}")
 
     def check_memory(self, program: WatchedProgram, now: float) -> bool:
         """Look at the memory of *program*; several looks in a row decide.

@@ -31,9 +31,8 @@ class Overrides:
 
     def apply(self, policy: Policy) -> Policy:
         """Return *policy* with these values."""
-        if self.bake is not None:
-            policy = replace(policy, bake=self.bake)
-        return policy if self.strategy is None else replace(policy, strategy=self.strategy)
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return replace(policy, **given)
 
 
 NO_OVERRIDES = Overrides()

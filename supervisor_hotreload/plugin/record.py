@@ -11,9 +11,9 @@ import json
 import os
 import stat
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
+from supervisor_hotreload.system.files import replace_file
 from supervisor_hotreload.system.process import Process, boot_id
 
 LIMIT_BYTES = 1 << 20
@@ -46,16 +46,7 @@ class Record:
         text = json.dumps({"boot": boot_id(), "programs": rows})
         if text == self._text or not self._path:
             return
-        second = f"{self._path}.new"
-        with suppress(FileNotFoundError):
-            os.unlink(second)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(second, flags, 0o600)
-        try:
-            os.write(descriptor, text.encode())
-        finally:
-            os.close(descriptor)
-        os.replace(second, self._path)
+        replace_file(self._path, text, 0o600)
         self._text = text
 
     def read(self) -> dict[str, Proofs]:

@@ -100,7 +100,7 @@ class ReloadService:
 
     def _new(self, program: SupervisedProgram) -> Reload:
         """Return a reload of a program that has not begun."""
-        self._idle_since = None
+        self._idle_since = None  # the tick goes on
         logger = self.supervised.logger
         return Reload(program.name, self.world.now, logger.info, logger.warn)
 
@@ -147,16 +147,12 @@ class ReloadService:
         """Clear up after a reload that has ended, and say what serves."""
         program, generations = plan.program, plan.program.generations
         if reload.adopted or self.world.alive(plan.old.master):
-            program.generations.successor = (
-                None  # else it inherits once supervisord reaps the old master
-            )
+            generations.successor = None  # else it inherits once supervisord reaps the old master
         if reload.outcome is Outcome.SUCCEEDED and reload.new_pid == reload.old_pid:
             generations.number += 1  # the same master, with new workers
         reload.serving = self.survey.serving_after(program, plan.old, reload)
         if reload.adopted and reload.fault in (Fault.INTERNAL, Fault.NOT_RELOADABLE):
-            program.unwanted.end(
-                program.generations.living_previous()
-            )  # the error has prevented its retirement
+            program.unwanted.end(generations.living_previous())  # they were not retired
 
     # -- what a SupervisedProgram calls (program.Observer)
 

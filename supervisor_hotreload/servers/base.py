@@ -144,14 +144,12 @@ class Family(Generic[G]):
                 f"warning: the descriptors below pid {old.master.pid} cannot be read (permission "
                 f"denied, or there are too many); ready = {GUESS} is used instead, a guess"
             )
+        ready, when = ACCEPTING, "the listening socket is in its epoll set"
         if self.counts_when:
-            return policy.ready, (
-                f"a worker counts from the moment when {self.counts_when}; "
-                f"{there_are(old.workers, 'worker')}"
-            )
-        return ACCEPTING, (
-            f"ready = {ACCEPTING}: a worker counts from the moment when the listening socket is in "
-            f"its epoll set; {there_are(old.workers, 'worker')}"
+            ready, when = policy.ready, self.counts_when
+        return ready, (
+            f"ready = {ready}: a worker counts from the moment when {when}; "
+            f"{there_are(old.workers, 'worker')}"
         )
 
     def probe(self, world: World, old: G, ready: Ready, expected: int = 0) -> Probe:

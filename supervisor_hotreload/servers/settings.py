@@ -267,7 +267,8 @@ class Settings:
     def errors(self) -> list[str]:
         """Return one line for every setting that cannot be used."""
         lines: list[str] = []
-        for section, keys in self._all():
+        named = ((PREFIX + name, keys) for name, keys in self.sections.items())
+        for section, keys in ((DEFAULTS, self.defaults), *named):
             for key, value in keys.items():
                 try:
                     _parse(section, key, value)
@@ -319,10 +320,6 @@ class Settings:
         """Tell whether supervisord may become a subreaper."""
         value = self.defaults.get("subreaper", "true")
         return bool(_parse(DEFAULTS, "subreaper", value))
-
-    def _all(self) -> list[tuple[str, Mapping[str, str]]]:
-        named = [(PREFIX + name, keys) for name, keys in self.sections.items()]
-        return [(DEFAULTS, self.defaults), *named]
 
     def _of(self, group: str, process: str) -> list[tuple[str, Mapping[str, str]]]:
         names = dict.fromkeys((group, process, f"{group}:{process}"))

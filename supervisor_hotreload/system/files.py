@@ -1,15 +1,37 @@
-"""Reads files that belong to a program's user, who may put anything in their place."""
+"""Reads and replaces files where another user may put anything in their place."""
 
 from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 
 PIDFILE_BYTES = 32
 """A pid and a line feed are shorter."""
 
 HIGHEST_PID = 1 << 31
 """A pid fits into 31 bits."""
+
+
+def replace_file(path: str, text: str, mode: int) -> None:
+    """Replace the file *path* by one that holds *text*; a reader sees all of it or nothing.
+
+    A symlink at *path* is replaced, not followed. The new file is written as ``PATH.new``.
+
+    :raises OSError: when that is impossible; then the file is as it was.
+    """
+    beside = f"{path}.new"
+    with suppress(FileNotFoundError):
+        os.unlink(beside)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with open(os.open(beside, flags, mode), "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(beside, path)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(beside)
+        raise
 
 
 def read_regular(path: str, limit: int) -> bytes:

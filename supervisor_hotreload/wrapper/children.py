@@ -11,7 +11,7 @@ Reaper = Callable[[int, int], None]
 
 
 class Children:
-    """The children of this process: the server, its orphans, commands of our own."""
+    """Reaps the server, its orphans and the commands of our own."""
 
     def __init__(self) -> None:
         self.reapers: dict[int, Reaper] = {}
@@ -31,7 +31,3 @@ class Children:
             if pid == 0:
                 return
             yield pid, status
-
-    def is_ours(self, pid: int) -> bool:
-        """Tell whether *pid* is a command of our own, no process of the server."""
-        return pid in self.reapers

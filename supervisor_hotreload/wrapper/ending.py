@@ -1,9 +1,10 @@
-"""The end of the server: by a signal to hotreload-run, or by itself. hotreload-run follows it."""
+"""Ends hotreload-run with its server, which ends by a signal or by itself."""
 
 from __future__ import annotations
 
 import signal
 import time
+from dataclasses import dataclass
 from functools import partial
 from typing import Optional
 
@@ -24,30 +25,25 @@ UNSEEN_SECONDS = 5.0
 """How long hotreload-run waits for what it cannot look at, once the server has ended."""
 
 
+@dataclass
 class Ending:
-    """Whether the server is being stopped, whether it has ended, and what has to end with it."""
+    """Knows whether the server is being stopped or has ended, and waits for what ends with it.
 
-    def __init__(
-        self,
-        world: World,
-        tracked: TrackedServer,
-        others: OtherGenerations,
-        children: Children,
-        errors: ErrorBoundary,
-    ) -> None:
-        self._world = world
-        self._tracked = tracked
-        self._others = others
-        self._children = children
-        self._errors = errors
-        self.signal: Optional[int] = None
-        """The signal that stops the server; None while nobody stops it."""
-        self.status: Optional[int] = None
-        """The wait status of the server; None while it serves."""
-        self.is_left = False
-        """hotreload-run ends and leaves the server serving."""
-        self._unseen_since: Optional[float] = None
-        self._ended_at: Optional[float] = None
+    :param signal: the signal that stops the server; None while nobody stops it.
+    :param status: the wait status of the server; None while it serves.
+    :param is_left: hotreload-run ends and leaves the server serving.
+    """
+
+    world: World
+    tracked: TrackedServer
+    others: OtherGenerations
+    children: Children
+    errors: ErrorBoundary
+    signal: Optional[int] = None
+    status: Optional[int] = None
+    is_left: bool = False
+    _unseen_since: Optional[float] = None
+    _ended_at: Optional[float] = None
 
     @property
     def has_begun(self) -> bool:
@@ -61,25 +57,25 @@ class Ending:
     def stop(self, number: int) -> None:
         """Pass on a signal that ends the server to every generation of it."""
         self.signal = number
-        run = self._errors.run
-        master = run(self._tracked.master) or self._tracked.process
-        others = run(self._others.living) or self._others.recorded()
+        run = self.errors.run
+        master = run(self.tracked.master) or self.tracked.process
+        others = run(self.others.living) or self.others.known
         for process in dict.fromkeys([master, *others]):
-            run(partial(send, self._world, process, number))
+            run(partial(send, self.world, process, number))
 
     def is_over(self) -> bool:
         """Tell whether hotreload-run may end. It waits for every generation; for what else the
         server has started only a moment, for that may be meant to outlive it."""
         if self.status is None or self._waits_for_generations():
             return False
-        if self.is_left or not self._children.are_left:
+        if self.is_left or not self.children.are_left:
             return True
         now = time.monotonic()
         self._ended_at = self._ended_at or now
         return now - self._ended_at >= LAST_CHILDREN_SECONDS
 
     def _waits_for_generations(self) -> bool:
-        found = self._errors.run(self._something_lives)
+        found = self.errors.run(self._something_lives)
         if found is not None:
             self._unseen_since = None
             return found
@@ -90,9 +86,9 @@ class Ending:
     def _something_lives(self) -> bool:
         """Tell whether a generation, or a part of one, still has to end."""
         if self.signal is not None:
-            late = self._others.late_successor()
+            late = self.others.late_successor()
             if late is not None:
-                send(self._world, late, self.signal)
-            elif self._tracked.orphans():
+                send(self.world, late, self.signal)
+            elif self.tracked.orphans():
                 return True
-        return bool(self._others.living())
+        return bool(self.others.living())

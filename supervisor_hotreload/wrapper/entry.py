@@ -1,4 +1,4 @@
-"""The command ``hotreload-run``."""
+"""Starts the command ``hotreload-run``, and ends it as its server has ended."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import NoReturn, Optional
 
 from supervisor_hotreload.core.text import printable
+from supervisor_hotreload.system.files import replace_file
 from supervisor_hotreload.system.linux import become_subreaper
 from supervisor_hotreload.system.world import World
 from supervisor_hotreload.wrapper import files, handover
@@ -35,7 +36,7 @@ def main() -> NoReturn:
         opened = () if state is None else state.sockets
         listening = Listening(options.listen, os.environ, opened)
         if options.pid is not None and state is None:
-            files.write(options.pid, f"{os.getpid()}\n")
+            replace_file(options.pid, f"{os.getpid()}\n", 0o644)
     except (BadAddress, OSError) as error:
         _exit_with(f"hotreload-run: {error}", 2)
     try:

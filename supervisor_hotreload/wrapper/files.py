@@ -1,4 +1,4 @@
-"""Writes files into directories that may be another user's, and protects files of the server.
+"""Removes files from directories that may be another user's, and protects files of the server.
 
 Nothing that is found there is followed or trusted.
 """
@@ -19,27 +19,6 @@ from supervisor_hotreload.system.sockets import is_bound_to
 from supervisor_hotreload.system.world import World
 
 
-def write(path: str, text: str) -> None:
-    """Replace the file *path* by one that holds *text*; a reader sees all of it or nothing.
-
-    A symlink at *path* is replaced, not followed.
-
-    :raises OSError: when that is impossible; then nothing has changed.
-    """
-    beside = f"{path}.{os.getpid()}"
-    with suppress(FileNotFoundError):
-        os.unlink(beside)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        with open(os.open(beside, flags, 0o644), "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(beside, path)
-    except OSError:
-        with suppress(OSError):
-            os.unlink(beside)
-        raise
-
-
 def remove_if(path: str, text: str) -> None:
     """Remove the file *path* if it holds *text* and is no link to another file."""
     with suppress(OSError):
@@ -49,7 +28,7 @@ def remove_if(path: str, text: str) -> None:
 
 
 class SecondName:
-    """A second name of a file that another process may unlink or replace.
+    """Gives a second name to a file that another process may unlink or replace.
 
     A server that unlinks its unix socket or its pidfile at its end takes away what its
     successor has put there. All is done with the rights of the server, in whose directory
@@ -99,7 +78,7 @@ class SecondName:
 
 
 class ProtectedFiles:
-    """The files that one copy of a server could take away from another: sockets, the pidfile.
+    """Protects the files that one copy of a server could take away from another.
 
     :param pidfile: where the server may write its pid, None when that is unknown.
     """
@@ -140,7 +119,7 @@ class ProtectedFiles:
                 name.restore()
 
     def forget(self) -> None:
-        """Protect nothing any more."""
+        """Remove all second names."""
         for name in self._names:
             name.remove()
         self._names.clear()

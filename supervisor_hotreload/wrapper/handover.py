@@ -1,4 +1,4 @@
-"""What one version of hotreload-run hands over to the next when USR2 upgrades it in place.
+"""Hands the state of one version of hotreload-run over to the next, when USR2 upgrades it.
 
 It is a variable in the environment of the exec. Only the process that wrote it believes it: it
 holds that process's pid and start time, which an exec does not change. A server or a nested
@@ -13,7 +13,7 @@ from collections.abc import MutableMapping
 from dataclasses import asdict, dataclass
 from typing import Any, Optional
 
-from supervisor_hotreload.system.process import Process, status_of
+from supervisor_hotreload.system.process import Process, arguments_of, status_of
 
 VARIABLE = "HOTRELOAD_RUN"
 
@@ -74,13 +74,7 @@ def _self() -> tuple[int, int]:
 
 def image() -> list[str]:
     """Return the command line that started this process, up to its own arguments."""
-    line = getattr(sys, "orig_argv", None) or _command_line() or [sys.executable, *sys.argv]
+    line = getattr(sys, "orig_argv", None) or arguments_of(os.getpid())  # the former: not in 3.9
+    line = line or [sys.executable, *sys.argv]
     own = len(line) - len(sys.argv[1:])
     return [sys.executable, *line[1:own]]
-
-
-def _command_line() -> list[str]:
-    """Return the same for Python 3.9, which has no sys.orig_argv."""
-    from supervisor_hotreload.system.process import arguments_of
-
-    return arguments_of(os.getpid())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NoReturn, Optional
 
 from supervisor_hotreload.system.process import Process, status_of
@@ -25,25 +26,25 @@ class CannotStart(Exception):
     """There can be no other process now. The message says why."""
 
 
+@dataclass
 class Launch:
     """One copy of the command that was started.
 
     :param errors: the end of a pipe: closed by the exec, or written to when that fails.
+    :param status: its wait status, once it was reaped.
     """
 
-    def __init__(self, process: Process, errors: Optional[int] = None) -> None:
-        self.process = process
-        self.status: Optional[int] = None
-        """Its wait status, once it was reaped."""
-        self._errors = errors
-        self._trouble = ""
+    process: Process
+    errors: Optional[int] = None
+    status: Optional[int] = None
+    _trouble: str = ""
 
     def is_executed(self) -> bool:
         """Tell whether the command was executed, or failed to be."""
-        if self._errors is None:
+        if self.errors is None:
             return True
         try:
-            text = os.read(self._errors, 4096)
+            text = os.read(self.errors, 4096)
         except BlockingIOError:
             return False
         self._trouble = text.decode("utf-8", "replace")
@@ -63,16 +64,17 @@ class Launch:
         return f"exited with status {code}" if code >= 0 else f"was killed by {name_of(-code)}"
 
     def close(self) -> None:
-        """Close the pipe: nobody wants to know any more."""
-        if self._errors is not None:
-            os.close(self._errors)
-            self._errors = None
+        """Close the pipe, which nobody reads any more."""
+        if self.errors is not None:
+            os.close(self.errors)
+            self.errors = None
 
     def reaped(self, pid: int, status: int) -> None:
-        """Take the wait status from who has reaped it."""
+        """Remember the wait status."""
         self.status = status
 
 
+@dataclass(frozen=True)
 class Launcher:
     """Starts copies of the command: the first one, and one for each overlap.
 
@@ -83,22 +85,12 @@ class Launcher:
     :param own_group: in a process group of its own, so that it survives this process.
     """
 
-    def __init__(
-        self,
-        words: Sequence[str],
-        environment: Mapping[str, str],
-        sockets: Sequence[int],
-        signals: Signals,
-        directory: str,
-        own_group: bool,
-    ) -> None:
-        self._words = list(words)
-        self._environment = dict(environment)
-        self._sockets = sockets
-        self._signals = signals
-        self._own_group = own_group
-        self._directory = directory
-        self._environment["PWD"] = directory  # gunicorn believes it (gunicorn util.getcwd)
+    words: tuple[str, ...]
+    environment: Mapping[str, str]
+    sockets: Sequence[int]
+    signals: Signals
+    directory: str
+    own_group: bool
 
     def start(self) -> Launch:
         """Fork one copy, and return at once.
@@ -108,38 +100,38 @@ class Launcher:
         try:
             reader, writer = os.pipe()
         except OSError as error:
-            raise CannotStart(f"{self._words[0]}: {error.strerror}") from None
-        self._signals.block()
+            raise CannotStart(f"{self.words[0]}: {error.strerror}") from None
+        self.signals.block()
         try:
             pid = os.fork()
             if pid == 0:
                 self._execute(writer)
         except OSError as error:
             os.close(reader)
-            raise CannotStart(f"{self._words[0]}: {error.strerror}") from None
+            raise CannotStart(f"{self.words[0]}: {error.strerror}") from None
         finally:
-            self._signals.unblock()
+            self.signals.unblock()
             os.close(writer)
         os.set_blocking(reader, False)
         status = status_of(pid)  # it may have ended already, but nobody has reaped it
         if status is None:  # /proc cannot be read: no descriptor is left
             os.close(reader)
             os.kill(pid, 9)
-            raise CannotStart(f"{self._words[0]}: the kernel does not show the process {pid}")
+            raise CannotStart(f"{self.words[0]}: the kernel does not show the process {pid}")
         return Launch(status.process, reader)
 
     def _execute(self, errors: int) -> NoReturn:
         """Become the command. Runs in the child; never returns, never raises."""
         try:
-            errors = fcntl.fcntl(errors, fcntl.F_DUPFD_CLOEXEC, FIRST + len(self._sockets))
+            errors = fcntl.fcntl(errors, fcntl.F_DUPFD_CLOEXEC, FIRST + len(self.sockets))
             environment = self._pass_sockets()
-            if self._own_group:
+            if self.own_group:
                 os.setpgid(0, 0)
-            os.chdir(self._directory)  # a symlink may have moved
-            self._signals.reset()
-            os.execvpe(self._words[0], self._words, environment)
+            os.chdir(self.directory)  # a symlink may have moved
+            self.signals.reset()
+            os.execvpe(self.words[0], self.words, environment)
         except OSError as error:
-            which = self._directory if error.filename == self._directory else self._words[0]
+            which = self.directory if error.filename == self.directory else self.words[0]
             missing = isinstance(error, FileNotFoundError) and "/" not in which
             why = "is not in PATH: give its full path" if missing else error.strerror
             os.write(errors, f"{which}: {why}".encode("utf-8", "replace"))
@@ -151,10 +143,11 @@ class Launcher:
 
     def _pass_sockets(self) -> dict[str, str]:
         """Move the sockets to descriptor 3 and up; return the environment that says so."""
-        if not self._sockets:
-            return self._environment
-        above = FIRST + len(self._sockets)
-        copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) for fd in self._sockets]
+        environment = dict(self.environment, PWD=self.directory)  # gunicorn util.getcwd believes it
+        above = FIRST + len(self.sockets)
+        copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) for fd in self.sockets]
         for number, descriptor in enumerate(copies, FIRST):
             os.dup2(descriptor, number, inheritable=True)
-        return dict(self._environment, LISTEN_FDS=str(len(copies)), LISTEN_PID=str(os.getpid()))
+        if copies:
+            environment.update(LISTEN_FDS=str(len(copies)), LISTEN_PID=str(os.getpid()))
+        return environment

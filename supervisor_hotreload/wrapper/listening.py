@@ -21,7 +21,7 @@ class BadAddress(ValueError):
 
 
 class Listening:
-    """The sockets of every --listen, after those that this process was given itself.
+    """Holds the sockets of every --listen, after those that this process was given itself.
 
     :param addresses: 'HOST:PORT', '[HOST]:PORT' or 'unix:PATH'.
     :param environment: LISTEN_PID and LISTEN_FDS name sockets given to this

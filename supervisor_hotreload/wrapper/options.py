@@ -1,4 +1,4 @@
-"""The command line of hotreload-run, which takes those of rainbow-saddle and hupwatch too."""
+"""Reads the command line of hotreload-run, and those of rainbow-saddle and hupwatch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
 from supervisor_hotreload.core.model import Policy
+from supervisor_hotreload.core.text import printable
 from supervisor_hotreload.servers import family_by_command
 from supervisor_hotreload.servers.base import AnyFamily
 from supervisor_hotreload.servers.program import Program
@@ -55,33 +56,19 @@ that of hotreload-run. USR2 upgrades hotreload-run itself, in place.
 """
 
 SHORT = "vw:kh"
-LONG = [
-    "chdir=",
-    "pid=",
-    "gunicorn-pidfile=",
-    "ready=",
-    "ready-timeout=",
-    "check=",
-    "check-timeout=",
-    "bake=",
-    "drain-timeout=",
-    "stop-signal=",
-    "listen=",
-    "notify",
-    "status-file=",
-    "warmup-time=",
-    "kill-at-exit",
-    "no-kill-at-exit",
-    "verbose",
-    "version",
-    "help",
-]
+
+PATHS = ("chdir", "pid", "status_file")
+"""Options whose value is a path and nothing else."""
 
 KEYS = ("ready", "ready_timeout", "check", "check_timeout", "bake", "drain_timeout")
 """Options that mean what the key of the same name means to the plugin."""
 
-HUPWATCH = frozenset({"hupwatch"})
-"""Names under which it leaves the server serving unless --kill-at-exit."""
+VALUED = (*PATHS, *KEYS, "gunicorn_pidfile", "listen", "stop_signal", "warmup_time")
+
+SWITCHES = ("kill-at-exit", "no-kill-at-exit", "notify", "verbose", "version", "help")
+
+HUPWATCH = "hupwatch"
+"""The name under which it leaves the server serving unless --kill-at-exit."""
 
 WARMUP_SECONDS = 1.0
 """hupwatch's default: by then a server that cannot start has ended."""
@@ -139,19 +126,14 @@ class RunOptions:
     @property
     def name(self) -> str:
         """Return what the lines on stderr call the server."""
-        name = os.path.basename(self.command[0])
-        return "".join(c if c.isprintable() else "?" for c in name)
+        return printable(os.path.basename(self.command[0]))
 
     @property
     def program(self) -> Program:
         """Return the command as the families of servers know it."""
+        rights, pidfile = ids_of(os.getpid()), self.policy.pidfile
         return Program(
-            self.name,
-            self.line,
-            self.directory,
-            environment=os.environ,
-            rights=ids_of(os.getpid()),
-            pidfile=self.policy.pidfile,
+            self.name, self.line, self.directory, os.environ, rights=rights, pidfile=pidfile
         )
 
     @property
@@ -190,10 +172,11 @@ def parse(program: str, arguments: list[str]) -> RunOptions:
     :raises Usage: when the command line cannot be used, or asks for help.
     """
     try:
-        pairs, command = getopt.getopt(arguments, SHORT, LONG)
+        valued = [f"{key.replace('_', '-')}=" for key in VALUED]
+        pairs, command = getopt.getopt(arguments, SHORT, [*valued, *SWITCHES])
     except getopt.GetoptError as error:
         raise UsageError(f"{error.msg} (see hotreload-run --help)") from None
-    found: dict[str, Any] = {"listen": (), "leave": os.path.basename(program) in HUPWATCH}
+    found: dict[str, Any] = {"listen": (), "leave": os.path.basename(program) == HUPWATCH}
     policy: dict[str, Any] = {}
     for option, value in pairs:
         try:
@@ -218,8 +201,6 @@ def _take(option: str, value: str, found: dict[str, Any], policy: dict[str, Any]
             raise ValueError("only the plugin of supervisord receives what servers notify")
     elif option in ("-h", "--help"):
         raise Usage(HELP, 0)
-    elif key == "version":
-        found[key] = True
     elif option in ("-w", "--warmup-time"):
         found["warmup"] = read("bake", value)
     elif key == "stop_signal":
@@ -232,10 +213,10 @@ def _take(option: str, value: str, found: dict[str, Any], policy: dict[str, Any]
         found[key] += (value,)
     elif key == "gunicorn_pidfile":
         policy["pidfile"] = os.path.abspath(read("check", value))
-    elif option in ("-v", "--verbose", "--notify"):
-        found["notify" if key == "notify" else "verbose"] = True
-    else:
+    elif key in PATHS:
         found[key] = os.path.abspath(read("check", value))
+    else:
+        found["verbose" if option == "-v" else key] = True
 
 
 def _complete(command: tuple[str, ...], found: dict[str, Any], given: dict[str, Any]) -> RunOptions:

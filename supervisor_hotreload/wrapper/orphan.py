@@ -1,4 +1,4 @@
-"""The command ``hotreload-orphan``: starts a server, and leaves it to supervisord when asked to.
+"""``hotreload-orphan`` starts a server, and leaves it to supervisord when asked to.
 
 nginx refuses USR2 as long as its parent is the process that has started it
 (ngx_signal_handler: ngx_getppid() == ngx_parent). So hotreload-orphan stands between supervisord
@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import sys
+from signal import SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH
 
 USAGE = "usage: hotreload-orphan COMMAND [ARGUMENT]..."
 
@@ -30,18 +31,9 @@ be reloaded with 'strategy = upgrade' has to be started so:
 CANNOT_RUN = 127
 """The exit status of a shell for a command that it does not find."""
 
-LEAVE = signal.SIGUSR2
+LEAVE = SIGUSR2
 
-RELAYED = frozenset(
-    {
-        signal.SIGHUP,
-        signal.SIGINT,
-        signal.SIGQUIT,
-        signal.SIGTERM,
-        signal.SIGUSR1,
-        signal.SIGWINCH,
-    }
-)
+RELAYED = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGWINCH}
 
 
 def main() -> int:

@@ -6,17 +6,15 @@ import os
 import select
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Optional
 
 from supervisor_hotreload.core.model import Fault, Outcome
 from supervisor_hotreload.core.reload import Reload
 from supervisor_hotreload.core.text import joined, printable
+from supervisor_hotreload.system.files import replace_file
 from supervisor_hotreload.system.world import World
-from supervisor_hotreload.wrapper import files
 from supervisor_hotreload.wrapper.options import RunOptions
-
-if TYPE_CHECKING:
-    from supervisor_hotreload.wrapper.service_manager import ServiceManager
+from supervisor_hotreload.wrapper.service_manager import ServiceManager
 
 LINE_BYTES = 2000
 """Of one line: less than a pipe takes at once (PIPE_BUF), so that a write never blocks."""
@@ -26,7 +24,7 @@ EXPLAINED_BY_SERVER = frozenset({Fault.SUCCESSOR_EXITED, Fault.NOT_READY, Fault.
 
 
 class Reports:
-    """Everything that hotreload-run says.
+    """Writes everything that hotreload-run says.
 
     :param notify: the value of NOTIFY_SOCKET, None to report to no service manager.
     """
@@ -41,8 +39,6 @@ class Reports:
         self._last: Optional[Reload] = None
         self._manager: Optional[ServiceManager] = None
         if notify:
-            from supervisor_hotreload.wrapper.service_manager import ServiceManager  # if needed
-
             try:
                 self._manager = ServiceManager(notify)
             except OSError as error:
@@ -64,8 +60,8 @@ class Reports:
     def reloading(self, reload: Reload) -> None:
         """Report that a reload begins."""
         self._last = reload
-        if self._manager is not None:
-            self._manager.reloading(self._world.now())
+        now = int(self._world.now() * 1_000_000)  # Type=notify-reload asks for microseconds
+        self._notify("RELOADING=1", f"MONOTONIC_USEC={now}", "STATUS=reloading")
 
     def ended(self, reload: Reload) -> None:
         """Count a reload that has an outcome."""
@@ -83,14 +79,16 @@ class Reports:
             explained = failed.fault in EXPLAINED_BY_SERVER
             why = "; what the new one printed above says why it does not" if explained else ""
             self.say(f"{serving}{why}{advice}")
-        if self._manager is not None:
-            why = "" if failed is None else f" (the reload {failed.outcome.value}: {failed.reason})"
-            self._manager.ready(serving + why)
+        why = "" if failed is None else f" (the reload {failed.outcome.value}: {failed.reason})"
+        self._notify("READY=1", f"STATUS={serving}{why}")
 
     def stopping(self) -> None:
         """Report that the server is being stopped."""
+        self._notify("STOPPING=1")
+
+    def _notify(self, *lines: str) -> None:
         if self._manager is not None:
-            self._manager.stopping()
+            self._manager.send(*lines)
 
     def write(self, state: str, generation: int, server: int) -> None:
         """Keep the status file up to date; cheap when nothing has changed."""
@@ -110,7 +108,7 @@ class Reports:
             import json
 
             try:
-                files.write(self._path, json.dumps(now, indent=1) + "\n")
+                replace_file(self._path, json.dumps(now, indent=1) + "\n", 0o644)
                 self._failed = False
             except OSError as error:
                 if not self._failed:

@@ -1,4 +1,4 @@
-"""The loop of hotreload-run: it waits for signals, reaps children, and steps what is under way."""
+"""Runs the loop of hotreload-run: waits for signals, reaps children, steps what is under way."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ UNKNOWN = 1 << 8
 
 
 class Runner:
-    """One command, the generations of its server, and what is under way.
+    """Runs one command, the generations of its server, and what is under way.
 
     :param launcher: starts a copy of the server.
     :param state: what an earlier version of this process has handed over.
@@ -74,18 +74,12 @@ class Runner:
         self._errors = ErrorBoundary(lambda text: reports.say(f"{text}; {tracked}"))
         self._others = OtherGenerations(world, options, reports, tracked, children)
         self._ending = Ending(world, tracked, self._others, children, self._errors)
+        passes_sockets = bool(listening.descriptors) or "fd://" in options.line
         self._reloads = Reloads(
-            world,
-            options,
-            reports,
-            launcher,
-            tracked,
-            self._others,
-            children,
-            bool(listening.descriptors),
+            world, options, reports, launcher, tracked, self._others, children, passes_sockets
         )
         self._upgrade = Upgrade(
-            world.now, reports, children, signals, listening, self._is_idle, self._handover
+            world, reports, children, signals, listening, self._is_idle, self._handover
         )
         self._wants_to_leave = False
 
@@ -142,11 +136,11 @@ class Runner:
 
     def _wait(self) -> list[int]:
         """Return the signals that have come; wait for one as long as nothing else is to do."""
+        seconds = self._errors.run(self._pause)
+        if self._errors.has_caught:
+            seconds = GLANCE_SECONDS if seconds is None else min(seconds, GLANCE_SECONDS)
+        self._errors.has_caught = False
         try:
-            seconds = self._pause()
-            if self._errors.has_caught:
-                seconds = GLANCE_SECONDS if seconds is None else min(seconds, GLANCE_SECONDS)
-            self._errors.has_caught = False
             return self._signals.wait(seconds)
         except Exception:
             time.sleep(SLOW_STEP_SECONDS)  # the loop must not turn without a pause

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 
 class ServiceManager:
-    """One service manager that takes notifications.
+    """Sends notifications to one service manager.
 
     :param address: the value of NOTIFY_SOCKET: a path, or an abstract name after '@'.
     :raises OSError: when there can be no socket.
@@ -19,22 +19,8 @@ class ServiceManager:
             socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         )
 
-    def ready(self, status: str) -> None:
-        """Report that the service is ready, with a sentence."""
-        self._send("READY=1", f"STATUS={status}")
-
-    def reloading(self, now: float) -> None:
-        """Report a reload, which the next ready() ends (Type=notify and notify-reload).
-
-        :param now: the monotonic clock, in seconds.
-        """
-        self._send("RELOADING=1", f"MONOTONIC_USEC={int(now * 1_000_000)}", "STATUS=reloading")
-
-    def stopping(self) -> None:
-        """Report that the service is being stopped."""
-        self._send("STOPPING=1")
-
-    def _send(self, *lines: str) -> None:
+    def send(self, *lines: str) -> None:
+        """Send assignments such as 'READY=1', one a line. Never raises."""
         text = "\n".join(line.replace("\n", " ") for line in lines)
         with suppress(OSError, ValueError):  # a manager that does not listen ends no service
             self._socket.sendto(text.encode("utf-8", "replace"), self._address)

@@ -33,7 +33,7 @@ def name_of(number: int) -> str:
 
 
 class Signals:
-    """Every signal that can be caught.
+    """Catches every signal that can be caught.
 
     :param mask: what was blocked when hotreload-run was started; asked of the kernel unless
         an earlier version of this process has handed it over.

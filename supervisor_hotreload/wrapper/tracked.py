@@ -1,25 +1,18 @@
-"""The generation that serves: its process, its number, and who belongs to it."""
+"""Tracks the generation that serves: its process, its number, and who belongs to it."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Callable, Optional
+from typing import Optional
 
 from supervisor_hotreload.core.model import Outcome, Ready
 from supervisor_hotreload.core.reload import Reload
 from supervisor_hotreload.servers import booting_family, family_of
 from supervisor_hotreload.servers.base import GUESS, AnyFamily
-from supervisor_hotreload.servers.lineage import (
-    Inheritor,
-    Lineage,
-    find_inheritor,
-    orphaned_workers,
-    successors,
-)
+from supervisor_hotreload.servers.lineage import Lineage, orphaned_workers
 from supervisor_hotreload.servers.readiness import Probe
 from supervisor_hotreload.servers.recognition import Ambiguous, Found
 from supervisor_hotreload.system.process import Process
@@ -30,7 +23,7 @@ from supervisor_hotreload.wrapper.options import RunOptions, makes_successors
 
 
 class TrackedServer:
-    """The server as it is now.
+    """Knows the server as it is now.
 
     :param launch: the tracked process, as it was started: hotreload-run ends when it ends.
     :param generation: its number.
@@ -61,14 +54,14 @@ class TrackedServer:
 
     def _track(self, process: Process) -> None:
         self.process = process
-        self._lineage = Lineage(process, self._since, is_ours=True)
+        self.lineage = Lineage(process, self._since, is_ours=True)
 
     def succeed(self, process: Process) -> None:
         """Track the master of the next generation."""
-        family = self._lineage.family
+        family = self.lineage.family
         self.generation += 1
         self._track(process)
-        self._lineage.family = family
+        self.lineage.family = family
         self.record(process)
 
     def renewed(self, reload: Reload) -> None:
@@ -79,8 +72,8 @@ class TrackedServer:
     def record(self, master: Process) -> None:
         """Remember a master that was proven to be one, and its sockets and workers."""
         with suppress(OSError):  # no descriptor is left
-            self._lineage.add_master(self._world, master)
-            self._lineage.refresh(self._world)
+            self.lineage.add_master(self._world, master)
+            self.lineage.refresh(self._world)
 
     def is_executed(self) -> bool:
         """Tell whether the command was executed; the process is recorded once it was."""
@@ -102,7 +95,7 @@ class TrackedServer:
         """
         found = family_of(self._world, self.process, self._options.program)
         if found is not None:
-            self._lineage.family = found.family
+            self.lineage.family = found.family
             self.record(found.old.master)
         return found
 
@@ -161,23 +154,9 @@ class TrackedServer:
         """Tell whether it has ended as another process's child, which we cannot reap."""
         return not self._world.alive(self.process) and not self.is_child
 
-    def inheritor(
-        self, seen: Iterable[Process], taken: Callable[[int], bool]
-    ) -> Optional[Inheritor]:
-        """Return the process that follows the tracked one, which has ended.
-
-        :param seen: successors that were seen while it lived.
-        :param taken: tells whether a pid is something else that hotreload-run has started.
-        """
-        return find_inheritor(self._world, self._lineage, seen, taken)
-
-    def successors(self) -> list[Process]:
-        """Return the successors that its masters have forked."""
-        return successors(self._world, self._lineage)
-
     def orphans(self) -> list[Process]:
         """Return what a master has left to us: workers, and a successor before its exec."""
-        return orphaned_workers(self._world, self._lineage, lambda _: False)
+        return orphaned_workers(self._world, self.lineage, lambda _: False)
 
     def end_orphans(self) -> None:
         """Let the workers of a master that was killed finish: they hold its address."""

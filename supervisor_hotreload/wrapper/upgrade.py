@@ -1,12 +1,14 @@
-"""USR2: another version of hotreload-run takes the place of this one, in the same process."""
+"""Replaces hotreload-run by another version on USR2, in the same process."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+from dataclasses import dataclass, field
 from typing import Callable, Optional
 
+from supervisor_hotreload.system.world import World
 from supervisor_hotreload.wrapper import handover
 from supervisor_hotreload.wrapper.children import Children
 from supervisor_hotreload.wrapper.handover import Handover
@@ -18,12 +20,9 @@ TRIAL_SECONDS = 30.0
 """How long the new version has to start and print its version."""
 
 
-class UpgradeRefused(Exception):
-    """The new version cannot take over. The message says why."""
-
-
+@dataclass
 class Upgrade:
-    """A trial run of the new version, and then the exec of it.
+    """Tries the new version, and then becomes it.
 
     An exec that fails later would end hotreload-run and leave the server alone: hence the trial.
 
@@ -31,26 +30,16 @@ class Upgrade:
     :param state: returns what the new version is given.
     """
 
-    def __init__(
-        self,
-        clock: Callable[[], float],
-        reports: Reports,
-        children: Children,
-        signals: Signals,
-        listening: Listening,
-        may_execute: Callable[[], bool],
-        state: Callable[[], Handover],
-    ) -> None:
-        self._clock = clock
-        self._reports = reports
-        self._children = children
-        self._signals = signals
-        self._listening = listening
-        self._may_execute = may_execute
-        self._state = state
-        self._since = 0.0
-        self._pid: Optional[int] = None
-        self.wanted = False
+    world: World
+    reports: Reports
+    children: Children
+    signals: Signals
+    listening: Listening
+    may_execute: Callable[[], bool]
+    state: Callable[[], Handover]
+    wanted: bool = False
+    _since: float = 0.0
+    _pid: Optional[int] = field(default=None, init=False)
 
     @property
     def is_tried(self) -> bool:
@@ -66,12 +55,12 @@ class Upgrade:
         except OSError as error:
             self._refuse(f"{line[0]}: {error.strerror}")
             return
-        self._since = self._clock()
-        self._children.reapers[self._pid] = self._go_on
+        self._since = self.world.now()
+        self.children.reapers[self._pid] = self._go_on
 
     def step(self) -> None:
         """Kill a trial run that takes too long; it was not reaped, so the pid is its own."""
-        if self._pid is not None and self._clock() - self._since > TRIAL_SECONDS:
+        if self._pid is not None and self.world.now() - self._since > TRIAL_SECONDS:
             os.kill(self._pid, signal.SIGKILL)
 
     def _go_on(self, pid: int, status: int) -> None:
@@ -80,34 +69,25 @@ class Upgrade:
         if status:
             code = os.waitstatus_to_exitcode(status)
             self._refuse(f"'{' '.join(handover.image())} --version' ended with status {code}")
-            return
-        if not self._may_execute():
-            return  # it is tried again when that is over
-        self._reports.say("hotreload-run upgrades itself in place")
+        elif self.may_execute():  # else it is tried again when that is over
+            self.reports.say("hotreload-run upgrades itself in place")
+            self._execute(self.state())
+
+    def _execute(self, state: Handover) -> None:
+        """Become the new version. It returns only where that is impossible."""
+        line = [*handover.image(), *sys.argv[1:]]
+        self.signals.block()  # they stay pending over the exec
+        state.pending.extend(self.signals.wait(0))
+        environment = dict(os.environ)
+        state.write(environment)
+        self.listening.survive_exec(True)
         try:
-            execute(self._state(), self._signals, self._listening)
-        except UpgradeRefused as refused:
-            self._refuse(str(refused))
+            os.execve(line[0], line, environment)
+        except OSError as error:
+            self.listening.survive_exec(False)
+            self.signals.unblock()
+            self._refuse(f"{line[0]}: {error.strerror}")
 
     def _refuse(self, why: str) -> None:
         self.wanted = False
-        self._reports.say(f"hotreload-run was not upgraded, this version goes on: {why}")
-
-
-def execute(state: Handover, signals: Signals, listening: Listening) -> None:
-    """Become the new version. Never returns.
-
-    :raises UpgradeRefused: when that is impossible; nothing has changed then.
-    """
-    line = [*handover.image(), *sys.argv[1:]]
-    signals.block()  # they stay pending over the exec
-    state.pending.extend(signals.wait(0))
-    environment = dict(os.environ)
-    state.write(environment)
-    listening.survive_exec(True)
-    try:
-        os.execve(line[0], line, environment)
-    except OSError as error:
-        listening.survive_exec(False)
-        signals.unblock()
-        raise UpgradeRefused(f"{line[0]}: {error.strerror}") from None
+        self.reports.say(f"hotreload-run was not upgraded, this version goes on: {why}")

@@ -34,12 +34,12 @@ def note(what, who="app", **more):
 
 def record_all(who):
     for event_type in EVENTS:
-        def heard(event, who=who):
+        def received(event, who=who):
             assert event.pid == os.getpid()
             note(type(event).__name__, who, master=event.master_pid, worker=event.worker,
                  container=event.container, late=event.late, objects=sorted(event.objects))
-        heard.__qualname__ = who + "." + event_type.__name__
-        forks.subscribe(event_type, heard)
+        received.__qualname__ = who + "." + event_type.__name__
+        forks.subscribe(event_type, received)
 """
 
 WSGI = """

@@ -27,74 +27,74 @@ def post_fork(pid: int = 0) -> forks.PostFork:
 
 
 def test_a_call_and_a_decorator_subscribe_and_return_the_function() -> None:
-    heard = []
+    received = []
 
     def called(event: forks.PostFork) -> None:
-        heard.append(("called", event))
+        received.append(("called", event))
 
     assert forks.subscribe(forks.PostFork, called) is called
 
     @forks.subscribe(forks.PostFork)
     def decorated(event: forks.PostFork) -> None:
-        heard.append(("decorated", event))
+        received.append(("decorated", event))
 
     assert callable(decorated)
     event = post_fork()
     events.emit(event)
-    assert heard == [("called", event), ("decorated", event)]
+    assert received == [("called", event), ("decorated", event)]
 
 
 def test_a_function_that_subscribes_twice_is_called_once() -> None:
-    heard: list[forks.ForkEvent] = []
-    hear = heard.append
-    forks.subscribe(forks.PostFork, hear)
-    forks.subscribe(forks.PostFork, hear)
+    received: list[forks.ForkEvent] = []
+    receive = received.append
+    forks.subscribe(forks.PostFork, receive)
+    forks.subscribe(forks.PostFork, receive)
     events.emit(post_fork())
-    assert len(heard) == 1
+    assert len(received) == 1
 
 
 def test_functions_made_in_a_loop_are_all_called() -> None:
-    heard = []
+    received = []
     for number in range(3):
-        forks.subscribe(forks.PostFork, lambda _, number=number: heard.append(number))
+        forks.subscribe(forks.PostFork, lambda _, number=number: received.append(number))
     events.emit(post_fork())
-    assert heard == [0, 1, 2]
+    assert received == [0, 1, 2]
 
 
 def test_a_module_executed_anew_replaces_its_subscribers() -> None:
-    source = "subscribe(PostFork, lambda event: heard.append(generation))"
-    heard: list[int] = []
+    source = "subscribe(PostFork, lambda event: received.append(generation))"
+    received: list[int] = []
     for generation in (1, 2):
-        namespace = {"__name__": "__config__", "heard": heard, "generation": generation}
+        namespace = {"__name__": "__config__", "received": received, "generation": generation}
         exec(source, {**vars(forks), **namespace})
     events.emit(post_fork())
-    assert heard == [2]
+    assert received == [2]
 
 
-def test_a_late_subscriber_hears_post_fork_once_the_app_is_loaded() -> None:
-    heard: list[forks.PostFork] = []
+def test_a_late_subscriber_gets_post_fork_once_the_app_is_loaded() -> None:
+    received: list[forks.PostFork] = []
     events.emit(post_fork())
-    forks.subscribe(forks.PostFork, heard.append)
-    assert heard == []
+    forks.subscribe(forks.PostFork, received.append)
+    assert received == []
     events.catch_up()
     events.catch_up()
-    assert [event.late for event in heard] == [True]
+    assert [event.late for event in received] == [True]
 
 
 def test_a_subscriber_that_comes_after_loading_hears_post_fork_at_once() -> None:
-    heard: list[forks.PostFork] = []
+    received: list[forks.PostFork] = []
     events.emit(post_fork())
     events.app_is_loaded()
-    forks.subscribe(forks.PostFork, heard.append)
-    assert [event.late for event in heard] == [True]
+    forks.subscribe(forks.PostFork, received.append)
+    assert [event.late for event in received] == [True]
 
 
 def test_the_post_fork_of_another_process_is_not_passed_on() -> None:
-    heard: list[forks.PostFork] = []
+    received: list[forks.PostFork] = []
     events.emit(post_fork(pid=os.getppid()))
-    forks.subscribe(forks.PostFork, heard.append)
+    forks.subscribe(forks.PostFork, received.append)
     events.catch_up()
-    assert heard == []
+    assert received == []
 
 
 @pytest.mark.parametrize(
@@ -131,11 +131,11 @@ def test_install_twice_sends_each_event_once() -> None:
 def test_worker_exit_is_sent_in_the_worker_only(who: str, times: int) -> None:
     pid = os.getpid() if who == "worker" else os.getppid()
     # arbiter.kill_worker calls the hook in the master, for a worker that is gone
-    heard: list[forks.WorkerExit] = []
-    forks.subscribe(forks.WorkerExit, heard.append)
+    received: list[forks.WorkerExit] = []
+    forks.subscribe(forks.WorkerExit, received.append)
     server = SimpleNamespace(pid=os.getppid(), log=events.logger)
     worker_exit(server, SimpleNamespace(pid=pid, age=1))
-    assert len(heard) == times
+    assert len(received) == times
 
 
 IMPORTS = """

@@ -179,8 +179,8 @@ def test_uwsgi_does_not_call_a_worker_initialized_before_its_lazy_app_is(
         uwsgi(tmp_path, "--master", "--lazy-apps", "--pythonpath", ".", "--shared-import", "early")
     )
     server.wait_for_answer()
-    heard = [(e["who"], e["what"], e.get("late")) for e in server.events()]
-    assert heard == [
+    received = [(e["who"], e["what"], e.get("late")) for e in server.events()]
+    assert received == [
         ("early", "PostFork", False),
         ("app", "load", None),
         ("app", "PostFork", True),
@@ -203,7 +203,7 @@ install(globals())
 """
 
 
-def test_after_hup_every_subscriber_hears_each_event_once(
+def test_after_hup_every_subscriber_gets_each_event_once(
     tmp_path: pathlib.Path, start: Start
 ) -> None:
     write_recorder(tmp_path, HUP_CONFIG)
@@ -218,6 +218,6 @@ def test_after_hup_every_subscriber_hears_each_event_once(
     workers = {e["pid"] for e in server.events() if e["what"] == "PostWorkerInit"}
     assert len(workers) == 3
     for worker in workers:
-        heard = [(e["who"], e["what"]) for e in server.events() if e["pid"] == worker]
-        assert heard.count(("config", "PostFork")) == 1, heard
-        assert heard.count(("app", "PostFork")) == 1, heard
+        received = [(e["who"], e["what"]) for e in server.events() if e["pid"] == worker]
+        assert received.count(("config", "PostFork")) == 1, received
+        assert received.count(("app", "PostFork")) == 1, received

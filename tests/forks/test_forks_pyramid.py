@@ -98,9 +98,9 @@ def debug_object(server: Server) -> dict[str, Any]:
 
 def pyramid_events(server: Server) -> list[tuple[str, bool]]:
     """The Pyramid events in their order, and whether each was sent in the master."""
-    heard = [event for event in server.events() if event["what"].startswith("Application")]
-    assert {event["secret"] for event in heard} <= {"of the settings"}
-    return [(event["what"], event["pid"] == server.pid) for event in heard]
+    received = [event for event in server.events() if event["what"].startswith("Application")]
+    assert {event["secret"] for event in received} <= {"of the settings"}
+    return [(event["what"], event["pid"] == server.pid) for event in received]
 
 
 ALL = [

@@ -15,9 +15,9 @@ from supervisor_hotreload.forks import readiness
 
 
 def check_two_workers(server: Server, notifications: Notifications) -> None:
-    told = [notifications.next_worker() for _ in range(2)]
-    assert {int(fields.pop("X_HOTRELOAD_WORKER")) for fields in told} == set(server.children())
-    for fields in told:
+    reports = [notifications.next_worker() for _ in range(2)]
+    assert {int(fields.pop("X_HOTRELOAD_WORKER")) for fields in reports} == set(server.children())
+    for fields in reports:
         assert fields.pop("X_HOTRELOAD_MASTER") == str(server.pid)
         assert fields.pop("READY") == "1"
         assert "is ready" in fields.pop("STATUS")
@@ -132,14 +132,14 @@ def test_without_a_socket_the_workers_tell_supervisord(
     server = supervise(tmp_path, start, 'HOTRELOAD_NOTIFY="communication"')
     record = tmp_path / "communications"
 
-    def told() -> set[str]:
+    def reports() -> set[str]:
         return set(record.read_text().splitlines()) if record.exists() else set()
 
-    wait_until(lambda: len(told()) == 2, "two communications")
+    wait_until(lambda: len(reports()) == 2, "two communications")
     ready = [e for e in server.events() if e["what"] == "PostWorkerInit" and e["who"] == "app"]
     expected = {f"hotreload:ready worker:{e['pid']} master:{e['master']}" for e in ready}
     assert len(expected) == 2
-    assert {line.split(" ", 3)[3] for line in told()} == expected, told()
+    assert {line.split(" ", 3)[3] for line in reports()} == expected, reports()
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,7 @@ import os
 from typing import Optional
 
 from supervisor_hotreload.core.model import Policy, Ready
-from supervisor_hotreload.core.text import there_are
-from supervisor_hotreload.servers.base import GUESS, REEXEC, Family
+from supervisor_hotreload.servers.base import REEXEC, Family
 from supervisor_hotreload.servers.command_line import own_name
 from supervisor_hotreload.servers.gunicorn import command
 from supervisor_hotreload.servers.gunicorn.heartbeat import (
@@ -41,6 +40,7 @@ class GunicornFamily(Family[GunicornGeneration]):
     name = "gunicorn"
     binaries = command.BINARIES
     orphan_signal = ""
+    counts_when = "it has loaded the application and touches its heartbeat file"
     strategies = {"reexec": REEXEC}  # noqa: RUF012 - a table, never changed
 
     def survey(
@@ -70,20 +70,6 @@ class GunicornFamily(Family[GunicornGeneration]):
         must_hand_over(world, program.name, old)
         must_spare_successor(world, program, old)
         must_start_again(world, old.master, program)
-
-    def readiness(self, old: GunicornGeneration, policy: Policy) -> tuple[Ready, str]:
-        if policy.ready.kind != "heartbeat":
-            return super().readiness(old, policy)
-        if old.readable:
-            return policy.ready, (
-                f"ready = heartbeat: a worker counts once it has loaded the application and "
-                f"touches its heartbeat file; {there_are(old.workers, 'worker')}"
-            )
-        return GUESS, (
-            f"warning: the heartbeat of pid {old.master.pid} cannot be read "
-            f"(/proc/{old.master.pid}/fd: permission denied); ready = {GUESS} is used "
-            f"instead, which is a guess"
-        )
 
     def probe(
         self, world: World, old: GunicornGeneration, ready: Ready, expected: int = 0

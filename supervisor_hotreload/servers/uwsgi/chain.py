@@ -1,4 +1,4 @@
-"""How a chain reload of uWSGI is asked for: 'c' on the master fifo, or a touched file.
+"""Asks uWSGI for a chain reload: by 'c' on the master fifo, or by a touched file.
 
 Both lie where the application may write. So everything here is done with the rights of the
 program's user. The fifo is the one that the master holds. The file belongs to that user, or
@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Optional
 
 from supervisor_hotreload.core.model import Failure, Fault
@@ -26,17 +27,17 @@ MAX_TOUCHED = 8
 """Files that are tried, one after the other."""
 
 
+@dataclass(frozen=True)
 class Chain:
-    """The ways to ask one master for a chain reload.
+    """Asks one master for a chain reload.
 
     :param by_root: root starts the program, and no other user is configured for it.
     """
 
-    def __init__(self, world: World, master: Process, found: UwsgiOptions, by_root: bool) -> None:
-        self._world = world
-        self._master = master
-        self._options = found
-        self._by_root = by_root
+    world: World
+    master: Process
+    options: UwsgiOptions
+    by_root: bool
 
     def refusal(self) -> str:
         """Return why a chain reload cannot be asked for, '' when it can."""
@@ -50,12 +51,12 @@ class Chain:
         path = self._fifo()
         try:
             if path is not None:
-                write_to_fifo(path, b"c", self._options.rights)
+                write_to_fifo(path, b"c", self.options.rights)
                 return
             path, why = self._touchable()
             if path is None:
                 raise Failure(Fault.NOT_READY, f"a chain reload {why}")
-            touch(path, self._options.rights, self._may_be_roots(path))
+            touch(path, self.options.rights, self._may_be_roots(path))
         except OSError as error:
             raise Failure(
                 Fault.NOT_READY,
@@ -68,12 +69,12 @@ class Chain:
         The descriptor proves whose the fifo is. The configured path is needed only where the
         master reads several fifos.
         """
-        found, master = self._options, self._master
-        configured = found.paths("master-fifo", self._world.directory(master))
+        found, master = self.options, self.master
+        configured = found.paths("master-fifo", self.world.directory(master))
         if not configured and not found.why_unknown("master-fifo"):
             return None
         try:
-            links = self._world.descriptors(master)
+            links = self.world.descriptors(master)
         except Unreadable:
             return None
         held = {
@@ -93,8 +94,8 @@ class Chain:
 
     def _touchable(self) -> tuple[Optional[str], str]:
         """Return the first file that may be touched, or None and why there is none."""
-        found = self._options
-        paths = found.paths(TOUCH, self._world.directory(self._master))
+        found = self.options
+        paths = found.paths(TOUCH, self.world.directory(self.master))
         if not paths:
             why = found.why_unknown("master-fifo", TOUCH)
             return None, f"needs master-fifo or {TOUCH}" + (f" ({why})" if why else "")
@@ -111,9 +112,9 @@ class Chain:
     def _may_be_roots(self, path: str) -> bool:
         """Tell whether *path* may be root's: supervisord's own configuration names it, for a
         program that root starts."""
-        stated = self._options.stated.get(TOUCH, ())
-        named = (os.path.join(self._options.directory, one) for one in stated)
-        return self._by_root and path in named
+        stated = self.options.stated.get(TOUCH, ())
+        named = (os.path.join(self.options.directory, one) for one in stated)
+        return self.by_root and path in named
 
 
 def _is_fifo(path: str) -> bool:

@@ -69,7 +69,7 @@ class UwsgiGeneration(AcceptingGeneration):
 
 
 class UwsgiFamily(AcceptingFamily[UwsgiGeneration]):
-    """A master is recognised by its name, its workers by the sockets that they accept from."""
+    """Knows a master by its name, and its workers by the sockets that they accept from."""
 
     name = "uwsgi"
     knows_rivals = True

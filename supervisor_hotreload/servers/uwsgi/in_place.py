@@ -1,4 +1,4 @@
-"""One reload of one uWSGI, judged by the kernel, the stats server and uWSGI's own output."""
+"""Judges a reload of uWSGI by the kernel, the stats server and uWSGI's own output."""
 
 from __future__ import annotations
 

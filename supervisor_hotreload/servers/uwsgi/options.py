@@ -1,4 +1,4 @@
-"""What a uWSGI is configured to do: its command, its environment and its ini files."""
+"""Reads what a uWSGI is configured to do: its command, environment and ini files."""
 
 from __future__ import annotations
 
@@ -19,13 +19,9 @@ NAME = re.compile(r"(uwsgi(-core|_(python|psgi|rack_ruby)[\d.]*)?|pyuwsgi)\Z")
 
 SHORT = {
     "M": "master",
-    "i": "single-interpreter",
     "w": "module",
     "H": "home",
-    "L": "disable-logging",
-    "T": "enable-threads",
     "p": "processes",
-    "s": "socket",
     "S": "set",
     "x": "xml",
     "y": "yaml",
@@ -111,7 +107,7 @@ UNKNOWN = "\0"
 
 @dataclass
 class UwsgiOptions:
-    """The options that are set: each name with its values in order.
+    """Knows the options that are set: each name with its values in order.
 
     :param unknown: names whose value cannot be known.
     :param why: why other options may be set as well, '' when all are known.

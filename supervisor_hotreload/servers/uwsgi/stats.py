@@ -1,10 +1,11 @@
-"""The workers of a uWSGI as its stats server reports them."""
+"""Asks the stats server of a uWSGI for its workers."""
 
 from __future__ import annotations
 
 import ipaddress
 import json
 import os
+from dataclasses import dataclass
 from typing import Any, Optional
 
 from supervisor_hotreload.system.credentials import rights_of
@@ -62,29 +63,29 @@ def loopback(host: str) -> Optional[str]:
     return str(number) if number.is_loopback else None
 
 
+@dataclass
 class Stats:
     """Asks the stats server again and again, and believes no byte of its answers unchecked.
 
     :param master: the process that has to listen there.
     """
 
-    def __init__(self, world: World, master: Process, address: Address) -> None:
-        self._world = world
-        self._master = master
-        self._address = address
-        self._exchange: Optional[Exchange] = None
-        self._since = 0.0
+    world: World
+    master: Process
+    address: Address
+    _exchange: Optional[Exchange] = None
+    _since: float = 0.0
 
     def look(self) -> Optional[list[dict[str, Any]]]:
         """Return the workers in a new answer, None while there is none."""
-        now = self._world.now()
+        now = self.world.now()
         try:
             if self._exchange is None:
                 if now - self._since < PAUSE_SECONDS:
                     return None
                 self._since = now
-                self._exchange = Exchange(self._address, limit=ANSWER_BYTES)
-                if self._exchange.listener() not in (None, self._master.pid):
+                self._exchange = Exchange(self.address, limit=ANSWER_BYTES)
+                if self._exchange.listener() not in (None, self.master.pid):
                     raise OSError(0, "another process listens there")
             answer = self._exchange.look()
         except OSError:

@@ -1,4 +1,4 @@
-"""The trial of a uWSGI application: import what uWSGI imports, as the user of its workers."""
+"""Makes the trial of a uWSGI application: it imports what uWSGI imports, as the same user."""
 
 from __future__ import annotations
 
