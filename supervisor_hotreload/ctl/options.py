@@ -67,8 +67,9 @@ FORMS = {
 
 ENDING = """
 Exit status 0: every named program serves its new generation. 2: the command
-line is wrong. 7: a program does not run. 1: anything else; the last lines say
-why, and what serves. Ctrl-C ends the command only: the reload goes on."""
+line is wrong. 7: a program, or supervisord, does not run. 1: anything else; the
+last lines say why, and what serves. Ctrl-C ends the command only: the reload
+goes on."""
 
 RpcOptions = dict[str, Union[str, float]]
 """What reloadProcess takes in the place of the settings."""
