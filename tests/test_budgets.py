@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import psutil
@@ -17,6 +19,7 @@ from supervisor_hotreload.system import peek, process, world
 from supervisor_hotreload.system.credentials import Ids, ids_of
 from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.world import World
+from tests.harness.timing import calculation
 from tests.house import House, wait_until
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="starts another user's processes")
@@ -140,3 +143,49 @@ def test_orphans_do_not_fill_the_log(house: House) -> None:
     assert house.ctl("stop", "daemons").stdout == "daemons: stopped\n"
     assert psutil.pid_exists(house.pid)
     assert pathlib.Path(done).exists()
+
+
+LEAVES = """\
+import os, signal, socket, time
+sockets = [socket.create_server(("127.0.0.1", 0), backlog=1) for _ in range({sockets})]
+for one in sockets:
+    one.set_inheritable(True)
+master = os.getpid()
+while not os.path.exists({recorded!r}):
+    time.sleep(0.05)
+for number in range({workers}):
+    if os.fork() == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while os.getppid() == master:
+            time.sleep(0.2)
+        time.sleep(0.5 + number * 0.005)
+        os._exit(0)
+open({done!r}, "w").close()
+time.sleep(1000)
+"""
+
+
+def test_workers_that_end_one_after_the_other_cost_little(house: House) -> None:
+    """They hold many sockets. supervisord does not look at all of them whenever one ends, and the
+    record of all programs stays short."""
+    done, code, workers = house.root / "done", house.root / "leaves.py", 500
+    recorded = house.root / "recorded"
+    paths = {"done": str(done), "recorded": str(recorded)}
+    code.write_text(LEAVES.format(sockets=200, workers=workers, **paths))
+    house.configure(command=f"{sys.executable} {code}", program="autorestart = false")
+    house.start(running="")
+    house.wait_for("RUNNING")
+    master = house.info()["pid"]
+    house.wait_until_recorded(master)
+    recorded.touch()
+    wait_until(done.exists)
+    supervisord, record = psutil.Process(house.pid), house.root / "supervisord.hotreload.record"
+    before, longest = sum(supervisord.cpu_times()[:2]), 0
+    os.kill(master, signal.SIGKILL)
+    while house.info()["statename"] == "RUNNING":
+        longest = max(longest, record.stat().st_size)
+        time.sleep(0.1)
+    assert house.log().count("still run and may hold its port") == 1
+    took = sum(supervisord.cpu_times()[:2]) - before
+    assert took < 300 * calculation(), took  # 1 s on a quiet machine
+    assert longest < 32_768

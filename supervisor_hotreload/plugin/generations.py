@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import islice
 from typing import Callable, Optional
 
 from supervisor_hotreload.servers import AnyFamily
@@ -23,6 +24,9 @@ from supervisor_hotreload.system.world import World
 FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 1.0, 600.0
 """Seconds between two looks at a program without a listening socket, the shortest and the
 longest: most programs never listen."""
+
+RECORDED = 32
+"""How many processes of previous generations are recorded at most: there may be thousands."""
 
 LOOK_GROWTH = 1.3
 """The factor by which the pause between two looks grows, after about ten of FIRST_LOOK_SECONDS."""
@@ -176,9 +180,17 @@ class Generations:
         self.previous = [process for process in self.previous if self._world.alive(process)]
         return list(self.previous)
 
+    def rest_of_previous(self, pid: int) -> list[Process]:
+        """Return the processes of previous generations from the first one on that lives and is not
+        *pid*. Whether the others live is not looked at: there may be thousands."""
+        for number, process in enumerate(self.previous):
+            if process.pid != pid and self._world.alive(process):
+                return self.previous[number:]
+        return []
+
     def add_previous(self, processes: Iterable[Process]) -> None:
         """Count *processes* among the previous generations."""
-        self.previous += [process for process in processes if process not in self.previous]
+        self.previous = list(dict.fromkeys((*self.previous, *processes)))
 
     def others(self, sig: int) -> list[Process]:
         """Return every living process that has to get the stop signal *sig* by itself.
@@ -195,11 +207,10 @@ class Generations:
 
     def proven(self, current: Optional[Process]) -> list[Process]:
         """Return the processes that the next supervisord may take: *current*, the successor,
-        and the previous generations that drain."""
-        found = [current] if current is not None else []
-        if self.successor is not None:
-            found.append(self.successor)
-        return [*found, *(process for process in self.living_previous() if process not in found)]
+        and RECORDED of the previous generations that drain."""
+        first = [process for process in (current, self.successor) if process is not None]
+        draining = (p for p in self.previous if p not in first and self._world.alive(p))
+        return [*first, *islice(draining, RECORDED)]
 
     # -- after an exit
 

@@ -85,7 +85,7 @@ class SupervisedProgram(ProcessView):
         self._hold = ExitHold(world, self._generations, self._adoption, self._end, self._warn)
         self._unwanted = Unwanted(world, lambda unwanted, sig: self._end([unwanted], sig))
         reactions = Reactions(
-            inherits=self._adoption.inherit,
+            inherits=self._inherits,
             holds=self._hold.hold,
             status=self._hold.status,
             ended=self._on_end,
@@ -216,6 +216,9 @@ class SupervisedProgram(ProcessView):
     def _on_spawning(self) -> None:
         self.listen()
         self.given_socket = self.notify_socket
+
+    def _inherits(self, pid: int, status: int) -> bool:
+        return not self._hold.goes_on(pid) and self._adoption.inherit(pid, status)
 
     def _relay(self) -> tuple[bool, Optional[str]]:
         """Return whether a HUP was taken, and why its reload is refused."""
