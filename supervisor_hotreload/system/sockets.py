@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import stat
+import time
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from typing import Callable, Optional, Union
@@ -47,6 +48,10 @@ TCP_LINE = re.compile(
     r" +[0-9]+ +[0-9]+ (?P<inode>[0-9]{1,20})(?: .*)?"
 )
 """A line of /proc/net/tcp or tcp6 (get_tcp4_sock)."""
+
+REST = 10
+"""How many times as long as one look at all sockets takes no other one is made. The kernel goes
+through all unix sockets of the host, and any user may have hundreds of thousands."""
 
 LINES = 8192
 """How many lines of all tables one look reads at most."""
@@ -169,17 +174,21 @@ class SocketView:
         self._listening: Cache[str, Union[dict[int, str], Unreadable]] = Cache(clock)
 
     def listening(self, process: Process) -> dict[int, str]:
-        """Return what :func:`listening` does. Each network namespace is asked once a tick.
+        """Return what :func:`listening` does. Each network namespace is asked once a tick, or more
+        seldom where that takes long.
 
         :raises Unreadable: when there are too many. This is remembered for longer.
         """
         place = _namespace(process.pid) or ""
         found = self._listening.fresh(place)
         if found is None:
+            began = time.thread_time()
             try:
-                found = self._listening.put(place, listening(process.pid), FRESH_SECONDS)
+                found, seconds = listening(process.pid), FRESH_SECONDS
             except Unreadable as error:
-                found = self._listening.put(place, error, STALE_SECONDS)
+                found, seconds = error, STALE_SECONDS
+            took = time.thread_time() - began
+            self._listening.put(place, found, max(seconds, REST * took))
         if isinstance(found, Unreadable):
             raise Unreadable(found.detail)
         return dict(found)
