@@ -15,6 +15,9 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from supervisor_hotreload.plugin.generations import Generations
+from supervisor_hotreload.plugin.group_signals import end_masters, signal_adopted
+from supervisor_hotreload.servers.lineage import Lineage
 from supervisor_hotreload.system import peek, process, world
 from supervisor_hotreload.system.credentials import Ids, ids_of
 from supervisor_hotreload.system.process import Process, Unreadable
@@ -77,6 +80,29 @@ def test_the_children_of_few_threads_are_looked_for(monkeypatch: pytest.MonkeyPa
 def test_a_process_with_very_many_children_is_not_read() -> None:
     with sleepers(5, os.getuid()), pytest.raises(Unreadable, match="more than 3 children"):
         process.children_of(os.getpid(), 3)
+
+
+def test_a_process_with_very_many_children_gets_its_signals(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A stop and SIGKILL reach it although its children are not looked at."""
+
+    def refuse(pid: int) -> list[Process]:
+        raise Unreadable(f"pid {pid} has more than 1024 children")
+
+    monkeypatch.setattr(world, "children_of", refuse)
+    here = World()
+    with sleepers(3, os.getuid()) as pids:
+        one, other, previous = map(process_of, pids)
+        end_masters(here, [one], signal.SIGKILL, 0)
+        alone = Lineage(other, other.start)
+        signal_adopted(here, alone, -other.pid, signal.SIGTERM, os.kill)
+        generations = Generations(here, lambda pid: False)
+        generations.begin(Lineage(other, other.start))
+        generations.note_master(other, None)
+        generations.add_previous([previous])
+        assert generations.others(signal.SIGKILL) == [previous]
+        wait_until(lambda: not here.alive(one) and not here.alive(other))
 
 
 @needs_root

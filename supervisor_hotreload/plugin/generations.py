@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from typing import Callable, Optional
@@ -18,7 +19,7 @@ from supervisor_hotreload.servers.lineage import (
     workers_of,
 )
 from supervisor_hotreload.servers.lineage import successors as successors_of
-from supervisor_hotreload.system.process import Process
+from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.world import World
 
 FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 1.0, 600.0
@@ -196,13 +197,16 @@ class Generations:
         """Return every living process that has to get the stop signal *sig* by itself.
 
         These are the masters of the other generations. A master that gets SIGKILL cannot
-        pass it on: then these are its workers too.
+        pass it on: then these are its workers too. Those that cannot be seen are left out.
         """
-        others = self.living_previous() + self.successors()
+        others = self.living_previous()
+        with suppress(Unreadable):
+            others += self.successors()
         if self.successor is not None and self.successor not in others:
             others.append(self.successor)
         if sig == signal.SIGKILL and self.lineage is not None:
-            others += workers_of(self._world, self.lineage)
+            with suppress(Unreadable):
+                others += workers_of(self._world, self.lineage)
         return others
 
     def proven(self, current: Optional[Process]) -> list[Process]:
