@@ -17,6 +17,7 @@ import pytest
 
 from supervisor_hotreload.plugin.generations import Generations
 from supervisor_hotreload.plugin.group_signals import end_masters, signal_adopted
+from supervisor_hotreload.plugin.unwanted import Unwanted
 from supervisor_hotreload.servers.lineage import Lineage
 from supervisor_hotreload.system import peek, process, world
 from supervisor_hotreload.system.credentials import Ids, ids_of
@@ -103,6 +104,31 @@ def test_a_process_with_very_many_children_gets_its_signals(
         generations.add_previous([previous])
         assert generations.others(signal.SIGKILL) == [previous]
         wait_until(lambda: not here.alive(one) and not here.alive(other))
+
+
+def test_late_successors_that_cannot_be_looked_for_hold_nothing_up() -> None:
+    """supervisord's loop asks at every turn: an exception would be logged each time, for ever."""
+
+    class Later(World):
+        def now(self) -> float:
+            return super().now() + later
+
+    def too_many() -> list[Process]:
+        raise Unreadable("pid 1 has more than 1024 children")
+
+    later = 0.0
+    sent: list[int] = []
+    unwanted = Unwanted(Later(), lambda process, number: sent.append(number))
+    with sleepers(1, os.getuid()) as pids:
+        unwanted.refuse_successor(())
+        unwanted.end([process_of(pids[0])])
+        assert unwanted.tend(too_many) == []
+        later = 36.0
+        assert unwanted.tend(too_many) == []
+        assert sent == [signal.SIGTERM, signal.SIGQUIT, signal.SIGKILL]
+        later = 121.0
+        assert unwanted.tend(too_many) == []
+        assert unwanted.tend(lambda: [process_of(pids[0])]) == []
 
 
 @needs_root

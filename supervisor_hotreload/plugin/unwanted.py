@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Container, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Callable, Optional
 
 from supervisor_hotreload.plugin.ladder import Ladder, rungs
-from supervisor_hotreload.system.process import Process
+from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.world import World
 
 LATE_SECONDS = 120.0
@@ -70,7 +71,8 @@ class Unwanted:
         now, refusal = self._world.now(), self._refusal
         late: list[Process] = []
         if refusal is not None:
-            late = [child for child in successors() if child not in refusal.before]
+            with suppress(Unreadable):  # there are too many to look at: perhaps at a later turn
+                late = [child for child in successors() if child not in refusal.before]
             if late or now >= refusal.until:
                 self._refusal = None
             self.end(late)
