@@ -241,3 +241,30 @@ def test_workers_that_end_one_after_the_other_cost_little(house: House) -> None:
     took = sum(supervisord.cpu_times()[:2]) - before
     assert took < 300 * calculation(), took  # 1 s on a quiet machine
     assert longest < 32_768
+
+
+CROWD = """\
+import os, time
+for _ in range(1100):
+    if os.fork() == 0:
+        time.sleep(1000)
+open({done!r}, "w").close()
+time.sleep(1000)
+"""
+
+
+def test_a_program_with_very_many_children_is_refused_alone(house: House) -> None:
+    """No traceback is logged, and a reload of all programs leaves it out."""
+    done, code = house.root / "done", house.root / "crowd.py"
+    code.write_text(CROWD.format(done=str(done)))
+    crowd = f"command = {sys.executable} {code}\nstartsecs = 0\nkillasgroup = true\n"
+    house.configure(more=f"[program:crowd]\n{crowd}")
+    house.start()
+    wait_until(done.exists)
+    house.turn(8)
+    refused = house.ctl("hotreload", "crowd")
+    assert "has more than 1024 children" in refused.stdout
+    reloaded = house.ctl("hotreload", "all")
+    assert reloaded.returncode == 0, reloaded.stdout
+    assert "crowd" not in reloaded.stdout
+    assert "Traceback" not in house.log()

@@ -8,6 +8,7 @@ does when supervisord acts), exit_hold and unwanted (what has to end), group_sig
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
+from contextlib import suppress
 from typing import Any, Callable, Optional, Protocol
 
 from supervisor_hotreload.core.model import Failure
@@ -19,7 +20,7 @@ from supervisor_hotreload.plugin.hooks import Reactions, hook
 from supervisor_hotreload.plugin.process_view import ProcessView
 from supervisor_hotreload.plugin.unwanted import Unwanted
 from supervisor_hotreload.servers import AnyFamily
-from supervisor_hotreload.system.process import Process
+from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.world import World
 
 
@@ -135,14 +136,18 @@ class SupervisedProgram(ProcessView):
         self._record()
 
     def look(self) -> None:
-        """Record what proves which processes are of the program, while they live."""
-        self._generations.note(self.pid)
-        if self._generations.lineage is None:
-            return
-        self._observer.runs(self)
-        self._record()
-        if self._generations.sockets:
-            self._generations.looks.stop()
+        """Record what proves which processes are of the program, while they live.
+
+        What cannot be seen is looked for again later; a reload says why it is refused.
+        """
+        with suppress(Unreadable):
+            self._generations.note(self.pid)
+            if self._generations.lineage is None:
+                return
+            self._observer.runs(self)
+            self._record()
+            if self._generations.sockets:
+                self._generations.looks.stop()
 
     def proofs(self) -> list[tuple[Process, frozenset[int]]]:
         """Return the processes that the next supervisord may take, each with its sockets."""
