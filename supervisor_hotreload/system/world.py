@@ -35,7 +35,7 @@ from supervisor_hotreload.system.process import (
 from supervisor_hotreload.system.sd_notify import Notices
 from supervisor_hotreload.system.sockets import Sockets, SocketView
 
-ORPHANS = 2048
+ORPHANS = 512
 """How many children of one process are looked at for what a program has left behind."""
 
 STRAYS = 1 << 14
