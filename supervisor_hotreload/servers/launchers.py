@@ -100,7 +100,16 @@ def must_spare_successor(world: World, program: Program, old: Generation) -> Non
 
     :raises Failure: NOT_RELOADABLE with the cure.
     """
-    for process in above(world, old):
+    launchers = [*above(world, old)]
+    for process in (old.master, *launchers):
+        if world.leads_a_namespace(process):
+            raise Failure(
+                Fault.NOT_RELOADABLE,
+                f"{program.name} runs in a pid namespace of its own: when its first process "
+                f"({process}) ends with the old master, the kernel would kill the new generation, "
+                f"too; nothing was sent. Start the server without that namespace (unshare --pid)",
+            )
+    for process in launchers:
         title = next((name for name in names_of(world, process) if name in FATAL), None)
         if title is None:
             continue
