@@ -14,7 +14,7 @@ PACKAGES := nginx haproxy unicorn puma tini busybox
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 .PHONY: demo packages test test-slow test-busy hups lint docs transcripts matrix bench servers \
-    faults clean
+    faults siege clean
 
 # The first command of the README: no test tools, so that it is there soon.
 $(DEMO): setup.py pyproject.toml
@@ -90,6 +90,10 @@ faults: $(READY)
 	HOTRELOAD_SCHEDULES=10000 $(BIN)/python -m pytest -q tests/test_invariant.py
 	HOTRELOAD_EXAMPLES=100000 $(BIN)/python -m pytest -q -n $(JOBS) tests/test_parsers.py \
 	    tests/test_hostile_texts.py tests/test_hostile_text.py -k 'not real'
+
+# what supervisord's loop costs while two local users attack it; needs root
+siege: $(READY)
+	$(BIN)/python -m tests.siege
 
 clean:
 	rm -rf $(VENV) .venvs build dist *.egg-info

@@ -117,7 +117,7 @@ class HotReloadNamespaceRPCInterface:
         only = self._service.settings.read().programs()
         members = [
             program
-            for program in self._service.programs()
+            for program in self._service.supervised.programs()
             if only is None or program.group in only or program.name in only
         ]
         return _reload_all(self._service, members, "all", wait, options)
@@ -151,7 +151,7 @@ class HotReloadNamespaceRPCInterface:
 
         @return array result  An array of structs, as getReloadInfo returns them
         """
-        return [self._info(program) for program in self._service.programs()]
+        return [self._info(program) for program in self._service.supervised.programs()]
 
     @published
     def getWarnings(self) -> list[str]:
@@ -162,7 +162,8 @@ class HotReloadNamespaceRPCInterface:
 
         @return array result  An array of strings, one line each
         """
-        return self._service.warnings() + self._triggers.warnings()
+        groups = self._service.supervised.groups()
+        return self._service.settings.warnings(groups) + self._triggers.warnings()
 
     @published
     def cancelReload(self, name: str, wait: bool = True) -> Answer:
@@ -233,7 +234,8 @@ class HotReloadNamespaceRPCInterface:
             raise fault(Fault.BAD_NAME, f"BAD_NAME: {name}: no such process") from None
 
     def _info(self, program: SupervisedProgram, number: int = 0, since: int = 0) -> Struct:
-        reload = self._service.reload_of(program, number)
+        driver = self._service.driver
+        reload = driver.numbered(program.name, number) or driver.latest(program.name)
         return structs.reload_info(program, reload, since, self._triggers.remark(program))
 
 
@@ -248,7 +250,7 @@ def _reload_all(
 
     :param name: what the client has called them.
     """
-    chosen = [program for program in members if service.is_reloadable(program)]
+    chosen = [program for program in members if service.admission.is_reloadable(program)]
     if not chosen:
         raise fault(Fault.NOT_RELOADABLE, f"{name}: no program of it runs and can be reloaded")
     skipped = [

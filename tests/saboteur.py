@@ -16,7 +16,7 @@ from typing import Any
 from supervisor_hotreload.core import reload as driver
 from supervisor_hotreload.core.driver import Driver
 from supervisor_hotreload.plugin import triggers
-from supervisor_hotreload.plugin.adopter import ProgramAdopter
+from supervisor_hotreload.plugin.builder import ProgramAdopter
 from supervisor_hotreload.servers.gunicorn.family import GunicornReexec
 
 

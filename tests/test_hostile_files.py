@@ -123,7 +123,7 @@ def test_log_lines_cannot_command_a_terminal(house: House) -> None:
     house.configure("--workers 1")
     house.start()
     house.release("v2", code="print('\\x1b]0;owned\\x07\\x00', flush=True)\nimport nothing_such\n")
-    done = house.ctl("hotreload", "myapp")
+    done = house.ctl("hotreload", "-v", "myapp")
     assert done.returncode == 1
     assert "nothing_such" in done.stdout
     assert "owned" in done.stdout

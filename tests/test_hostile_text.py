@@ -17,6 +17,7 @@ from supervisor.xmlrpc import RPCError
 import supervisor_hotreload
 from supervisor_hotreload.controllerplugin import HotReloadControllerPlugin
 from supervisor_hotreload.core.text import LONGEST
+from supervisor_hotreload.ctl.screen import Screen
 from supervisor_hotreload.listener.log import say
 from supervisor_hotreload.plugin.events import ProcessHotReloadEvent
 from supervisor_hotreload.plugin.log import Log
@@ -90,6 +91,7 @@ def test_a_value_of_the_configuration(house: House) -> None:
         "[hotreload:other]\nready_timeout = %(ENV_EVIL)s\n",
     )
     house.start()
+    house.wait_for("RUNNING", "other")
     answer = house.rpc().hotreload.getTriggers()
     assert_printable(answer)
     assert any("ready_timeout = \ufffd[2J\ufffd" in error for error in answer["errors"])
@@ -237,3 +239,10 @@ def test_supervisorctl_prints_no_more_than_text(capsys: pytest.CaptureFixture[st
     printed = capsys.readouterr().out
     assert len(printed.splitlines()) == 2
     assert_printable(printed.split("\n"))
+
+
+def test_the_tabs_of_a_backtrace_are_spaces_on_the_screen() -> None:
+    printed: list[str] = []
+    controller = types.SimpleNamespace(stdout=None, output=printed.append)
+    Screen(controller).say("myapp| \tfrom /srv/app/config.ru:3:in '<main>'\x1b[2J")
+    assert printed == ["myapp|     from /srv/app/config.ru:3:in '<main>'\ufffd[2J"]

@@ -203,11 +203,7 @@ class Toy:
         reload = Reload("toy", self.world.now, lambda _: None)
         reload.old_pid = reload.new_pid = self.master.pid
         server = self.server(policy, old or self.survey())
-
-        def commit() -> None:
-            reload.adopted = True
-
-        reload.begin(protocol.in_place(server, policy, commit))
+        reload.begin(protocol.in_place(server, policy, reload.commit))
         deadline = time.monotonic() + timeout
         while not reload.done:
             assert time.monotonic() < deadline, story(reload)

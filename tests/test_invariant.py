@@ -267,8 +267,12 @@ STOPPED_SOON = [("reload", 0.025), ("cancel", 0.025), ("old QUIT", 0.025), ("rel
 STOPPED_SOON += [("reload", 0.025), ("old USR2", 0.025), ("stop", 0.025)]
 """supervisord spawns it again; it gets a USR2 and a stop before hotreload has looked at it."""
 
+KILLED_SOON = [("old TERM", 1.1), ("reload", 1.1), ("old USR2", 0.025), ("old TERM", 0.025)]
+"""The same, a second after supervisord has spawned it again: its sockets have to be known."""
+
 
 @pytest.mark.long
+@example(seed=0, subreaper=False, schedule=KILLED_SOON)
 @example(seed=0, subreaper=False, schedule=STOPPED_SOON)
 @example(seed=19218, subreaper=False, schedule=TERM_TO_BOTH)
 @settings(
@@ -323,14 +327,14 @@ def test_whatever_goes_wrong_no_reload_stays_half_begun() -> None:
     simulation.options.lines.clear()
     simulation.reloads.start(simulation.program)
     simulation.run(30)
-    assert simulation.program.generation == 2
+    assert simulation.program.generations.number == 2
 
 
 def test_a_late_successor_that_hears_nothing_is_killed() -> None:
     simulation = Simulation(1, subreaper=True)
     simulation.run(4)
     world, old = simulation.world, simulation.world.masters()[0]
-    simulation.program.give_up_on_successor(world.children(old.process))
+    simulation.program.unwanted.refuse_successor(world.children(old.process))
     world.deliver(old.pid, signal.SIGUSR2)
     while len(world.masters()) < 2:
         world.step()
@@ -350,7 +354,7 @@ def test_a_successor_that_was_there_before_is_left_alone() -> None:
     world, old = simulation.world, simulation.world.masters()[0]
     world.deliver(old.pid, signal.SIGUSR2)
     simulation.run(3)
-    simulation.program.give_up_on_successor(world.children(old.process))
+    simulation.program.unwanted.refuse_successor(world.children(old.process))
     simulation.run(40)
     assert len(world.masters()) == 2
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import signal
 
-from supervisor_hotreload.plugin.ladder import Ladder, rungs
+from supervisor_hotreload.plugin.signals import Ladder, rungs
 from supervisor_hotreload.plugin.unwanted import LATE_SECONDS, Unwanted
 from supervisor_hotreload.system.process import Process
 from tests.fake_world import FakeWorld

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.harness.timing import calculation
 from tests.house import House
 from tests.listening import EVENTS, LISTENER, QUICK, Listening, answers
 
@@ -365,18 +366,6 @@ def test_an_event_that_cannot_be_taken_is_sent_again_once() -> None:
 
 
 # -- what it costs
-
-
-def calculation() -> float:
-    """Return the processor time of a short calculation here and now: about 3 ms, a thousandth of
-    a core for 3 s, and more where other processes share the caches."""
-
-    def once() -> float:
-        began = time.thread_time()
-        sum(range(200_000))
-        return time.thread_time() - began
-
-    return min(once() for _ in range(5))
 
 
 @pytest.mark.long

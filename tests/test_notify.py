@@ -13,7 +13,7 @@ from typing import Optional
 
 import pytest
 
-from supervisor_hotreload.plugin.notify_place import place
+from supervisor_hotreload.plugin.notify_socket import place
 from supervisor_hotreload.system.process import Process, environment_of, lookup
 from supervisor_hotreload.system.sd_notify import SENDERS, Notices
 from tests.house import APP, House, wait_until

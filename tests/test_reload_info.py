@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from supervisor_hotreload.core.lines import LINES
 from supervisor_hotreload.core.model import Fault
-from supervisor_hotreload.core.reload import Reload
+from supervisor_hotreload.core.reload import LINES, Reload
 from supervisor_hotreload.plugin.capture import capture
 from tests.house import House
 from tests.load import Load, get

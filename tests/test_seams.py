@@ -65,7 +65,7 @@ def test_a_missing_seam_is_named_in_one_line(name: str) -> None:
     delattr(options, name)
     running.options = options
     with pytest.raises(SeamMissing) as caught:
-        Supervisord(running, None, None, None)  # type: ignore[arg-type] # not reached
+        Supervisord(running, None, None, None, None)  # type: ignore[arg-type] # not reached
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -23,6 +23,7 @@ from supervisor_hotreload.system.descriptors import Descriptors
 from supervisor_hotreload.system.linux import State, state_of
 from supervisor_hotreload.system.process import Process, Unreadable, lookup
 from supervisor_hotreload.system.sockets import Sockets, SocketView
+from tests.harness.timing import calculation
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 
@@ -206,9 +207,11 @@ def test_one_look_costs_so_much_and_no_more() -> None:
     """A hundred children with 1,800 descriptors each took seconds of supervisord's loop."""
     with children(100) as crowd, bound(f"\0c{os.getpid()}", True) as listener:
         assert len(crowd) == 100
-        view = view_of(time.monotonic)
+        clock = Clock()
+        view = view_of(clock)
         complaints, took = [], []
         for _ in range(3):
+            clock.time += 0.02
             began = time.thread_time()
             for child in crowd:
                 try:
@@ -216,7 +219,7 @@ def test_one_look_costs_so_much_and_no_more() -> None:
                 except Unreadable as error:
                     complaints.append(str(error))
             took.append(time.thread_time() - began)
-    assert min(took) < 0.05, took
+    assert min(took) < 15 * calculation(), took  # 50 ms on a quiet machine
     assert len(complaints) >= 3 * 90
     assert all(re.match(r"/proc/\d+/fd: |the \d+ desc", text) for text in complaints), complaints
 
@@ -386,3 +389,22 @@ def test_the_state_of_a_file(tmp_path: pathlib.Path) -> None:
     os.close(int(link.rpartition("/")[2]))
     with pytest.raises(FileNotFoundError):
         state_of(str(tmp_path / "other"))
+
+
+def test_an_answer_that_takes_long_is_used_for_longer(
+    me: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other users may have so many sockets that the kernel needs long to walk over them."""
+    clock, asked = Clock(), list[int]()
+
+    def slow(pid: int) -> dict[int, str]:
+        asked.append(pid)
+        clock.time += 0.02
+        return {}
+
+    monkeypatch.setattr(sockets, "listening", slow)
+    view = view_of(clock)
+    for _ in range(40):
+        view.listening(me)
+        clock.time += 0.01
+    assert 2 <= len(asked) <= 4

@@ -408,7 +408,7 @@ def test_nobody_reads_its_stderr(wrapped: Wrapped) -> None:
 def test_it_imports_neither_supervisor_nor_adoption_nor_psutil() -> None:
     code = (
         "import sys; import supervisor_hotreload.wrapper.entry\n"
-        "import supervisor_hotreload.wrapper.check, supervisor_hotreload.wrapper.service_manager\n"
+        "import supervisor_hotreload.system.check, supervisor_hotreload.wrapper.service_manager\n"
         "print([m for m in sys.modules if m.split('.')[0] in ('supervisor', 'psutil')"
         " or 'adoption' in m])"
     )

@@ -204,6 +204,11 @@ class Progress:
         return cls(text, ready, total, f"{ready} of {total} ready")
 
     @classmethod
+    def of_old_workers(cls, left: int) -> Progress:
+        """Report that *left* workers of the old release still finish their requests."""
+        return cls(f"{counted(left, 'old worker')} left", 0, left)
+
+    @classmethod
     def of_seconds(cls, left: float) -> Progress:
         """Report that a wait ends in *left* seconds. A long wait makes few different texts."""
         step = 60 if left > 600 else 10 if left > 60 else 5 if left > 20 else 1

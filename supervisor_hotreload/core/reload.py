@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import traceback
 from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Callable, Optional, Union
 
-from supervisor_hotreload.core.lines import Lines
 from supervisor_hotreload.core.model import (
     ROLLBACKS,
     Cancelled,
@@ -19,6 +20,7 @@ from supervisor_hotreload.core.model import (
     Readiness,
 )
 from supervisor_hotreload.core.protocol import Steps, Wait, timed_out
+from supervisor_hotreload.core.text import LONGEST, internal_error
 
 OUTPUT_LINES = 200
 """How many lines of the program's own output are remembered for one reload."""
@@ -27,9 +29,49 @@ DRAINING_SECONDS = 60.0
 """Seconds after which others stop waiting for a reload that drains: a client may keep an old
 worker busy for an hour, and the new generation serves."""
 
+LINES = 500
+"""How many lines of one reload are remembered, the latest ones."""
 
 Seen = Union[Progress, Readiness]
 """What a wait has seen."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a reload's log.
+
+    :param seconds: since the reload began.
+    """
+
+    seconds: float
+    phase: Phase
+    text: str
+
+
+class Lines:
+    """The lines of one reload's log, numbered from 1 in the order of writing.
+
+    ``written`` is how many there were, also those that were dropped.
+    """
+
+    def __init__(self) -> None:
+        self.written = 0
+        self._latest: deque[Line] = deque(maxlen=LINES)
+
+    def __iter__(self) -> Iterator[Line]:
+        return iter(self._latest)
+
+    def __len__(self) -> int:
+        return len(self._latest)
+
+    def write(self, seconds: float, phase: Phase, text: str) -> None:
+        self._latest.append(Line(seconds, phase, text[:LONGEST]))
+        self.written += 1
+
+    def since(self, number: int) -> list[Line]:
+        """Return the lines after line *number*, as far as they are remembered."""
+        count = max(0, self.written - max(0, number))
+        return list(self._latest)[-count:] if count else []
 
 
 class Reload:
@@ -114,11 +156,8 @@ class Reload:
             wait = self._wait
             try:
                 result = wait.until()
-            except Failure as failure:
-                self._resume(failure)
-                continue
             except Exception as error:  # noqa: BLE001 - an error fails this reload alone
-                self._resume(self._internal(error))
+                self._resume(self._as_failure(error))
                 continue
             if result:
                 adopted_before = self.adopted
@@ -127,13 +166,13 @@ class Reload:
                 if self.adopted and not adopted_before:
                     return  # an adoption alone is long enough for one step
                 continue
-            if wait.for_each:
-                self._restart_timeout(wait, getattr(result, "ready", 0))
-            if self._deadline is not None and self._clock() >= self._deadline:
-                self._resume(overdue(wait, self.progress, self._most_ready))
-                continue
-            self._note(result)
-            return
+            ready = getattr(result, "ready", 0)
+            if wait.for_each and wait.timeout is not None and ready > self._most_ready:
+                self._most_ready, self._deadline = ready, self._clock() + wait.timeout
+            if self._deadline is None or self._clock() < self._deadline:
+                self._note(result)
+                return
+            self._resume(overdue(wait, self.progress, self._most_ready))
 
     def cancel(self, reason: str) -> None:
         """Roll back because an operator asks for it.
@@ -149,9 +188,9 @@ class Reload:
             )
         if self._steps is None:
             self._end(Outcome.ROLLED_BACK, Cancelled(reason))
-            return
-        self._resume(Cancelled(reason))
-        self.step()
+        else:
+            self._resume(Cancelled(reason))
+            self.step()
 
     def abandon(self, failure: Failure) -> None:
         """End the reload without a rollback: the caller ends or keeps the generations itself."""
@@ -161,12 +200,14 @@ class Reload:
             self._steps.close()
         self._end(Outcome.FAILED, failure)
 
+    def commit(self) -> None:
+        """Pass the point of no return: from now on no rollback is possible."""
+        self.adopted = True
+
     def say(self, text: str) -> None:
         """Add a line to the reload's log and to supervisord's."""
         self._write(text)
         self._log(f"hotreload: {self.name}: {text}")
-
-    # -- the protocol
 
     def _resume(self, value: Any) -> None:
         """Give the protocol the result of its wait, or the Failure that ended it."""
@@ -176,75 +217,51 @@ class Reload:
             wait = self._steps.send(value) if failure is None else self._steps.throw(failure)
         except StopIteration:
             self._end(Outcome.SUCCEEDED, None)
-        except Failure as error:
-            rolled_back = error.fault in ROLLBACKS and not self.adopted
-            self._end(Outcome.ROLLED_BACK if rolled_back else Outcome.FAILED, error)
         except Exception as error:  # noqa: BLE001 - an error fails this reload alone
-            self._end(Outcome.FAILED, self._internal(error))
+            ended = self._as_failure(error)
+            rolled_back = ended.fault in ROLLBACKS and not self.adopted
+            self._end(Outcome.ROLLED_BACK if rolled_back else Outcome.FAILED, ended)
         else:
-            self._wait = wait
-            self._most_ready = 0
+            self._wait, self._most_ready = wait, 0
             self._deadline = None if wait.timeout is None else self._clock() + wait.timeout
             if wait.phase is not self.phase:
-                self._transition(wait.phase, failure=failure)
+                self._enter(wait, failure)
+
+    def _enter(self, wait: Wait, failure: Optional[Failure]) -> None:
+        """Enter the phase of *wait*, and say so; *failure* is why the reload rolls back."""
+        what = first_line(wait, self.old_pid, self.new_pid)
+        if wait.phase is Phase.UNDOING:
+            self._failed_in = self.phase
+            what = failure.reason if failure is not None else what
+        self.phase, self._entered, self.progress = wait.phase, self._clock(), None
+        self.say(f"{wait.phase.value}: {what}")
 
     def _end(self, outcome: Outcome, failure: Optional[Failure]) -> None:
+        """Give the reload its outcome, and say so; *failure* is why it has not succeeded."""
         self._wait = self._steps = None
-        self._transition(Phase.DONE, outcome, failure)
-        callbacks, self._on_end = self._on_end, []  # they may hold much memory
-        for callback in callbacks:
+        self._ended, self.outcome = self._clock(), outcome
+        if failure is None:
+            self.say(f"{outcome.value} in {self.seconds:.1f} s")
+        else:
+            self.fault, self.reason = failure.fault, failure.reason
+            phase = (self._failed_in or self.phase).value
+            text = f"{outcome.value} while {phase}: {failure.reason}"
+            self._write(text)
+            self._warn(f"hotreload: {self.name}: {' '.join(text.split())}")
+        self.phase = Phase.DONE
+        while self._on_end:  # a callback may hold much memory
+            callback = self._on_end.pop(0)
             try:
                 callback(self)
             except Exception:  # noqa: BLE001 - the other callbacks have to be called as well
                 self._log(f"hotreload: {self.name}: {traceback.format_exc()}")
 
-    def _transition(
-        self,
-        phase: Phase,
-        outcome: Outcome = Outcome.PENDING,
-        failure: Optional[Failure] = None,
-    ) -> None:
-        """Enter *phase*, and say so. Every change of phase and outcome is made here.
-
-        :param failure: why the reload rolls back or has ended.
-        """
-        if phase is Phase.DONE:
-            self._ended = self._clock()
-            self.outcome = outcome
-            if failure is None:
-                self.say(f"{outcome.value} in {self.seconds:.1f} s")
-            else:
-                self.fault, self.reason = failure.fault, failure.reason
-                failed_in = self._failed_in or self.phase
-                text = f"{outcome.value} while {failed_in.value}: {failure.reason}"
-                self._write(text)
-                self._warn(f"hotreload: {self.name}: {' '.join(text.split())}")
-            self.phase = phase
-            return
-        if phase is Phase.UNDOING:
-            self._failed_in = self.phase
-        self.phase, self._entered, self.progress = phase, self._clock(), None
-        if phase is Phase.UNDOING and failure is not None:
-            self.say(f"{phase.value}: {failure.reason}")
-        else:
-            self.say(f"{phase.value}: {first_line(self._wait, self.old_pid, self.new_pid)}")
-
-    def _restart_timeout(self, wait: Wait, ready: int) -> None:
-        """Give the next worker the whole timeout when another one is ready."""
-        if ready > self._most_ready and wait.timeout is not None:
-            self._most_ready = ready
-            self._deadline = self._clock() + wait.timeout
-
-    def _internal(self, error: Exception) -> Failure:
-        """Log the traceback of an error of ours, and return it as a Failure."""
+    def _as_failure(self, error: Exception) -> Failure:
+        """Return *error* if it is a Failure; any other one is logged and is an error of ours."""
+        if isinstance(error, Failure):
+            return error
         self._log(f"hotreload: {self.name}: {traceback.format_exc()}")
-        return Failure(
-            Fault.INTERNAL,
-            f"an error inside hotreload while {self.phase.value}: "
-            f"{type(error).__name__}: {error} (the traceback is in supervisord's log)",
-        )
-
-    # -- the log
+        return Failure(Fault.INTERNAL, internal_error(error, f" while {self.phase.value}"))
 
     def _note(self, result: Any) -> None:
         """Remember what a wait has seen, and write it when it has changed."""
@@ -259,10 +276,8 @@ class Reload:
         self.lines.write(self.seconds, self.phase, text)
 
 
-def first_line(wait: Optional[Wait], old_pid: int, new_pid: int) -> str:
+def first_line(wait: Wait, old_pid: int, new_pid: int) -> str:
     """Return what happens in the phase of *wait*, as its first line says it."""
-    if wait is None:
-        return ""
     phase, in_place = wait.phase, new_pid == old_pid
     if phase is Phase.BAKING:
         who = "the new workers are" if in_place else "both generations serve, the new one is"

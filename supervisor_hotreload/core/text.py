@@ -55,6 +55,16 @@ def there_are(count: int, noun: str) -> str:
     return f"there {'is' if count == 1 else 'are'} {counted(count, noun)}"
 
 
+def internal_error(error: Exception, during: str = "") -> str:
+    """Return a sentence about an exception that hotreload does not expect.
+
+    :param during: when it was raised, such as ' while booting'.
+    """
+    kind = type(error).__name__
+    log = "the traceback is in supervisord's log"
+    return f"an error inside hotreload{during}: {kind}: {error} ({log})"
+
+
 def matches(name: str, group: str, process: str) -> bool:
     """Tell whether *name* means a program, as the name of a [hotreload:NAME] section does.
 

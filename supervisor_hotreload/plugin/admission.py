@@ -8,7 +8,6 @@ from typing import Optional
 
 from supervisor_hotreload import servers
 from supervisor_hotreload.core.model import Failure, Fault, Policy
-from supervisor_hotreload.plugin import report
 from supervisor_hotreload.plugin.program import SupervisedProgram
 from supervisor_hotreload.plugin.settings_file import SettingsFile
 from supervisor_hotreload.plugin.supervisord import Supervisord
@@ -124,7 +123,22 @@ class Admission:
         policy = self._policy(program)
         return Plan(program, found.family, found.old, policy, successor, (remark,))
 
-    def too_early(self, program: SupervisedProgram, family: AnyFamily) -> Failure:
+    def takes_hup(self, program: SupervisedProgram) -> bool:
+        """Tell whether a HUP for the program asks for a reload of it.
+
+        :raises Failure: when it does, and the server still boots; or when a setting is bad.
+        """
+        found = self._survey.found(program)
+        booting = None if found is not None else self._survey.booting(program)
+        if found is None and (booting is None or not booting.ended_by_hup):
+            return False
+        if not self._settings.policy(program).relay_sighup:
+            return False
+        if booting is not None:
+            raise self._too_early(program, booting)
+        return True
+
+    def _too_early(self, program: SupervisedProgram, family: AnyFamily) -> Failure:
         """Return the refusal of a reload whose server still boots."""
         lacking = family.lacks(program.program)
         return Failure(Fault.STILL_STARTING, f"{program.name} (pid {program.pid}) has no {lacking}")
@@ -170,7 +184,7 @@ class Admission:
             )
         family = self._survey.booting(program)
         if family is not None:
-            raise self.too_early(program, family)
+            raise self._too_early(program, family)
         names = ", ".join(f.name for f in servers.FAMILIES if not f.only_if_asked_for)
         raise Failure(
             Fault.NOT_RELOADABLE,
@@ -180,7 +194,7 @@ class Admission:
         )
 
     def _must_have_one_generation(self, program: SupervisedProgram, old: Generation) -> None:
-        previous = program.previous_generations()
+        previous = program.generations.living_previous()
         if previous:
             raise Failure(
                 Fault.FOREIGN_SUCCESSOR,
@@ -188,7 +202,7 @@ class Admission:
                 f"until it has drained, then reload again",
             )
         servers.must_not_be_stopped(self._world, program.name, old.master)
-        for successor in program.successors():
+        for successor in program.generations.successors():
             raise servers.foreign_successor(program.name, successor, old.master)
 
     def _must_have_notify_socket(self, program: SupervisedProgram, old: Generation) -> None:
@@ -217,8 +231,7 @@ class Admission:
 
     def _near_misses(self, program: SupervisedProgram) -> Iterator[str]:
         groups = self._supervised.groups()
-        for section in report.near_misses(self._settings, groups, program):
-            text = report.unmatched_section(section, groups)
+        for text in self._settings.near_misses(groups, program):
             yield f"warning: {text}; is it meant for {program.name}?"
 
     def _pidfile_remark(self, program: SupervisedProgram, old: Generation, policy: Policy) -> str:

@@ -4,31 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from types import SimpleNamespace
 from typing import Any, Callable, Optional
 
 from supervisor.states import ProcessStates
 
 from supervisor_hotreload.core.model import Failure, Fault
-from supervisor_hotreload.plugin.exit_watch import UNKNOWN_STATUS, ExitWatch
 from supervisor_hotreload.plugin.generations import Generations
+from supervisor_hotreload.plugin.loop import UNKNOWN_STATUS, ExitWatch
 from supervisor_hotreload.plugin.process_view import ProcessView
 from supervisor_hotreload.servers.lineage import Lineage
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
-
-
-class Retired:
-    """Stands in ``options.pidhistory`` for a process that supervisord tracks no longer.
-
-    :param on_exit: called with its pid and wait status.
-    """
-
-    def __init__(self, on_exit: Callable[[int, int], None]) -> None:
-        self._on_exit = on_exit
-
-    def finish(self, pid: int, sts: int) -> None:
-        """Report the exit. supervisord.reap calls this, then it removes the pid."""
-        self._on_exit(pid, sts)
 
 
 class Adoption:
@@ -147,7 +134,8 @@ class Adoption:
         """Let supervisord no longer track the process that it tracks, which lives."""
         pid = self._view.pid
         if self._world.is_child(pid):
-            self._options.pidhistory[pid] = Retired(self._on_retired_exit)
+            # supervisord.reap calls its finish, then it removes the pid
+            self._options.pidhistory[pid] = SimpleNamespace(finish=self._on_retired_exit)
         else:
             del self._options.pidhistory[pid]  # another parent reaps it
 

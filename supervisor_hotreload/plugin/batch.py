@@ -38,7 +38,7 @@ class Batch:
 
     def step(
         self,
-        begin: Callable[[SupervisedProgram, Reload, Overrides], None],
+        begin: Callable[[SupervisedProgram, Reload, Overrides], object],
         refuse: Callable[[SupervisedProgram, Reload, Failure], None],
     ) -> bool:
         """Begin the next reload if the current one has ended, or drains for long.

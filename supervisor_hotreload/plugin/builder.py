@@ -1,7 +1,8 @@
-"""Makes the steps of a reload from its plan."""
+"""Makes the steps of a reload from its plan, and what adopts its successor."""
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterable
@@ -11,12 +12,15 @@ from supervisor_hotreload.core import protocol
 from supervisor_hotreload.core.model import Failure, Fault, Outcome
 from supervisor_hotreload.core.protocol import Steps
 from supervisor_hotreload.core.reload import Reload
-from supervisor_hotreload.core.text import TRACEBACK
+from supervisor_hotreload.core.text import TRACEBACK, printable
 from supervisor_hotreload.plugin.admission import Plan
-from supervisor_hotreload.plugin.adopter import ProgramAdopter
-from supervisor_hotreload.plugin.check_command import ProgramCommand
 from supervisor_hotreload.plugin.program import SupervisedProgram
 from supervisor_hotreload.servers.base import SuccessorReload
+from supervisor_hotreload.servers.release_guard import ReleaseGuard
+from supervisor_hotreload.servers.trial import Trial
+from supervisor_hotreload.system.check import JudgingCommand
+from supervisor_hotreload.system.command import RunAs
+from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
 
 EXPLAINED = frozenset(
@@ -33,6 +37,35 @@ REASON_CHARACTERS = 300
 """Characters of such an exception that a reason shows: one line of a terminal or three."""
 
 
+class ProgramAdopter:
+    """Lets supervisord adopt the successor of one program (protocol.Adopter)."""
+
+    def __init__(self, reload: Reload, program: SupervisedProgram, guard: ReleaseGuard) -> None:
+        self._reload = reload
+        self._program = program
+        self._guard = guard
+
+    def expect(self, new: Process) -> None:
+        """Let *new* inherit the program should the old master die before the adoption."""
+        self._reload.new_pid = new.pid
+        self._program.generations.successor = new
+
+    def adopt(self, new: Process) -> None:
+        """Let supervisord track *new* from now on.
+
+        :raises Failure: RELEASE_MOVED when the release has moved while *new* booted.
+        """
+        refusal = self._guard.refusal(new)
+        if refusal:
+            raise Failure(Fault.RELEASE_MOVED, f"{refusal}; reload again")
+        self._program.adopt(new)
+        self._reload.commit()
+        self._reload.say(
+            f"adopted: pid {new.pid} is the program's own process now, "
+            f"generation {self._program.generations.number}"
+        )
+
+
 def steps(world: World, plan: Plan, reload: Reload) -> Steps:
     """Return the protocol of the plan's strategy.
 
@@ -41,8 +74,10 @@ def steps(world: World, plan: Plan, reload: Reload) -> Steps:
     program, policy = plan.program, plan.policy
     health_check = None
     if policy.check is not None:
-        health_check = ProgramCommand(program.process, program.name, policy.check, plan.old.master)
-    adopter = ProgramAdopter(reload, program, world)
+        health_check = _command(plan, policy.check)
+    adopter = ProgramAdopter(
+        reload, program, ReleaseGuard(world, program.directory, program.rights)
+    )
     if plan.successor is not None:
         server = plan.family.server(world, plan.old, policy, program.program)
         server.expect(plan.successor)
@@ -55,7 +90,7 @@ def steps(world: World, plan: Plan, reload: Reload) -> Steps:
         if plan.in_place:
             renewal = plan.family.in_place(world, plan.old, policy, program.program)
             renewal.output = reload.output
-            yield from protocol.in_place(renewal, policy, adopter.commit, health_check)
+            yield from protocol.in_place(renewal, policy, reload.commit, health_check)
         else:
             server = plan.family.server(world, plan.old, policy, program.program)
             reload.when_ended(_ends_late_successor(program, server))
@@ -66,13 +101,14 @@ def steps(world: World, plan: Plan, reload: Reload) -> Steps:
     return begun if command is None else protocol.tried(command, policy, begun)
 
 
-def trial(world: World, plan: Plan, reload: Reload) -> Optional[ProgramCommand]:
+def trial(world: World, plan: Plan, reload: Reload) -> Optional[JudgingCommand]:
     """Return the command that tries the release before anything is touched.
 
     :raises Failure: BAD_SETTING when the default command was asked for and there is none.
     """
     program, old = plan.program, plan.old
-    command, default = plan.policy.check_before, None
+    command = plan.policy.check_before
+    default: Optional[Trial] = None
     strategy = plan.family.strategies[plan.policy.strategy]
     if command == "default" or (command is None and strategy.tried):
         default = plan.family.trial(world, old, program.program)
@@ -99,15 +135,37 @@ def trial(world: World, plan: Plan, reload: Reload) -> Optional[ProgramCommand]:
         )
     if command is None or command == "none":
         return None
-    return ProgramCommand(
-        program.process,
+    return _command(plan, command, default or Trial((), command))
+
+
+def _command(plan: Plan, command: str, tries: Optional[Trial] = None) -> JudgingCommand:
+    """Return a command with the user, the directory and the environment of the program.
+
+    :param tries: how it tries the release, without words where an operator says it; None for a
+        health check.
+    """
+    program, config = plan.program, plan.program.process.config
+    run_as, given = RunAs(config.uid), {**os.environ, **program.given, **(config.environment or {})}
+    title, fault, hint = "", Fault.CHECK_FAILED, ""
+    if tries is not None:
+        if tries.words and not config.uid:  # only root may become another user
+            run_as = tries.run_as
+        given.update(tries.environment)
+        title, fault = f"check_before ({tries.title})", Fault.TRIAL_FAILED
+        by = "" if run_as.user is None else f" (as user {printable(str(run_as.user))})"
+        hint = f"{by}; set check_before = COMMAND, or none"
+    return JudgingCommand(
         program.name,
         command,
-        old.master,
-        title=f"check_before ({default.title if default is not None else command})",
-        fault=Fault.TRIAL_FAILED,
-        run_as=default.run_as if default is not None else None,
-        more=default.environment if default is not None else None,
+        plan.old.master,
+        given,
+        config.options.pidhistory.__setitem__,  # supervisord.reap calls finish of what is there
+        title,
+        fault,
+        config.directory,
+        config.umask,
+        run_as,
+        hint,
     )
 
 
@@ -120,7 +178,7 @@ def _ends_late_successor(
         before = server.before  # None until the old master is asked for a successor
         failed = reload.outcome is not Outcome.SUCCEEDED
         if before is not None and failed and not reload.new_pid:
-            program.give_up_on_successor(before)
+            program.unwanted.refuse_successor(before)
 
     return end_late_successor
 

@@ -7,110 +7,109 @@ notice that in the middle of a reload. docs/seams.rst says what each of these is
 from __future__ import annotations
 
 import inspect
-from typing import Any, Callable
+from collections.abc import Iterator
+from operator import attrgetter
+from types import SimpleNamespace
+from typing import Any, Optional
 
 from supervisor import dispatchers, events, options, process, supervisord
 
-Test = Callable[[Any], bool]
+MISSING = object()
 
-
-def _mentions(function: Any, *names: str) -> bool:
-    """Tell whether the code of a method uses all of *names*: a hook works only then."""
-    code = inspect.unwrap(function).__code__
-    return all(name in code.co_names for name in names)
-
-
-def _takes(function: Any, *parameters: str) -> bool:
-    """Tell whether a function has these as its first parameters."""
-    return tuple(inspect.signature(function).parameters)[: len(parameters)] == parameters
-
-
-def _has(target: Any, *names: str) -> bool:
-    return all(hasattr(target, name) for name in names)
-
-
-def _has_event(name: str) -> Test:
-    return lambda s: hasattr(events, name)
-
-
-EVENT_TYPES = (
-    "EventTypes",
-    "ProcessStateExitedEvent",
-    "SupervisorRunningEvent",
-    "ProcessGroupAddedEvent",
-    "ProcessGroupRemovedEvent",
-    "ProcessStateRunningEvent",
-)
-
-SEAMS: dict[str, Test] = {
-    "supervisord.process_groups": lambda s: isinstance(s.process_groups, dict),
-    "supervisord.options.pidhistory": lambda s: isinstance(s.options.pidhistory, dict),
-    "supervisord.options.kill(pid, signal)": lambda s: _takes(s.options.kill, "pid", "signal"),
-    "supervisord.options.execve(filename, argv, env)": lambda s: _takes(
-        s.options.execve, "filename", "argv", "env"
-    ),
-    "supervisord.options.cleanup()": lambda s: callable(s.options.cleanup),
-    "supervisord.options.waitpid()": lambda s: callable(s.options.waitpid),
-    "supervisord.options.get_socket_map()": lambda s: isinstance(s.options.get_socket_map(), dict),
-    "supervisord.options.mood": lambda s: isinstance(s.options.mood, int),
-    "supervisord.options.configfile": lambda s: hasattr(s.options, "configfile"),
-    "supervisord.options.poller.unregister_readable(fd)": lambda s: _takes(
-        s.options.poller.unregister_readable, "fd"
-    ),
-    "supervisord.options.environ_expansions": lambda s: isinstance(
-        s.options.environ_expansions, dict
-    ),
-    "Supervisor.reap by pidhistory and finish": lambda s: _mentions(
-        supervisord.Supervisor.reap, "pidhistory", "finish"
-    ),
-    "Subprocess.finish(pid, sts)": lambda s: _takes(
-        process.Subprocess.finish, "self", "pid", "sts"
-    ),
-    "Subprocess.kill(sig) by options.kill": lambda s: (
-        _takes(process.Subprocess.kill, "self", "sig")
-        and _mentions(process.Subprocess.kill, "options", "kill")
-    ),
-    "Subprocess.signal(sig)": lambda s: _takes(process.Subprocess.signal, "self", "sig"),
-    "Subprocess.stop by kill": lambda s: _mentions(process.Subprocess.stop, "kill"),
-    "Subprocess.spawn()": lambda s: _takes(process.Subprocess.spawn, "self"),
-    "Subprocess.transition()": lambda s: _takes(process.Subprocess.transition, "self"),
-    "Subprocess.change_state(new_state)": lambda s: _takes(
-        process.Subprocess.change_state, "self", "new_state"
-    ),
-    "Subprocess.pid, state, laststart, killing, administrative_stop, spawnerr, exitstatus, "
-    "dispatchers, pipes": lambda s: _has(
-        process.Subprocess,
-        "pid",
-        "state",
-        "laststart",
-        "killing",
-        "administrative_stop",
-        "spawnerr",
-        "exitstatus",
-        "dispatchers",
-        "pipes",
-    ),
-    "ProcessConfig.make_dispatchers(proc) by make_pipes": lambda s: (
-        _takes(options.ProcessConfig.make_dispatchers, "self", "proc")
-        and _mentions(options.ProcessConfig.make_dispatchers, "make_pipes")
-    ),
-    "ProcessConfig.get_path()": lambda s: _takes(options.ProcessConfig.get_path, "self"),
-    "POutputDispatcher._log(data)": lambda s: _takes(
-        dispatchers.POutputDispatcher._log, "self", "data"
-    ),
-    "events.subscribe(type, callback)": lambda s: _takes(events.subscribe, "type", "callback"),
-    "events.register(name, type)": lambda s: _takes(events.register, "name", "event"),
-    **{f"events.{name}": _has_event(name) for name in EVENT_TYPES},
+ATTRIBUTES: dict[str, type] = {
+    "supervisord.process_groups": dict,
+    "supervisord.options.pidhistory": dict,
+    "supervisord.options.mood": int,
+    "supervisord.options.configfile": object,
+    "supervisord.options.environ_expansions": dict,
+    "Subprocess.pid": object,
+    "Subprocess.state": object,
+    "Subprocess.laststart": object,
+    "Subprocess.killing": object,
+    "Subprocess.administrative_stop": object,
+    "Subprocess.spawnerr": object,
+    "Subprocess.exitstatus": object,
+    "Subprocess.dispatchers": object,
+    "Subprocess.pipes": object,
+    "events.EventTypes": object,
+    "events.ProcessStateExitedEvent": object,
+    "events.SupervisorRunningEvent": object,
+    "events.ProcessGroupAddedEvent": object,
+    "events.ProcessGroupRemovedEvent": object,
+    "events.ProcessStateRunningEvent": object,
 }
+"""What hotreload reads or sets, and its type."""
+
+FUNCTIONS = (
+    "supervisord.options.kill(pid, signal)",
+    "supervisord.options.execve(filename, argv, env)",
+    "supervisord.options.cleanup()",
+    "supervisord.options.waitpid()",
+    "supervisord.options.get_socket_map()",
+    "supervisord.options.poller.unregister_readable(fd)",
+    "Subprocess.finish(pid, sts)",
+    "Subprocess.kill(sig)",
+    "Subprocess.signal(sig)",
+    "Subprocess.spawn()",
+    "Subprocess.transition()",
+    "Subprocess.change_state(new_state)",
+    "ProcessConfig.make_dispatchers(proc)",
+    "ProcessConfig.get_path()",
+    "POutputDispatcher._log(data)",
+    "events.subscribe(type, callback)",
+    "events.register(name, event)",
+)
+"""What hotreload calls or replaces, with its first parameters."""
+
+USES = {
+    "Supervisor.reap": {"pidhistory", "finish"},
+    "Subprocess.kill": {"options", "kill"},
+    "Subprocess.stop": {"kill"},
+    "ProcessConfig.make_dispatchers": {"make_pipes"},
+}
+"""The names in the code of methods: what hotreload replaces has to be what they use."""
 
 
 def missing(running: Any) -> list[str]:
-    """Return the names of the seams that *running*, supervisor's Supervisor, lacks."""
-    return [name for name, test in SEAMS.items() if not _holds(test, running)]
+    """Return the names of what *running*, supervisor's Supervisor, lacks."""
+    owners = SimpleNamespace(
+        supervisord=running,
+        Supervisor=supervisord.Supervisor,
+        Subprocess=process.Subprocess,
+        ProcessConfig=options.ProcessConfig,
+        POutputDispatcher=dispatchers.POutputDispatcher,
+        events=events,
+    )
+    return list(_missing(owners))
 
 
-def _holds(test: Test, running: Any) -> bool:
+def _missing(owners: SimpleNamespace) -> Iterator[str]:
+    for name, kind in ATTRIBUTES.items():
+        found = _found(owners, name)
+        if found is MISSING or not isinstance(found, kind):
+            yield name
+    for call in FUNCTIONS:
+        name, _, rest = call[:-1].partition("(")
+        wanted = rest.split(", ") if rest else []
+        parameters = _parameters(_found(owners, name))
+        if parameters is None or parameters[: len(wanted)] != wanted:
+            yield call
+    for name, names in USES.items():
+        code = getattr(inspect.unwrap(_found(owners, name)), "__code__", None)
+        if code is None or not names.issubset(code.co_names):
+            yield f"{name} by {' and '.join(sorted(names))}"
+
+
+def _found(owners: SimpleNamespace, name: str) -> Any:
     try:
-        return test(running)
-    except (AttributeError, TypeError, ValueError):
-        return False
+        return attrgetter(name)(owners)
+    except AttributeError:
+        return MISSING
+
+
+def _parameters(function: Any) -> Optional[list[str]]:
+    """Return the parameters of a function without 'self', None for anything else."""
+    try:
+        return [name for name in inspect.signature(function).parameters if name != "self"]
+    except (TypeError, ValueError):
+        return None

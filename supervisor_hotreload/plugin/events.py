@@ -7,15 +7,16 @@ interfaces before it reads the sections of event listeners, so that these may na
 from __future__ import annotations
 
 import time
-import traceback
-from typing import Any, Callable, Optional, Protocol
+from typing import Any, Optional
 
 from supervisor import events
 from supervisor.options import make_namespec
 
-from supervisor_hotreload.core.model import Fault, Outcome
+from supervisor_hotreload.core.model import Outcome
+from supervisor_hotreload.core.reload import Reload
 from supervisor_hotreload.core.text import printable
 from supervisor_hotreload.plugin.log import Log
+from supervisor_hotreload.plugin.program import SupervisedProgram
 
 
 class ProcessHotReloadEvent(events.Event):  # type: ignore[misc] # supervisor is untyped
@@ -66,35 +67,6 @@ ENDS = {
 }
 
 
-class Announced(Protocol):
-    """A reload, as its events describe it."""
-
-    old_pid: int
-    new_pid: int
-    outcome: Outcome
-    fault: Optional[Fault]
-    reason: str
-    serving: str
-
-    @property
-    def seconds(self) -> float: ...
-
-    def when_ended(self, callback: Callable[[Any], None]) -> None: ...
-
-
-class Program(Protocol):
-    """The program of a reload, as the events describe it."""
-
-    process: Any
-    generation: int
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def group(self) -> str: ...
-
-
 class Announcer:
     """Sends the events of every reload.
 
@@ -105,9 +77,9 @@ class Announcer:
         self.instance = f"{time.monotonic_ns():x}"
         self._log = log
         self._begun: dict[str, int] = {}
-        self._latest: dict[str, Announced] = {}
+        self._latest: dict[str, Reload] = {}
 
-    def announce(self, program: Program, reload: Announced) -> None:
+    def announce(self, program: SupervisedProgram, reload: Reload) -> None:
         """Send the event that *reload* has begun, and another one when it ends."""
         serial = self._begun[program.name] = self._begun.get(program.name, 0) + 1
         self._latest[program.name] = reload
@@ -116,7 +88,7 @@ class Announcer:
             lambda ended: self._notify(ENDS[ended.outcome](_tokens(program, ended, serial)))
         )
 
-    def latest(self, name: str) -> Optional[Announced]:
+    def latest(self, name: str) -> Optional[Reload]:
         """Return the latest reload of *name* that has begun."""
         return self._latest.get(name)
 
@@ -125,10 +97,7 @@ class Announcer:
         return f"{self.instance}.{self._begun[name]}" if name in self._begun else ""
 
     def _notify(self, event: ProcessHotReloadEvent) -> None:
-        try:
-            events.notify(event)
-        except Exception:  # noqa: BLE001 - a subscriber's error must not fail the reload
-            self._log.critical(f"hotreload: {event.payload()}: {traceback.format_exc()}")
+        self._log.guarded(lambda: events.notify(event), None, event.payload())
 
 
 class Exits:
@@ -150,11 +119,11 @@ class Exits:
             self._counts[name] = (self._counts.get(name, (0, 0.0))[0] + 1, time.monotonic())
 
 
-def _tokens(program: Program, reload: Announced, serial: int) -> dict[str, object]:
+def _tokens(program: SupervisedProgram, reload: Reload, serial: int) -> dict[str, object]:
     return {
         "processname": program.process.config.name,
         "groupname": program.group,
-        "generation": program.generation,
+        "generation": program.generations.number,
         "old_pid": reload.old_pid,
         "new_pid": reload.new_pid,
         "reload": serial,

@@ -9,7 +9,7 @@ from typing import Callable, Optional
 
 from supervisor_hotreload.plugin.adoption import Adoption
 from supervisor_hotreload.plugin.generations import Generations
-from supervisor_hotreload.plugin.ladder import Ladder, rungs
+from supervisor_hotreload.plugin.signals import Ladder, rungs
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
 

@@ -20,12 +20,12 @@ from supervisor_hotreload.servers.lineage import successors as successors_of
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
 
-FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 1.0, 600.0
+FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.25, 600.0
 """Seconds between two looks at a program without a listening socket, the shortest and the
 longest: most programs never listen."""
 
 LOOK_GROWTH = 1.3
-"""The factor by which the pause between two looks grows, after about ten of FIRST_LOOK_SECONDS."""
+"""The factor by which the pause between two looks grows, after a few of FIRST_LOOK_SECONDS."""
 
 
 class Looks:
@@ -74,10 +74,11 @@ class Generations:
 
     # -- the tracked generation
 
-    def begin(self, first: Lineage) -> None:
-        """Start with generation 1: supervisord has spawned the program."""
+    def _begin(self, process: Process, group: int) -> None:
+        """Start with generation 1: supervisord has spawned *process*, in that process group."""
         self.number = 1
-        self.lineage = first
+        own = group == process.pid
+        self.lineage = Lineage(process, process.start, group, own, is_ours=True)
         self._lineages.clear()
         self.looks.start()
 
@@ -97,7 +98,7 @@ class Generations:
         """Remember a process that supervisord has just forked. It may not have exec'd yet."""
         process = self._world.lookup(pid) if pid else None
         if process is not None:
-            self.begin(Lineage(process, process.start, process.pid, True, is_ours=True))
+            self._begin(process, process.pid)
 
     def note(self, pid: int) -> None:
         """Remember the tracked process *pid* as a master, with what tells it from an exec."""
@@ -106,8 +107,7 @@ class Generations:
             return
         process = status.process
         if self.lineage is None or self.lineage.tracked != process:
-            owns_group = status.group == process.pid
-            self.begin(Lineage(process, process.start, status.group, owns_group, is_ours=True))
+            self._begin(process, status.group)
         known = self.lineage
         assert known is not None
         if process not in known.masters or not known.masters[process].image:

@@ -51,7 +51,8 @@ def make_room(groups: Iterable[Any]) -> None:
     """
     groups = list(groups)
     configs = [process.config for group in groups for process in group.processes.values()]
-    largest = max((_captured(config) for config in configs), default=0)
+    captured = [(c.stdout_capture_maxbytes, c.stderr_capture_maxbytes) for c in configs]
+    largest = max((size or 0 for both in captured for size in both), default=0)
     for pool in filter(is_ours, groups):
         listens = any(
             issubclass(event, events.ProcessLogEvent) for event in pool.config.pool_events
@@ -60,31 +61,13 @@ def make_room(groups: Iterable[Any]) -> None:
         pool.config = LargerPoolConfig(getattr(pool.config, "configured", pool.config), size)
 
 
-def make_findable(pool: Any) -> None:
-    """Let supervisord find hotreload-listener where supervisord itself is installed.
+def _longer_path(get_path: Callable[[], list[str]]) -> Callable[[], list[str]]:
+    """Return what finds our listener where supervisord itself is installed, too.
 
     A supervisord of a virtual environment often runs without the PATH of that environment.
     The directories in PATH come first.
     """
-    for process in pool.processes.values():
-        process.config.get_path = _longer_path(process.config.get_path)
-
-
-def _longer_path(get_path: Callable[[], list[str]]) -> Callable[[], list[str]]:
     return lambda: [*get_path(), sysconfig.get_path("scripts")]
-
-
-def hand_over(former: Any, pool: Any) -> None:
-    """Give *pool* the events that still wait in *former*, the pool that it replaces.
-
-    ``supervisorctl update`` replaces a pool, for example to give the listener a password.
-    """
-    pool.event_buffer[:0] = former.event_buffer
-    former.event_buffer.clear()
-
-
-def _captured(config: Any) -> int:
-    return max(config.stdout_capture_maxbytes or 0, config.stderr_capture_maxbytes or 0)
 
 
 def why_not_received(name: str, pools: Iterable[Any]) -> str:
@@ -140,13 +123,16 @@ class ListenerPools:
         self._since = 0.0
 
     def add(self, pool: Any) -> None:
-        """Prepare *pool*, if it is ours. It gets the events that a pool of that name has left."""
+        """Prepare *pool*, if it is ours. It gets the events that a pool of that name has left:
+        ``supervisorctl update`` replaces a pool, for example to give the listener a password."""
         if not is_ours(pool):
             return
-        make_findable(pool)
+        for process in pool.processes.values():
+            process.config.get_path = _longer_path(process.config.get_path)
         former = self._pools.get(pool.config.name)
         if former is not None:
-            hand_over(former, pool)
+            pool.event_buffer[:0] = former.event_buffer
+            former.event_buffer.clear()
         self._pools[pool.config.name] = pool
         self._since = self._since or time.monotonic()
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import traceback
 from typing import Any, Callable, TypeVar
 
-from supervisor_hotreload.core.text import log_lines
+from supervisor_hotreload.core.model import Failure, Fault
+from supervisor_hotreload.core.text import internal_error, log_lines
 
 T = TypeVar("T")
 
@@ -49,6 +50,13 @@ class Log:
         except Exception:  # noqa: BLE001 - it would end supervisord
             self.exception(about)
             return otherwise
+
+    def as_failure(self, error: Exception, about: str) -> Failure:
+        """Return the *error* that is being handled, as a Failure; an unexpected one is logged."""
+        if isinstance(error, Failure):
+            return error
+        self.exception(about)
+        return Failure(Fault.INTERNAL, internal_error(error))
 
     def _write(self, write: Callable[[str], None], text: str) -> None:
         for line in log_lines(text):

@@ -17,17 +17,12 @@ from collections.abc import Iterable
 from typing import NamedTuple, Optional
 
 from supervisor_hotreload import servers
+from supervisor_hotreload.plugin.process_view import GIVEN, URL
 from supervisor_hotreload.plugin.program import SupervisedProgram
 from supervisor_hotreload.plugin.record import Proofs
-from supervisor_hotreload.servers.lineage import acts_alike, runs
-from supervisor_hotreload.system.process import Process, Unreadable
+from supervisor_hotreload.servers.lineage import acts_alike, holds_all, holds_some, runs
+from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
-
-GIVEN = ("SUPERVISOR_ENABLED", "SUPERVISOR_PROCESS_NAME", "SUPERVISOR_GROUP_NAME")
-"""The variables by which supervisord names a program to it (Subprocess._spawn_as_child)."""
-
-URL = "SUPERVISOR_SERVER_URL"
-"""The variable that names supervisord's own server (Subprocess._spawn_as_child)."""
 
 
 class Stray(NamedTuple):
@@ -75,7 +70,7 @@ def find(
         proven = [stray.process for stray in mine if _inherits(world, recorded, stray.process)]
     if proven:
         return proven[0]
-    expected = given_to(program)
+    expected = program.given
     likely = [
         s.process for s in mine if s.user == user and expected.items() <= s.environment.items()
     ]
@@ -98,7 +93,7 @@ def _is_recorded(world: World, user: int, known: Process, sockets: frozenset[int
     ids = world.ids(known)
     if ids is None or ids.user is None or user not in (ids.user, 0):
         return False
-    return not sockets or not sockets.isdisjoint(_held(world, known))
+    return not sockets or holds_some(world, known, sockets)
 
 
 def before(world: World, recorded: Proofs, process: Process) -> list[Process]:
@@ -116,25 +111,10 @@ def _inherits(world: World, recorded: Proofs, process: Process) -> bool:
         sockets
         and not world.alive(known)
         and process.start >= known.start
-        and sockets <= _held(world, process)
+        and holds_all(world, process, sockets)
         and any(family.is_master(world, process) for family in servers.FAMILIES)
         for known, sockets in recorded
     )
-
-
-def _held(world: World, process: Process) -> frozenset[int]:
-    try:
-        return world.held(process)
-    except Unreadable:
-        return frozenset()
-
-
-def given_to(program: SupervisedProgram) -> dict[str, str]:
-    """Return the variables that supervisord gives a program (Subprocess._spawn_as_child)."""
-    config = program.process.config
-    given = dict(zip(GIVEN, ("1", config.name, program.group)))
-    url = config.serverurl or config.options.serverurl
-    return {**given, URL: url} if url else given
 
 
 def _doubt(

@@ -15,6 +15,12 @@ from supervisor_hotreload.system.credentials import NOBODY, Ids, ids_of
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
 
+GIVEN = ("SUPERVISOR_ENABLED", "SUPERVISOR_PROCESS_NAME", "SUPERVISOR_GROUP_NAME")
+"""The variables by which supervisord names a program to it."""
+
+URL = "SUPERVISOR_SERVER_URL"
+"""The variable that names supervisord's own server."""
+
 
 class ProcessView:
     """Reads supervisor's Subprocess, which is untyped. Changes nothing.
@@ -80,6 +86,15 @@ class ProcessView:
         if seen is not None and seen.user is not None and user in (seen.user, 0):
             return seen
         return Ids.of_user(user, os.getegid() if user == 0 else NOBODY)
+
+    @property
+    def given(self) -> dict[str, str]:
+        """The variables by which supervisord names a program to itself
+        (supervisor.process.Subprocess._spawn_as_child)."""
+        config = self.process.config
+        given = dict(zip(GIVEN, ("1", config.name, self.group)))
+        url = config.serverurl or config.options.serverurl
+        return {**given, URL: url} if url else given
 
     @property
     def program(self) -> Program:

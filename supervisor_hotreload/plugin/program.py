@@ -2,21 +2,21 @@
 
 This is the facade that the rest of the plugin uses. Its parts are adoption (which process
 supervisord tracks), generations (which processes are of the program), hooks (what hotreload
-does when supervisord acts), exit_hold and unwanted (what has to end), group_signals.
+does when supervisord acts), exit_hold and unwanted (what has to end), signals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from typing import Any, Callable, Optional, Protocol
 
 from supervisor_hotreload.core.model import Failure
 from supervisor_hotreload.plugin.adoption import Adoption
 from supervisor_hotreload.plugin.exit_hold import ExitHold
 from supervisor_hotreload.plugin.generations import Generations
-from supervisor_hotreload.plugin.group_signals import end_masters, signal_adopted
 from supervisor_hotreload.plugin.hooks import Reactions, hook
 from supervisor_hotreload.plugin.process_view import ProcessView
+from supervisor_hotreload.plugin.signals import end_masters, signal_adopted
 from supervisor_hotreload.plugin.unwanted import Unwanted
 from supervisor_hotreload.servers import AnyFamily
 from supervisor_hotreload.system.process import Process
@@ -35,26 +35,14 @@ class Observer(Protocol):
     def stopped(self, program: SupervisedProgram, reason: str) -> None:
         """Note that an operator stops the program, all generations of it."""
 
-    def notify_socket(self, program: SupervisedProgram) -> str:
-        """Return the path at which the program has to say that it is ready, '' for none."""
-
     def runs(self, program: SupervisedProgram) -> None:
         """Note that the program has been started and is RUNNING."""
 
     def inherited(self, program: SupervisedProgram) -> None:
         """Note that the old master has died, and that supervisord tracks its successor now."""
 
-    def adopts_orphans(self, program: SupervisedProgram) -> bool:
-        """Tell whether a process that an earlier supervisord has left may be adopted."""
-
-    def strategy(self, program: SupervisedProgram) -> str:
-        """Return the setting ``strategy`` of the program."""
-
     def orphan_taken(self, program: SupervisedProgram) -> None:
         """Note that supervisord tracks a process that an earlier supervisord has left."""
-
-    def proven(self, program: SupervisedProgram) -> None:
-        """Note that the processes of the program, or their sockets, are others now."""
 
 
 class SupervisedProgram(ProcessView):
@@ -62,93 +50,76 @@ class SupervisedProgram(ProcessView):
 
     :param process: supervisor's Subprocess.
     :param observer: called when something happens to the program.
+    :param on_change: called when the processes of the program, or their sockets, are others.
+    :param open_socket: returns the path of the program's notify socket, '' where it needs none.
     """
 
-    def __init__(self, process: Any, world: World, observer: Observer) -> None:
+    def __init__(
+        self,
+        process: Any,
+        world: World,
+        observer: Observer,
+        on_change: Callable[[], None],
+        open_socket: Callable[[ProcessView], str],
+    ) -> None:
         super().__init__(process, world)
         self.notify_socket = ""
         self.given_socket: Optional[str] = None
         """The notify socket in the environment of the running process. None where an earlier
         supervisord has started it, and this one cannot know."""
         self._observer = observer
+        self._on_change = on_change
+        self._open_socket = open_socket
         options = process.config.options
-        self._generations = Generations(world, lambda pid: pid in options.pidhistory)
+        self.generations = Generations(world, lambda pid: pid in options.pidhistory)
         view = ProcessView(process, world)
         self._adoption = Adoption(
             view,
             world,
-            self._generations,
+            self.generations,
             send=self._end,
-            on_change=lambda: observer.proven(self),
+            on_change=on_change,
             on_inherited=lambda: observer.inherited(self),
         )
-        self._hold = ExitHold(world, self._generations, self._adoption, self._end, self._warn)
-        self._unwanted = Unwanted(world, lambda unwanted, sig: self._end([unwanted], sig))
+        self._hold = ExitHold(world, self.generations, self._adoption, self._end, self._warn)
+        self.unwanted = Unwanted(world, lambda unwanted, sig: self._end([unwanted], sig))
         reactions = Reactions(
             inherits=self._adoption.inherit,
             holds=self._hold.hold,
             status=self._hold.status,
             ended=self._on_end,
             record=self._note_and_record,
-            others=self._generations.others,
+            others=self.generations.others,
             stopped=self._stop_others,
             take_hup=self._relay,
-            hup_passes=self._generations.looks.start,  # it may listen elsewhere after a HUP
+            hup_passes=self.generations.looks.start,  # it may listen elsewhere after a HUP
             tend=self._tend,
             spawning=self._on_spawning,
-            spawned=lambda: self._generations.note_spawn(self.pid),
+            spawned=lambda: self.generations.note_spawn(self.pid),
         )
         hook(process, self.name, self.logger, reactions)
 
-    # -- the generations
-
-    @property
-    def generation(self) -> int:
-        """The number of the tracked generation; supervisord spawns generation 1."""
-        return self._generations.number
-
-    @generation.setter
-    def generation(self, number: int) -> None:
-        self._generations.number = number
-
-    @property
-    def successor(self) -> Optional[Process]:
-        """The new master of the active reload, before it is adopted."""
-        return self._generations.successor
-
-    @successor.setter
-    def successor(self, process: Optional[Process]) -> None:
-        self._generations.successor = process
-
-    def successors(self) -> list[Process]:
-        """Return the successors that the tracked generation has forked."""
-        return self._generations.successors()
-
-    def previous_generations(self) -> list[Process]:
-        """Return the processes of earlier generations that live."""
-        return self._generations.living_previous()
-
     def remember(self, master: Process, family: Optional[AnyFamily] = None) -> None:
         """Remember the master of the tracked generation, a child where a shell is tracked."""
-        self._generations.note(self.pid)
-        self._generations.note_master(master, family)
+        self.generations.note(self.pid)
+        self.generations.note_master(master, family)
         self._record()
 
     def look(self) -> None:
         """Record what proves which processes are of the program, while they live."""
-        self._generations.note(self.pid)
-        if self._generations.lineage is None:
+        self.generations.note(self.pid)
+        if self.generations.lineage is None:
             return
         self._observer.runs(self)
         self._record()
-        if self._generations.sockets:
-            self._generations.looks.stop()
+        if self.generations.sockets:
+            self.generations.looks.stop()
 
     def proofs(self) -> list[tuple[Process, frozenset[int]]]:
         """Return the processes that the next supervisord may take, each with its sockets."""
         current = None if self.exit_is_held else self.current()
-        sockets = self._generations.sockets
-        return [(process, sockets) for process in self._generations.proven(current)]
+        sockets = self.generations.sockets
+        return [(process, sockets) for process in self.generations.proven(current)]
 
     # -- adoption
 
@@ -173,7 +144,7 @@ class SupervisedProgram(ProcessView):
         :param pipes: the reading ends of the pipes that it logs to.
         :param previous: the masters of earlier generations that still drain.
         """
-        self._generations.add_previous(previous)
+        self.generations.add_previous(previous)
         self._adoption.adopt_orphan(process, started, pipes)
 
     # -- what ends
@@ -184,34 +155,17 @@ class SupervisedProgram(ProcessView):
         :param kill: supervisord's own function.
         :raises ProcessLookupError: when the process has ended.
         """
-        known = self._generations.lineage
+        known = self.generations.lineage
         if known is None or not self._adoption.adopted:
             kill(pid, sig)
         else:
             signal_adopted(self._world, known, pid, sig, kill)
 
-    def end_previous(self) -> None:
-        """End the previous generations, which an error has left without a reload."""
-        self._unwanted.end(self.previous_generations())
-
-    def give_up_on_successor(self, before: Container[Process]) -> None:
-        """End a successor that comes late: a busy master may honour a USR2 after its reload.
-
-        :param before: children of the old master that lived before that USR2.
-        """
-        self._unwanted.refuse_successor(before)
-
-    def want_successor(self) -> None:
-        """Let a successor live that comes from now on: a reload waits for it."""
-        self._unwanted.allow_successor()
-
     # -- what happens at the hooks
 
     def listen(self) -> None:
         """Open the notify socket of the program, if its settings ask for one."""
-        self.notify_socket = self.logger.guarded(
-            lambda: self._observer.notify_socket(self), "", self.name
-        )
+        self.notify_socket = self.logger.guarded(lambda: self._open_socket(self), "", self.name)
 
     def _on_spawning(self) -> None:
         self.listen()
@@ -226,7 +180,7 @@ class SupervisedProgram(ProcessView):
 
     def _stop_others(self, others: list[Process], sig: int) -> None:
         """Send the stop signal, which the tracked process has got, to *others* as well."""
-        self._generations.add_previous(others)
+        self.generations.add_previous(others)
         stopped = "stopped by an operator"
         self.logger.guarded(lambda: self._observer.stopped(self, stopped), None, self.name)
         self._end(others, sig)
@@ -234,28 +188,28 @@ class SupervisedProgram(ProcessView):
     def _on_end(self) -> None:
         """Forget the processes of the program: all have ended."""
         self._adoption.stop_watching()
-        self._generations.forget()
+        self.generations.forget()
         self._hold.end()
-        self._observer.proven(self)
+        self._on_change()
 
     def _tend(self) -> None:
         """Do what is due. Called at every turn of supervisord's loop."""
-        if self._generations.looks.are_due():
+        if self.generations.looks.are_due():
             self.look()
         self._hold.climb()
-        for late in self._unwanted.tend(self.successors):
+        for late in self.unwanted.tend(self.generations.successors):
             self._warn(
                 f"{late}, the successor of a reload that was given up, has come late and is ended"
             )
 
     def _note_and_record(self) -> None:
         """Record what proves the others, before a stop: the program may have just been spawned."""
-        self._generations.note(self.pid)
+        self.generations.note(self.pid)
         self._record()
 
     def _record(self) -> None:
-        if self._generations.record():
-            self._observer.proven(self)
+        if self.generations.record():
+            self._on_change()
 
     def _end(self, masters: Iterable[Process], sig: int) -> None:
         end_masters(self._world, masters, sig, self.pid)

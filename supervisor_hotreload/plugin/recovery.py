@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import time
 from collections.abc import Collection
+from typing import Any, Optional
 
 from supervisor_hotreload.core.model import Failure
 from supervisor_hotreload.plugin import orphans
 from supervisor_hotreload.plugin.log import Log
-from supervisor_hotreload.plugin.pipes import reopen_pipes
 from supervisor_hotreload.plugin.program import Observer, SupervisedProgram
 from supervisor_hotreload.plugin.record import Proofs, Record
+from supervisor_hotreload.plugin.settings_file import SettingsFile
 from supervisor_hotreload.system.process import age_of
 from supervisor_hotreload.system.world import World
 
@@ -21,8 +24,11 @@ class Recovery:
     :param path: where the record lies, '' for none.
     """
 
-    def __init__(self, world: World, observer: Observer, path: str, log: Log) -> None:
+    def __init__(
+        self, world: World, settings: SettingsFile, observer: Observer, path: str, log: Log
+    ) -> None:
         self._world = world
+        self._settings = settings
         self._observer = observer
         self._log = log
         self._record = Record(path)
@@ -65,10 +71,10 @@ class Recovery:
     ) -> None:
         about = f"hotreload: {program.name}:"
         try:
-            if not self._observer.adopts_orphans(program):
+            policy = self._settings.policy(program)
+            if not policy.adopt_orphans:
                 return
-            strategy = self._observer.strategy(program)
-            process = orphans.find(self._world, program, recorded, strays, strategy)
+            process = orphans.find(self._world, program, recorded, strays, policy.strategy)
             if process is None:
                 return
             program.take_orphan(
@@ -90,3 +96,38 @@ class Recovery:
             )
         except Exception:  # noqa: BLE001 - it would end supervisord
             self._log.exception(program.name)
+
+
+def reopen_pipes(pid: int, redirect_stderr: bool) -> dict[str, Any]:
+    """Open the reading ends of the pipes that process *pid* logs to.
+
+    :param redirect_stderr: both outputs go to one pipe.
+    :return: pipes as ``options.make_pipes`` returns them; None for what is no pipe.
+    """
+    pipes: dict[str, Any] = dict.fromkeys(
+        ("child_stdin", "stdin", "stdout", "child_stdout", "stderr", "child_stderr")
+    )
+    pipes["stdout"] = _reopen(pid, 1)
+    if not redirect_stderr:
+        pipes["stderr"] = _reopen(pid, 2)
+    return pipes
+
+
+def _reopen(pid: int, descriptor: int) -> Optional[int]:
+    """Open the other end of an anonymous pipe, and of nothing else: an open may have effects."""
+    try:
+        held = os.open(f"/proc/{pid}/fd/{descriptor}", os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        own = f"/proc/self/fd/{held}"
+        seen = os.fstat(held)
+        if not stat.S_ISFIFO(seen.st_mode) or not os.readlink(own).startswith("pipe:"):
+            return None
+        if seen.st_uid != os.geteuid():
+            return None  # supervisord makes these pipes, so they are of supervisord's user
+        return os.open(own, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    finally:
+        os.close(held)

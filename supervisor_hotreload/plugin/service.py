@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Optional
+from contextlib import suppress
+from typing import Any, Callable, Optional
 
 from supervisor_hotreload.core.driver import Driver
-from supervisor_hotreload.core.model import Failure, Fault
+from supervisor_hotreload.core.model import Failure, Fault, Outcome
 from supervisor_hotreload.core.reload import Reload
-from supervisor_hotreload.plugin import report
-from supervisor_hotreload.plugin.admission import NO_OVERRIDES, Admission, Overrides
+from supervisor_hotreload.plugin import builder
+from supervisor_hotreload.plugin.admission import NO_OVERRIDES, Admission, Overrides, Plan
 from supervisor_hotreload.plugin.batch import Batch
+from supervisor_hotreload.plugin.capture import capture
 from supervisor_hotreload.plugin.events import Announcer, Exits
 from supervisor_hotreload.plugin.program import SupervisedProgram
 from supervisor_hotreload.plugin.settings_file import SettingsFile
-from supervisor_hotreload.plugin.starter import Starter
 from supervisor_hotreload.plugin.supervisord import Supervisord
 from supervisor_hotreload.plugin.survey import Survey
 from supervisor_hotreload.system.world import World
@@ -37,22 +38,17 @@ class ReloadService:
         self.world = World() if world is None else world
         self.driver = Driver()
         self.settings = SettingsFile(supervisord.options, defaults)
-        self.supervised = Supervisord(
-            supervisord, self.world, self, self.step, self.settings.use_subreaper()
-        )
+        self.supervised = Supervisord(supervisord, self.world, self.settings, self, self.step)
         self.announcer = Announcer(self.supervised.logger)
         self.exits = Exits()
-        self._survey = Survey(self.world, self.settings)
-        self._admission = Admission(self.world, self.supervised, self.settings, self._survey)
-        self._starter = Starter(
-            self.world, self.driver, self.supervised, self.announcer, self._admission, self._survey
-        )
+        self.survey = Survey(self.world, self.settings, self.supervised.logger)
+        self.admission = Admission(self.world, self.supervised, self.settings, self.survey)
         self._batches: list[Batch] = []
         self._follow_ups: dict[str, SupervisedProgram] = {}
         self._idle_since: Optional[float] = None
-        for line in report.bad_settings(self.settings):
+        for line in self.settings.bad():
             self.supervised.logger.error(f"hotreload: {line}")
-        for line in report.unmatched_sections(self.settings, self.supervised.groups()):
+        for line in self.settings.unmatched(self.supervised.groups()):
             self.supervised.logger.warn(f"hotreload: {line}")
 
     # -- what the RPC interface calls
@@ -62,8 +58,12 @@ class ReloadService:
 
         :raises Failure: when it is refused; nothing was changed.
         """
-        self._idle_since = None
-        return self._starter.start(program, overrides)
+        reload = self._new(program)
+        self.driver.add(reload)
+        failure = self._begin(program, reload, overrides)
+        if failure is not None:
+            raise failure
+        return reload
 
     def start_all(
         self, programs: Iterable[SupervisedProgram], overrides: Overrides = NO_OVERRIDES
@@ -72,8 +72,7 @@ class ReloadService:
 
         :raises Failure: ALREADY_RELOADING when one of them is being reloaded; none is started.
         """
-        self._idle_since = None
-        batch = Batch([(one, self._starter.new(one)) for one in programs], overrides)
+        batch = Batch([(one, self._new(one)) for one in programs], overrides)
         for _, reload in batch.entries:
             self.driver.must_be_free(reload.name)
         for _, reload in batch.entries:
@@ -89,32 +88,73 @@ class ReloadService:
         """
         reload = self.driver.active(program.name)
         if reload is None:
-            last, now = self.driver.latest(program.name), self.serving(program)
-            reason = report.nothing_to_cancel(program.name, last, now)
+            reason, last = f"{program.name}: no reload is active", self.driver.latest(program.name)
+            if last is not None and last.begun:
+                serving = self.survey.serving(program)
+                reason += f", the last one has {last.outcome.value}; {serving}"
             raise Failure(Fault.NOT_RELOADING, reason)
         reload.cancel("cancelled by an operator")
         return reload
 
-    def is_reloadable(self, program: SupervisedProgram) -> bool:
-        """Tell whether a reload of the program's group, or of all programs, includes it."""
-        return self._admission.is_reloadable(program)
+    def _new(self, program: SupervisedProgram) -> Reload:
+        """Return a reload of a program that has not begun."""
+        self._idle_since = None
+        logger = self.supervised.logger
+        return Reload(program.name, self.world.now, logger.info, logger.warn)
 
-    def serving(self, program: SupervisedProgram) -> str:
-        """Return a sentence that says what serves now."""
-        return report.serving(program, self._survey, self.supervised.logger)
+    def _begin(
+        self, program: SupervisedProgram, reload: Reload, overrides: Overrides
+    ) -> Optional[Failure]:
+        """Begin a reload that the driver has; return why it is refused."""
+        return self._run(program, reload, lambda: self.admission.admit(program, overrides))
 
-    def warnings(self) -> list[str]:
-        """Return what is wrong with the settings, one line each."""
-        return report.warnings(self.settings, self.supervised.groups())
+    def _run(
+        self, program: SupervisedProgram, reload: Reload, admitted: Callable[[], Plan]
+    ) -> Optional[Failure]:
+        """Take the steps of the plan that *admitted* returns, or return why it is refused."""
+        reload.restart_clock()
+        try:
+            self._take_steps(admitted(), reload)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it refuses this reload only
+            failure = self.supervised.logger.as_failure(error, program.name)
+            self._refuse(program, reload, failure)
+            return failure
+        return None
 
-    def programs(self) -> list[SupervisedProgram]:
-        """Return every program, in supervisord's order of start."""
-        return [one for members in self.supervised.groups().values() for one in members]
+    def _refuse(self, program: SupervisedProgram, reload: Reload, failure: Failure) -> None:
+        """End a reload that has not begun."""
+        reload.serving = self.survey.serving(program)
+        reload.abandon(failure)
 
-    def reload_of(self, program: SupervisedProgram, number: int = 0) -> Optional[Reload]:
-        """Return the reload of that *number* where it is remembered, else the latest one."""
-        numbered = self.driver.numbered(program.name, number) if number else None
-        return numbered or self.driver.latest(program.name)
+    def _take_steps(self, plan: Plan, reload: Reload) -> None:
+        program, master = plan.program, plan.old.master
+        for line in plan.remarks:
+            reload.say(line)
+        reload.old_pid = master.pid
+        steps = builder.steps(self.world, plan, reload)  # or it is refused
+        program.remember(master, plan.family)
+        program.unwanted.allow_successor()
+        end_capture = capture(program.process, reload.output.append)
+        reload.when_ended(lambda _: end_capture())
+        reload.when_ended(lambda ended: self._conclude(plan, ended))
+        self.supervised.tick.turn_on()
+        self.announcer.announce(program, reload)
+        reload.begin(steps)
+
+    def _conclude(self, plan: Plan, reload: Reload) -> None:
+        """Clear up after a reload that has ended, and say what serves."""
+        program, generations = plan.program, plan.program.generations
+        if reload.adopted or self.world.alive(plan.old.master):
+            program.generations.successor = (
+                None  # else it inherits once supervisord reaps the old master
+            )
+        if reload.outcome is Outcome.SUCCEEDED and reload.new_pid == reload.old_pid:
+            generations.number += 1  # the same master, with new workers
+        reload.serving = self.survey.serving_after(program, plan.old, reload)
+        if reload.adopted and reload.fault in (Fault.INTERNAL, Fault.NOT_RELOADABLE):
+            program.unwanted.end(
+                program.generations.living_previous()
+            )  # the error has prevented its retirement
 
     # -- what a SupervisedProgram calls (program.Observer)
 
@@ -123,14 +163,8 @@ class ReloadService:
 
         :raises Failure: when the reload is refused.
         """
-        found = self._survey.found(program)
-        booting = None if found is not None else self._survey.booting(program)
-        if found is None and (booting is None or not booting.ended_by_hup):
+        if not self.admission.takes_hup(program):
             return False
-        if not self.settings.policy(program).relay_sighup:
-            return False
-        if booting is not None:
-            raise self._admission.too_early(program, booting)
         if self.driver.active(program.name) is not None:
             self._follow_ups[program.name] = program
         else:
@@ -144,22 +178,9 @@ class ReloadService:
         if reload is not None:
             reload.abandon(Failure(Fault.STOPPED, reason))
 
-    def notify_socket(self, program: SupervisedProgram) -> str:
-        """Return where the program is to send READY=1, '' where it need not."""
-        try:
-            needed = self.settings.policy(program).ready.kind == "notify"
-        except Failure:
-            needed = False  # a setting is bad: its reloads are refused
-        sockets = self.supervised.notify_sockets
-        return sockets.open(program.name, program.process) if needed else ""
-
-    def proven(self, program: SupervisedProgram) -> None:
-        """Record for the next supervisord whose the program's processes are."""
-        self.supervised.write_record()
-
     def runs(self, program: SupervisedProgram) -> None:
         """Find the master behind a shell before it is needed."""
-        found = self._survey.found(program)
+        found = self.survey.found(program)
         if found is not None:
             program.remember(found.old.master, found.family)
 
@@ -167,28 +188,21 @@ class ReloadService:
         """Let the active reload go on: the old master died, so there is no way back."""
         reload = self.driver.active(program.name)
         if reload is not None:
-            reload.adopted = True
-
-    def adopts_orphans(self, program: SupervisedProgram) -> bool:
-        """Tell whether processes that an earlier supervisord has left are to be adopted."""
-        return self.settings.policy(program).adopt_orphans
-
-    def strategy(self, program: SupervisedProgram) -> str:
-        """Return the strategy that the program's settings name."""
-        return self.settings.policy(program).strategy
+            reload.commit()
 
     def orphan_taken(self, program: SupervisedProgram) -> None:
         """Go on with the reload during which the earlier supervisord was killed."""
-        found = self._survey.found(program)
-        successor = next(iter(program.successors()), None)
+        found = self.survey.found(program)
+        successor = next(iter(program.generations.successors()), None)
         if found is None:  # the old generation has drained: the successor inherits the program
-            program.successor = successor
+            program.generations.successor = successor
             return
         program.remember(found.old.master, found.family)
-        if successor is not None:
-            self._starter.resume(program, found, successor)
-
-    # -- the loop
+        if successor is None:
+            return
+        reload = self._new(program)
+        self.driver.add(reload)
+        self._run(program, reload, lambda: self.admission.resume(program, found, successor))
 
     def step(self) -> None:
         """Step every active reload; supervisord's loop calls this at every tick."""
@@ -196,7 +210,8 @@ class ReloadService:
         for batch in self._batches[:]:
             self._step_batch(batch)
         for name in [name for name in self._follow_ups if self.driver.active(name) is None]:
-            self._follow_up(self._follow_ups.pop(name))
+            with suppress(Failure):  # the log of the reload says why it is refused
+                self.start(self._follow_ups.pop(name))
         now = self.world.now()
         if not self.driver.idle:
             self._idle_since = None
@@ -206,15 +221,5 @@ class ReloadService:
             self.supervised.tick.turn_off()
 
     def _step_batch(self, batch: Batch) -> None:
-        if not batch.step(self._starter.begin_or_refuse, self._starter.refuse):
+        if not batch.step(self._begin, self._refuse):
             self._batches.remove(batch)
-
-    def _follow_up(self, program: SupervisedProgram) -> None:
-        """Do the one reload that HUPs during another one have asked for."""
-        try:
-            self.start(program)
-        except Failure as failure:
-            self.supervised.logger.warn(
-                f"hotreload: {program.name}: the reload that a HUP asked for is refused: "
-                f"{failure.reason}"
-            )

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import configparser
+import difflib
 import glob
 import itertools
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
 from supervisor.options import ServerOptions, UnhosedConfigParser, expand
 
 from supervisor_hotreload.core.model import Failure, Fault, Policy
 from supervisor_hotreload.plugin.log import Log
-from supervisor_hotreload.plugin.program import SupervisedProgram
+from supervisor_hotreload.plugin.process_view import ProcessView
 from supervisor_hotreload.servers.settings import DEFAULTS, PREFIX, BadSetting, Settings
+
+Groups = Mapping[str, Sequence[ProcessView]]
+"""The programs of each group."""
 
 Stamp = tuple[tuple[str, int, int, int], ...]
 
@@ -81,7 +86,7 @@ class SettingsFile:
             self._stamp = _stamp(self._files(path))
         return self._settings
 
-    def policy(self, program: SupervisedProgram) -> Policy:
+    def policy(self, program: ProcessView) -> Policy:
         """Return the settings of one program as they are now.
 
         :raises Failure: BAD_SETTING with the section, the key and the value.
@@ -97,6 +102,47 @@ class SettingsFile:
             return self.read().subreaper()
         except (Failure, BadSetting):
             return True
+
+    # -- what has no effect
+
+    def warnings(self, groups: Groups) -> list[str]:
+        """Return what is wrong with the settings, one line each."""
+        bad = self.bad()
+        return [*filter(None, [self.trouble]), *bad, *self.unmatched(groups)]
+
+    def bad(self) -> list[str]:
+        """Return a line for each setting that cannot be used."""
+        try:
+            return [f"bad setting: {line}" for line in self.read().errors()]
+        except Failure as failure:
+            return [failure.reason]
+
+    def unmatched(self, groups: Groups) -> list[str]:
+        """Return a line for each section that no program has the name of."""
+        known = ", ".join(groups) or "none"
+        return [
+            f"[{PREFIX}{name}] has no effect: no program has this name (there are: {known})"
+            for name in self._unmatched(groups)
+        ]
+
+    def near_misses(self, groups: Groups, program: ProcessView) -> list[str]:
+        """Return those of these lines whose section may be meant for *program*."""
+        names = {program.name, program.group, str(program.process.config.name)}
+        pairs = zip(self._unmatched(groups), self.unmatched(groups))
+        return [line for name, line in pairs if difflib.get_close_matches(name, names)]
+
+    def _unmatched(self, groups: Groups) -> list[str]:
+        """Return the sections that are named like no group, process or group:process."""
+        known: set[str] = set()
+        for group, members in groups.items():
+            processes = [str(member.process.config.name) for member in members]
+            known |= {group, *processes, *(f"{group}:{name}" for name in processes)}
+        try:
+            return [name for name in self.read().sections if name not in known]
+        except Failure:
+            return []
+
+    # -- the file
 
     def _read(self, path: str) -> Settings:
         parser = UnhosedConfigParser()

@@ -10,7 +10,6 @@ from supervisor.xmlrpc import Faults
 from supervisor_hotreload.core.model import Fault, Outcome
 from supervisor_hotreload.core.reload import Reload
 from supervisor_hotreload.plugin.batch import Batch
-from supervisor_hotreload.plugin.events import Announced
 from supervisor_hotreload.plugin.program import SupervisedProgram
 from supervisor_hotreload.plugin.xmlrpc import fault
 
@@ -30,7 +29,7 @@ def reload_info(
         "name": program.process.config.name,
         "group": program.group,
         "pid": program.pid,
-        "generation": program.generation,
+        "generation": program.generations.number,
         "statename": program.state,
         "watched": program.watched,
         **trigger,
@@ -38,25 +37,17 @@ def reload_info(
     }
 
 
-NO_RELOAD: Struct = {
-    "number": 0,
-    "active": False,
-    "phase": "",
-    "outcome": "",
-    "fault": 0,
-    "reason": "",
-    "serving": "",
-    "old_pid": 0,
-    "new_pid": 0,
-    "seconds": 0.0,
-    "workers_ready": 0,
-    "workers": 0,
-    "drains_on": False,
-    "since": 0,
-    "log": [],
-    "output": [],
-}
-"""The part of a reload info about a program that was never reloaded."""
+def outcome_of(reload: Reload) -> Struct:
+    """Return how a reload goes, or went."""
+    return {
+        "outcome": reload.outcome.value,
+        "fault": int(reload.fault or 0),
+        "reason": reload.reason,
+        "serving": reload.serving,
+        "old_pid": reload.old_pid,
+        "new_pid": reload.new_pid,
+        "seconds": reload.seconds,
+    }
 
 
 def _described(reload: Reload, since: int) -> Struct:
@@ -78,17 +69,13 @@ def _described(reload: Reload, since: int) -> Struct:
     }
 
 
-def outcome_of(reload: Announced) -> Struct:
-    """Return how a reload goes, or went."""
-    return {
-        "outcome": reload.outcome.value,
-        "fault": int(reload.fault or 0),
-        "reason": reload.reason,
-        "serving": reload.serving,
-        "old_pid": reload.old_pid,
-        "new_pid": reload.new_pid,
-        "seconds": reload.seconds,
-    }
+NO_RELOAD: Struct = {
+    **_described(Reload("", lambda: 0.0, lambda _: None), 0),
+    "active": False,
+    "phase": "",
+    "outcome": "",
+}
+"""The part of a reload info about a program that was never reloaded."""
 
 
 def result_of(reload: Reload) -> bool:

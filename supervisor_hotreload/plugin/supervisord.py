@@ -8,19 +8,17 @@ from typing import Any, Callable, Optional
 from supervisor import events
 from supervisor.states import SupervisorStates
 
+from supervisor_hotreload.core.model import Failure
+from supervisor_hotreload.plugin import option_hooks
 from supervisor_hotreload.plugin.compat import missing
 from supervisor_hotreload.plugin.listener_pools import ListenerPools, is_ours, make_room
 from supervisor_hotreload.plugin.log import Log
 from supervisor_hotreload.plugin.loop import Tick
 from supervisor_hotreload.plugin.notify_socket import NotifySockets
-from supervisor_hotreload.plugin.option_hooks import (
-    hook_cleanup,
-    hook_execve,
-    hook_kill,
-    hook_waitpid,
-)
+from supervisor_hotreload.plugin.process_view import ProcessView
 from supervisor_hotreload.plugin.program import Observer, SupervisedProgram
 from supervisor_hotreload.plugin.recovery import Recovery
+from supervisor_hotreload.plugin.settings_file import SettingsFile
 from supervisor_hotreload.system.linux import become_subreaper
 from supervisor_hotreload.system.world import World
 
@@ -35,7 +33,8 @@ class Supervisord:
     :param supervisord: supervisor's Supervisor.
     :param observer: called when something happens to a program.
     :param step: called at every tick while the tick is on.
-    :param use_subreaper: whether supervisord may become the parent of orphaned processes.
+    :param settings: say which programs need a notify socket, and whether supervisord may become
+        the parent of orphaned processes.
     :raises SeamMissing: with one line that names what supervisord lacks.
     """
 
@@ -43,9 +42,9 @@ class Supervisord:
         self,
         supervisord: Any,
         world: World,
+        settings: SettingsFile,
         observer: Observer,
         step: Callable[[], None],
-        use_subreaper: bool = True,
     ) -> None:
         lacking = missing(supervisord)
         if lacking:
@@ -61,12 +60,15 @@ class Supervisord:
         self.notify_sockets = NotifySockets(self.options, world.notices)
         self._world = world
         self._observer = observer
-        self._use_subreaper = use_subreaper
+        self._settings = settings
         self._programs: dict[int, SupervisedProgram] = {}
         self._listeners = ListenerPools()
         path = beside_pidfile(self.options, ".hotreload.record") if self.options.pidfile else ""
-        self._recovery = Recovery(world, observer, path, self.logger)
-        self._hook_options()
+        self._recovery = Recovery(world, settings, observer, path, self.logger)
+        option_hooks.hook_kill(self.options, self._program_of)
+        option_hooks.hook_waitpid(self.options, lambda: self.subreaper, self.logger)
+        option_hooks.hook_execve(self.options, self.member)
+        option_hooks.hook_cleanup(self.options, self.notify_sockets.close)
         for group in supervisord.process_groups.values():
             self._add(group)
         make_room(supervisord.process_groups.values())
@@ -118,9 +120,21 @@ class Supervisord:
         """Return the seconds since the first such pool was added, 0.0 without one."""
         return self._listeners.age()
 
-    def write_record(self) -> None:
+    def programs(self) -> list[SupervisedProgram]:
+        """Return every program, in the order in which supervisord starts them."""
+        return [one for members in self.groups().values() for one in members]
+
+    def _write_record(self) -> None:
         """Record which processes are of which program, for the next supervisord."""
         self._recovery.write(self._programs.values())
+
+    def _notify_socket(self, program: ProcessView) -> str:
+        """Return where the program is to send READY=1, '' where it need not."""
+        try:
+            needed = self._settings.policy(program).ready.kind == "notify"
+        except Failure:
+            needed = False  # a setting is bad: its reloads are refused
+        return self.notify_sockets.open(program.name, program.process) if needed else ""
 
     def _program_of(self, process: Any) -> Optional[SupervisedProgram]:
         """Return the program of a Subprocess, None for anything else."""
@@ -131,15 +145,11 @@ class Supervisord:
             self._listeners.add(group)
             return
         for process in group.processes.values():
-            self._programs[id(process)] = SupervisedProgram(process, self._world, self._observer)
+            self._programs[id(process)] = SupervisedProgram(
+                process, self._world, self._observer, self._write_record, self._notify_socket
+            )
 
-    # -- what is changed in supervisord
-
-    def _hook_options(self) -> None:
-        hook_kill(self.options, self._program_of)
-        hook_waitpid(self.options, lambda: self.subreaper, self.logger)
-        hook_execve(self.options, self.member)
-        hook_cleanup(self.options, self.notify_sockets.close)
+    # -- the events of supervisord
 
     def _subscribe(self, kind: Any, callback: Callable[[Any], None]) -> None:
         events.subscribe(kind, lambda event: self.logger.guarded(lambda: callback(event), None))
@@ -149,16 +159,7 @@ class Supervisord:
         make_room(self.supervisord.process_groups.values())
 
     def _on_group_removed(self, _event: Any) -> None:
-        processes = [
-            process
-            for group in self.supervisord.process_groups.values()
-            for process in group.processes.values()
-        ]
-        self._programs = {
-            id(process): self._programs[id(process)]
-            for process in processes
-            if id(process) in self._programs
-        }
+        self._programs = {id(program.process): program for program in self.programs()}
         self.notify_sockets.close_all_but(program.name for program in self._programs.values())
 
     def _on_running(self, event: Any) -> None:
@@ -171,7 +172,9 @@ class Supervisord:
 
         Not before: supervisord forks to daemonize, and a fork is no subreaper.
         """
-        self.subreaper = self._world.subreaper = self._use_subreaper and become_subreaper()
+        self.subreaper = self._world.subreaper = (
+            self._settings.use_subreaper() and become_subreaper()
+        )
         if not self.subreaper:
             self.logger.warn(
                 "hotreload: supervisord is no subreaper on this system; new generations are "

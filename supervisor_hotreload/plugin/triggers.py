@@ -76,7 +76,7 @@ class TriggerTable:
     def read(self, revision: str) -> Struct:
         """Return what has changed since *revision*, everything where that is unknown."""
         self._asked = time.monotonic()
-        programs = self._service.programs()
+        programs = self._service.supervised.programs()
         self._update(programs)
         instance = self._service.announcer.instance
         now = f"{instance}.{self._number}"

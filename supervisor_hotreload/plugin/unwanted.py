@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Container, Iterable
-from dataclasses import dataclass
 from functools import partial
 from typing import Callable, Optional
 
-from supervisor_hotreload.plugin.ladder import Ladder, rungs
+from supervisor_hotreload.plugin.signals import Ladder, rungs
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
 
@@ -17,18 +16,6 @@ LATE_SECONDS = 120.0
 
 UNWANTED_SIGNALS = ((signal.SIGTERM, 30.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 0.0))
 """What an unwanted process is sent, each with its grace period: it may have requests to finish."""
-
-
-@dataclass(frozen=True)
-class _Refusal:
-    """A successor that was asked for and is not wanted any more.
-
-    :param before: children of the old master that lived before the USR2.
-    :param until: when the refusal ends, in seconds of World.now().
-    """
-
-    before: Container[Process]
-    until: float
 
 
 class Unwanted:
@@ -40,7 +27,8 @@ class Unwanted:
     def __init__(self, world: World, send: Callable[[Process, int], None]) -> None:
         self._world = world
         self._send = send
-        self._refusal: Optional[_Refusal] = None
+        self._before: Optional[Container[Process]] = None
+        self._until = 0.0
         self._ladders: dict[Process, Ladder] = {}
 
     def end(self, processes: Iterable[Process]) -> None:
@@ -54,12 +42,15 @@ class Unwanted:
         self._climb(now)
 
     def refuse_successor(self, before: Container[Process]) -> None:
-        """End a successor that comes from now on, but none of *before*."""
-        self._refusal = _Refusal(before, self._world.now() + LATE_SECONDS)
+        """End a successor that comes late: a busy master may honour a USR2 after its reload.
+
+        :param before: children of the old master that lived before that USR2. They are spared.
+        """
+        self._before, self._until = before, self._world.now() + LATE_SECONDS
 
     def allow_successor(self) -> None:
-        """Let a successor live that comes from now on."""
-        self._refusal = None
+        """Let a successor live that comes from now on: a reload waits for it."""
+        self._before = None
 
     def tend(self, successors: Callable[[], list[Process]]) -> list[Process]:
         """Send the signals that are due. Called at every turn of supervisord's loop.
@@ -67,12 +58,12 @@ class Unwanted:
         :param successors: finds the successors of the tracked generation.
         :return: the late successors that were found by this call, and are ended.
         """
-        now, refusal = self._world.now(), self._refusal
+        now, before = self._world.now(), self._before
         late: list[Process] = []
-        if refusal is not None:
-            late = [child for child in successors() if child not in refusal.before]
-            if late or now >= refusal.until:
-                self._refusal = None
+        if before is not None:
+            late = [child for child in successors() if child not in before]
+            if late or now >= self._until:
+                self._before = None
             self.end(late)
         self._climb(now)
         return late

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import traceback
 import typing
 from typing import Any, Callable, Optional, TypeVar
 
@@ -12,9 +11,8 @@ from supervisor.http import NOT_DONE_YET
 from supervisor.xmlrpc import Faults, RPCError
 
 from supervisor_hotreload.core.model import Failure, Fault
-from supervisor_hotreload.core.text import LONGEST, joined, printable
+from supervisor_hotreload.core.text import LONGEST, internal_error, joined, printable
 from supervisor_hotreload.plugin.log import Log
-from supervisor_hotreload.plugin.report import internal_error
 
 Answer = Any
 """What supervisor's XML-RPC takes: a value, or a function that it calls until it has one."""
@@ -70,8 +68,8 @@ def _cleaned(log: Log, function: Callable[[], Any]) -> Any:
     except RPCError as error:
         error.text = _clean_lines(str(error.text))
         raise
-    except Exception as error:  # noqa: BLE001 - whatever it is, it fails this call only
-        log.critical(f"hotreload: {traceback.format_exc()}")
+    except Exception as error:
+        log.exception()
         raise fault(Fault.INTERNAL, clean(internal_error(error))) from None
     if value is NOT_DONE_YET or not callable(value):
         return clean(value)

@@ -22,14 +22,9 @@ from typing import Optional
 
 from supervisor_hotreload.servers import nginx, puma, unicorn
 from supervisor_hotreload.servers import signal as generic
-from supervisor_hotreload.servers.base import (
-    AnyFamily,
-    Family,
-    Strategy,
-    foreign_successor,
-)
+from supervisor_hotreload.servers.base import AnyFamily, foreign_successor
 from supervisor_hotreload.servers.command_line import own_name
-from supervisor_hotreload.servers.generation import Generation, walk
+from supervisor_hotreload.servers.generation import walk
 from supervisor_hotreload.servers.gunicorn import family as gunicorn
 from supervisor_hotreload.servers.program import Program
 from supervisor_hotreload.servers.recognition import Ambiguous, Found, find_server
@@ -59,11 +54,8 @@ __all__ = [
     "STRATEGIES",
     "Ambiguous",
     "AnyFamily",
-    "Family",
     "Found",
-    "Generation",
     "Program",
-    "Strategy",
     "booting_family",
     "family_by_command",
     "family_of",

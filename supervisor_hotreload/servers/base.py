@@ -86,6 +86,9 @@ class Family(Generic[G]):
     only_if_asked_for: bool = False
     """It is considered for a program only when that sets ``strategy`` to one of its strategies."""
 
+    counts_when: str = ""
+    """What proves that a worker is ready where it does not show that it accepts."""
+
     knows_rivals: bool = False
     """Its survey itself reports several masters under one program."""
 
@@ -140,6 +143,11 @@ class Family(Generic[G]):
             return GUESS, (
                 f"warning: the descriptors below pid {old.master.pid} cannot be read (permission "
                 f"denied, or there are too many); ready = {GUESS} is used instead, a guess"
+            )
+        if self.counts_when:
+            return policy.ready, (
+                f"a worker counts from the moment when {self.counts_when}; "
+                f"{there_are(old.workers, 'worker')}"
             )
         return ACCEPTING, (
             f"ready = {ACCEPTING}: a worker counts from the moment when the listening socket is in "

@@ -95,7 +95,7 @@ class InPlaceReload:
         """Return truthy when no old worker is left, else how many are."""
         self._must_live()
         left = self._left()
-        return not left or Progress(f"{left} old worker{'' if left == 1 else 's'} left", 0, left)
+        return not left or Progress.of_old_workers(left)
 
     def leftover(self) -> Leftover:
         """Return a remark about the old workers that are left to finish."""

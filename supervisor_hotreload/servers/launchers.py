@@ -56,10 +56,6 @@ def _signals_group(arguments: Sequence[str], environment: Mapping[str, str]) -> 
     return True
 
 
-def _always(arguments: Sequence[str], environment: Mapping[str, str]) -> bool:
-    return True
-
-
 FATAL = {
     "dumb-init": FatalLauncher(
         _signals_group,
@@ -67,12 +63,12 @@ FATAL = {
         "start it as: dumb-init --single-child ...",
     ),
     "honcho": FatalLauncher(
-        _always,
+        lambda arguments, environment: True,
         "ends all that it has started as soon as one process exits",
         "start the server itself, without honcho",
     ),
     "script": FatalLauncher(
-        _always,
+        lambda arguments, environment: True,
         "closes its terminal when its child exits, which hangs up the process group",
         "start the server itself, without script",
     ),
@@ -132,8 +128,7 @@ def above(world: World, old: Generation) -> Iterator[Process]:
     for _ in range(WALK_LEVELS):
         if process == old.tracked:
             return
-        status = world.status(process.pid)
-        parent = world.lookup(status.parent) if status is not None else None
+        parent = world.parent(process)
         if parent is None:
             return
         process = parent

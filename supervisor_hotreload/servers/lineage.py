@@ -183,12 +183,21 @@ def workers_under(
     found = []
     for child in world.children(master):
         seen = world.image(child)
-        if not image or not seen or seen == image or _holds_some(world, child, sockets):
+        if not image or not seen or seen == image or holds_some(world, child, sockets):
             found.append(child)
     return found
 
 
-def _holds_some(world: World, process: Process, sockets: frozenset[int]) -> bool:
+def holds_all(world: World, process: Process, sockets: frozenset[int]) -> bool:
+    """Tell whether *process* holds all of *sockets*: where that is hidden, if there are none."""
+    try:
+        return sockets <= world.held(process)
+    except Unreadable:
+        return not sockets
+
+
+def holds_some(world: World, process: Process, sockets: frozenset[int]) -> bool:
+    """Tell whether *process* holds one of *sockets*; False where that is hidden."""
     try:
         return bool(sockets) and not sockets.isdisjoint(world.held(process))
     except Unreadable:
@@ -241,12 +250,8 @@ def is_successor(world: World, lineage: Lineage, process: Process) -> bool:
         return False
     if family is not None and not family.may_be_successor(world, process):
         return False
-    try:
-        if not lineage.sockets <= world.held(process):
-            return False
-    except Unreadable:
-        if lineage.sockets:
-            return False
+    if not holds_all(world, process, lineage.sockets):
+        return False
     words = world.arguments(process)
     if any(same_command(words, master.words) for master in lineage.masters.values()):
         return True
@@ -291,7 +296,7 @@ def is_worker(world: World, lineage: Lineage, process: Process) -> bool:
     or a process that holds its sockets. A worker that shuts down is one too."""
     if process in lineage.workers or lineage.is_fork(world, process):
         return True
-    return _holds_some(world, process, lineage.sockets)
+    return holds_some(world, process, lineage.sockets)
 
 
 def possible_orphans(

@@ -17,8 +17,7 @@ from __future__ import annotations
 
 from typing import Optional
 
-from supervisor_hotreload.core.model import Policy, Ready
-from supervisor_hotreload.core.text import there_are
+from supervisor_hotreload.core.model import Policy
 from supervisor_hotreload.servers.base import AcceptingFamily, Strategy
 from supervisor_hotreload.servers.generation import (
     AcceptingGeneration,
@@ -49,6 +48,7 @@ class PumaFamily(AcceptingFamily[AcceptingGeneration]):
     the signals that it handles."""
 
     name = "puma"
+    counts_when = "it has loaded the application and its reactor runs"
     binaries = frozenset({"puma"})
     strategies = {  # noqa: RUF012 - a table, never changed
         "chain": Strategy(True, False, "USR1: one worker after the other (phased restart)"),
@@ -71,14 +71,6 @@ class PumaFamily(AcceptingFamily[AcceptingGeneration]):
     def best_strategy(self, world: World, old: AcceptingGeneration, program: Program) -> str:
         """Return 'chain' unless the command says that the master preloads the application."""
         return "graceful" if mentions(program.command, ("--preload",)) else "chain"
-
-    def readiness(self, old: AcceptingGeneration, policy: Policy) -> tuple[Ready, str]:
-        if policy.ready.kind != "heartbeat" or not old.readable:
-            return super().readiness(old, policy)
-        return policy.ready, (
-            f"a worker counts from the moment when it has loaded the application and its reactor "
-            f"runs; {there_are(old.workers, 'worker')}"
-        )
 
     def in_place(
         self, world: World, old: AcceptingGeneration, policy: Policy, program: Program
@@ -111,8 +103,7 @@ def serving(world: World, processes: list[Process]) -> list[Process]:
 
 def _has_reactor(world: World, worker: Process) -> bool:
     """Tell whether *worker* has an epoll descriptor that it has not inherited."""
-    status = world.status(worker.pid)
-    master = world.lookup(status.parent) if status is not None else None
+    master = world.parent(worker)
     inherited = world.descriptors(master) if master is not None else {}
     own = world.descriptors(worker)
     return any(link == EPOLL and inherited.get(name) != EPOLL for name, link in own.items())

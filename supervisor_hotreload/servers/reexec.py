@@ -7,15 +7,16 @@ servers have this protocol (protocol.Server); the subclass of a family says what
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Optional
 
 from supervisor_hotreload.core.model import Failure, Fault, Policy, Progress
 from supervisor_hotreload.servers.base import foreign_successor
 from supervisor_hotreload.servers.generation import AtWork, Generation, accepting_workers
 from supervisor_hotreload.servers.launchers import LauncherEnd
-from supervisor_hotreload.servers.lineage import acts_alike, held_together
+from supervisor_hotreload.servers.lineage import acts_alike, held_together, holds_all
 from supervisor_hotreload.servers.readiness import Bake, Probe, Verdict
-from supervisor_hotreload.servers.signals import QUICK_SECONDS, Rung, is_stopped, rung
+from supervisor_hotreload.servers.signals import Rung, is_stopped
 from supervisor_hotreload.servers.workers import Workers, sockets_of
 from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.world import World
@@ -25,9 +26,6 @@ DRAIN_CEILING_SECONDS = 3600.0
 
 DISMISSAL_SECONDS = 30.0
 """Seconds that the workers of a refused successor have to finish their requests."""
-
-BOOT_GRACE_SECONDS = 2.0
-"""Seconds that a refused successor has to end its workers that never became ready."""
 
 
 class Reexec:
@@ -73,13 +71,8 @@ class Reexec:
     def is_successor(self, child: Process) -> bool:
         """Tell whether *child*, a child of the old master that is younger than the request, is an
         exec that acts as the same user and holds all of the master's sockets."""
-        image = self._world.image(child)
-        if image and self._old.image:
-            if image == self._old.image:
-                return False
-        elif not self._world.children(child):
-            return False  # the image is hidden: a master has workers
-        return acts_alike(self._world, child, self._old.master) and self._holds_sockets(child)
+        alike = self._is_exec(child) and acts_alike(self._world, child, self._old.master)
+        return alike and holds_all(self._world, child, self._sockets)
 
     def serving_workers(self, master: Process) -> list[Process]:
         """Return the workers of *master* that serve; all children when the kernel hides that."""
@@ -111,8 +104,6 @@ class Reexec:
         status = self._world.status(new.pid)
         return status is not None and status.parent != self._old.master.pid
 
-    # -- before adoption
-
     def reexec(self) -> None:
         """Send USR2. A child that the old master has by then is nobody's successor.
 
@@ -121,8 +112,8 @@ class Reexec:
         master = self._old.master
         if self.before is None:
             children = self._world.children(master)
-            other = self._successor_among([c for c in children if c not in self._old.children])
-            if other is not None:
+            born = (child for child in children if child not in self._old.children)
+            for other in filter(self.is_successor, born):
                 raise foreign_successor(str(master), other, master)
             self.before = frozenset(children)
         self._world.signal(master, "USR2")
@@ -134,7 +125,7 @@ class Reexec:
         """
         if not self.serving():
             raise Failure(Fault.OLD_EXITED, f"the old master ({self._old.master}) exited")
-        self._new = self._successor_among(self._born())
+        self._new = next(filter(self.is_successor, self._born()), None)
         return self._new
 
     def expect(self, new: Process) -> None:
@@ -159,11 +150,7 @@ class Reexec:
         if self._bake is None:
             self._bake = Bake(self._world, new, self.serving_workers(new))
         verdict = self._bake.over(seconds)
-        for process in (new, *self.serving_workers(new)):
-            if is_stopped(self._world, process):
-                which = "" if process == new else f"a worker ({process}) of "
-                why = f"{which}the successor ({new}) is stopped by a signal"
-                raise Failure(Fault.BAKE_FAILED, why)
+        _must_not_be_stopped(self._world, new, self.serving_workers(new))
         return verdict
 
     def serving(self) -> bool:
@@ -171,8 +158,7 @@ class Reexec:
         return self._world.alive(self._old.master)
 
     def recall(self) -> bool:
-        """Let a stopped master run: it has not received USR2 yet, and what it starts has to be
-        ended. Return whether USR2 was sent."""
+        """Let a stopped master run, so that it receives USR2; tell whether USR2 was sent."""
         if is_stopped(self._world, self._old.master):
             self._world.signal(self._old.master, "CONT")
         return self.before is not None
@@ -182,14 +168,11 @@ class Reexec:
         before = self._old.children if self.before is None else self.before
         return [c for c in self._world.children(self._old.master) if c not in before]
 
-    def _successor_among(self, born: list[Process]) -> Optional[Process]:
-        return next((child for child in born if self.is_successor(child)), None)
-
-    def _holds_sockets(self, child: Process) -> bool:
-        try:
-            return self._sockets <= self._world.held(child)
-        except Unreadable:
-            return not self._sockets
+    def _is_exec(self, child: Process) -> bool:
+        image = self._world.image(child)
+        if image and self._old.image:
+            return image != self._old.image
+        return bool(self._world.children(child))  # the image is hidden: a master has workers
 
     def _look(self, new: Process) -> None:
         """Record the workers of both masters: whichever dies, they are known."""
@@ -210,35 +193,17 @@ class Reexec:
         if not self._world.alive(new):
             raise Failure(Fault.SUCCESSOR_EXITED, f"the successor ({new}) exited")
 
-    # -- the ladders
-
     def retirement(self) -> Iterator[Rung]:
-        """Yield the ladder for the old master: graceful, quick, KILL.
-
-        A master without workers has no request in flight, and gets the quick signal at once.
-        """
-        old = self._old.master
-        first = self.graceful_signal if self._workers_of(old).look() else self.quick_signal
-        yield rung(self._world, old, first, self.patience(DRAIN_CEILING_SECONDS))
-        yield rung(self._world, old, self.quick_signal, QUICK_SECONDS)
-        yield Rung(self._workers_of(old).kill_all, QUICK_SECONDS)
+        """Return the ladder for the old master."""
+        patience = self.patience(DRAIN_CEILING_SECONDS)
+        return self._workers_of(self._old.master).retirement(self.graceful_signal, patience)
 
     def dismissal(self, new: Process) -> Iterator[Rung]:
-        """Yield the ladder for the successor: graceful, KILL for what still boots, quick, KILL.
-
-        A worker that boots does not obey the graceful signal, and has no request in flight.
-        """
-        workers = self._workers_of(new)
-        yield rung(self._world, new, self.graceful_signal, BOOT_GRACE_SECONDS)
-        living = workers.look()
-        unready = self.unready(new, living)
-        serves = self._was_ready or not set(unready).issuperset(living)
-        patience = self.patience(DISMISSAL_SECONDS) if serves else QUICK_SECONDS
-        yield Rung(lambda: workers.kill(unready), patience)
-        yield rung(self._world, new, self.quick_signal, QUICK_SECONDS)
-        yield Rung(workers.kill_all, QUICK_SECONDS)
-
-    # -- after adoption
+        """Return the ladder for the successor."""
+        patience, unready = self.patience(DISMISSAL_SECONDS), partial(self.unready, new)
+        return self._workers_of(new).dismissal(
+            self.graceful_signal, patience, unready, self._was_ready
+        )
 
     def retired(self) -> object:
         """Return truthy when the old master, its workers and a shell before it are gone."""
@@ -249,8 +214,7 @@ class Reexec:
             self._launcher.stop_another(self._new)
         if workers.look() or self._world.alive(self._old.master):
             workers.help_to_end()
-            left = len(workers.forks())
-            return Progress(f"{left} old worker{'' if left == 1 else 's'} left", 0, left)
+            return Progress.of_old_workers(len(workers.forks()))
         return self._launcher.ended()
 
     def dismissed(self, new: Process) -> bool:
@@ -263,20 +227,30 @@ class Reexec:
     def promoted(self, new: Process) -> bool:
         """Tell whether *new* is a master like any other: it listens, and obeys USR2."""
         self._must_live(new)
-        self._must_listen(new)
+        _must_listen(self._world, new, self._sockets)
         return self._launcher.is_over() and self.is_promoted(new)
 
-    def _must_listen(self, new: Process) -> None:
-        """Fail when the new master has closed its sockets: somebody has ended it too."""
-        links = {f"socket:[{inode}]" for inode in self._sockets}
-        try:
-            listens = not links or not links.isdisjoint(sockets_of(self._world, new))
-        except Unreadable:
-            return
-        if not listens and self._world.alive(new):
-            raise Failure(
-                Fault.SUCCESSOR_EXITED,
-                f"the successor ({new}) has closed its sockets and ends: it received a signal to "
-                f"end when the old master ended, from what stands between supervisord and the "
-                f"old master, or from somebody",
-            )
+
+def _must_not_be_stopped(world: World, new: Process, workers: list[Process]) -> None:
+    """Fail when a signal has stopped the new master or a worker of it."""
+    for process in (new, *workers):
+        if is_stopped(world, process):
+            which = "" if process == new else f"a worker ({process}) of "
+            why = f"{which}the successor ({new}) is stopped by a signal"
+            raise Failure(Fault.BAKE_FAILED, why)
+
+
+def _must_listen(world: World, new: Process, sockets: frozenset[int]) -> None:
+    """Fail when the new master has closed its *sockets*: somebody has ended it too."""
+    links = {f"socket:[{inode}]" for inode in sockets}
+    try:
+        listens = not links or not links.isdisjoint(sockets_of(world, new))
+    except Unreadable:
+        return
+    if not listens and world.alive(new):
+        raise Failure(
+            Fault.SUCCESSOR_EXITED,
+            f"the successor ({new}) has closed its sockets and ends: it received a signal to "
+            f"end when the old master ended, from what stands between supervisord and the "
+            f"old master, or from somebody",
+        )

@@ -305,10 +305,6 @@ class Settings:
                     errors.append(str(error))
         return replace(Triggers(), **found), errors
 
-    def configured(self, group: str, process: str) -> bool:
-        """Tell whether a program has a section of its own."""
-        return len(self._of(group, process)) > 1
-
     def sighup(self) -> list[str]:
         """Return the names that a HUP to the listener reloads."""
         return self.defaults.get("reload_on_sighup", "").replace(",", " ").split()

@@ -18,8 +18,7 @@ from __future__ import annotations
 import os
 from typing import Optional
 
-from supervisor_hotreload.core.model import Policy, Ready
-from supervisor_hotreload.core.text import there_are
+from supervisor_hotreload.core.model import Policy
 from supervisor_hotreload.servers.base import REEXEC, AcceptingFamily
 from supervisor_hotreload.servers.generation import (
     AcceptingGeneration,
@@ -86,6 +85,7 @@ class UnicornFamily(AcceptingFamily[AcceptingGeneration]):
     name = "unicorn"
     binaries = UNICORN_NAMES
     orphan_signal = ""
+    counts_when = "it handles USR1, which it does once the application is loaded"
     strategies = {"reexec": REEXEC}  # noqa: RUF012 - a table, never changed
 
     def survey(
@@ -100,14 +100,6 @@ class UnicornFamily(AcceptingFamily[AcceptingGeneration]):
 
     def lacks(self, program: Program) -> str:
         return "unicorn workers yet: no child of its master has the application loaded"
-
-    def readiness(self, old: AcceptingGeneration, policy: Policy) -> tuple[Ready, str]:
-        if policy.ready.kind != "heartbeat" or not old.readable:
-            return super().readiness(old, policy)
-        return policy.ready, (
-            f"a worker counts from the moment when it handles USR1, which it does once the "
-            f"application is loaded; {there_are(old.workers, 'worker')}"
-        )
 
     def admit(
         self, world: World, old: AcceptingGeneration, policy: Policy, program: Program
@@ -153,8 +145,7 @@ def is_master(world: World, process: Process) -> bool:
 
 def _has_pipe(world: World, process: Process) -> bool:
     """Tell whether *process* shares a pipe with its parent that is no standard stream of both."""
-    status = world.status(process.pid)
-    parent = world.lookup(status.parent) if status is not None else None
+    parent = world.parent(process)
     if parent is None or parent.pid == world.own_pid():
         return False
     try:

@@ -1,14 +1,17 @@
-"""The workers of one master, also after it has died and left them as orphans."""
+"""The workers of one master, how they are ended, and what it leaves when it has died."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Optional
+from collections.abc import Iterable, Iterator
+from typing import Callable, Optional
 
 from supervisor_hotreload.servers.lineage import held_together, workers_under
-from supervisor_hotreload.servers.signals import QUICK_SECONDS, is_stopped
+from supervisor_hotreload.servers.signals import QUICK_SECONDS, Rung, is_stopped, rung
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
+
+BOOT_GRACE_SECONDS = 2.0
+"""Seconds that a refused successor has to end its workers that never became ready."""
 
 
 def sockets_of(world: World, process: Process) -> frozenset[str]:
@@ -74,6 +77,43 @@ class Workers:
     def kill_all(self) -> None:
         """Send KILL to the master and all its workers."""
         self.kill([self._master, *self.look()])
+
+    def retirement(self, graceful_signal: str, patience: float) -> Iterator[Rung]:
+        """Yield the ladder for an old master: graceful, quick, KILL.
+
+        A master without workers has no request in flight, and gets the quick signal at once.
+
+        :param patience: seconds that the workers have to finish their requests.
+        """
+        first = graceful_signal if self.look() else self._quick_signal
+        yield rung(self._world, self._master, first, patience)
+        yield from self._quick_end()
+
+    def dismissal(
+        self,
+        graceful_signal: str,
+        patience: float,
+        unready: Callable[[list[Process]], list[Process]],
+        was_ready: bool,
+    ) -> Iterator[Rung]:
+        """Yield the ladder for a successor: graceful, KILL for what still boots, quick, KILL.
+
+        A worker that boots does not obey the graceful signal, and has no request in flight.
+
+        :param patience: seconds that the workers have to finish their requests.
+        :param unready: returns which of some workers may be killed.
+        :param was_ready: the workers have been ready once.
+        """
+        yield rung(self._world, self._master, graceful_signal, BOOT_GRACE_SECONDS)
+        living = self.look()
+        boots = unready(living)
+        serves = was_ready or not set(boots).issuperset(living)
+        yield Rung(lambda: self.kill(boots), patience if serves else QUICK_SECONDS)
+        yield from self._quick_end()
+
+    def _quick_end(self) -> Iterator[Rung]:
+        yield rung(self._world, self._master, self._quick_signal, QUICK_SECONDS)
+        yield Rung(self.kill_all, QUICK_SECONDS)
 
     def help_to_end(self) -> None:
         """Help a master that was asked to end, and its workers.

@@ -8,7 +8,7 @@ import signal
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Optional
+from typing import Callable, Optional
 
 from supervisor_hotreload.core.model import Failure, Fault
 from supervisor_hotreload.core.text import printable
@@ -32,16 +32,18 @@ class JudgingCommand:
     whether anything is changed at all. The environment variables HOTRELOAD_PROGRAM,
     HOTRELOAD_OLD_PID and HOTRELOAD_NEW_PID say what is judged.
 
-    A subclass gives the environment, and names the command to whoever reaps it.
-
     :param name: the name of the program.
     :param command: is split as a shell splits it, and run without a shell.
     :param old: the master of the old generation.
+    :param environment: the variables that it gets besides these three.
+    :param spawned: called with its pid and this object, whose :meth:`finish` has to be called
+        when that pid is reaped.
     :param title: what messages call the command.
     :param fault: the fault when it does not agree.
     :param directory: where it runs; None means the current directory.
     :param umask: None means that of this process.
     :param run_as: the user that it runs as.
+    :param hint: what an operator can do when it cannot be run.
     :raises Failure: when no file can be made for its output.
     """
 
@@ -50,20 +52,26 @@ class JudgingCommand:
         name: str,
         command: str,
         old: Process,
+        environment: Mapping[str, str],
+        spawned: Callable[[int, JudgingCommand], object],
         title: str = "",
         fault: Fault = Fault.CHECK_FAILED,
         directory: Optional[str] = None,
         umask: Optional[int] = None,
         run_as: RunAs = ITSELF,
+        hint: str = "",
     ) -> None:
         self._name = name
         self._words = command
         self._old = old
+        self._environment = environment
+        self._spawned = spawned
         self._title = printable(title or f"check ({command})")
         self._fault = fault
         self._directory = directory
         self._umask = umask
         self._run_as = run_as
+        self._hint = hint
         self._command: Optional[Command] = None
         self._status: Optional[int] = None
         try:
@@ -117,20 +125,9 @@ class JudgingCommand:
             self._command.close()
         self._output.close()
 
-    def environment(self) -> Mapping[str, str]:
-        """Return the environment that the command runs in."""
-        return os.environ
-
-    def hint(self) -> str:
-        """Return what an operator can do when the command cannot be run."""
-        return ""
-
-    def spawned(self, pid: int) -> None:
-        """Arrange that :meth:`finish` is called when *pid* is reaped."""
-
     def _start(self, new: Optional[Process]) -> Command:
         environment = dict(
-            self.environment(),
+            self._environment,
             HOTRELOAD_PROGRAM=self._name,
             HOTRELOAD_OLD_PID=str(self._old.pid),
             HOTRELOAD_NEW_PID="" if new is None else str(new.pid),
@@ -145,8 +142,8 @@ class JudgingCommand:
             )
         except (OSError, ValueError) as error:
             raise self._not_run(str(error)) from None
-        self.spawned(command.pid)
+        self._spawned(command.pid, self)
         return command
 
     def _not_run(self, why: str) -> Failure:
-        return Failure(self._fault, f"{self._title} could not be run: {why}{self.hint()}")
+        return Failure(self._fault, f"{self._title} could not be run: {why}{self._hint}")

@@ -54,6 +54,10 @@ LINES = 8192
 CONNECTIONS = 20_000
 """How many lines are read to find one connection."""
 
+REST = 10
+"""An answer is used again for so many times the seconds that it took: the kernel walks over all
+unix sockets of the host, and other users may have very many (unix_diag_dump)."""
+
 LINE = 1024
 """Bytes of one line. The longest name of a unix socket is shorter."""
 
@@ -166,18 +170,23 @@ class SocketView:
 
     def __init__(self, descriptors: Descriptors, clock: Callable[[], float]) -> None:
         self._descriptors = descriptors
+        self._clock = clock
         self._listening: Cache[str, Union[dict[int, str], Unreadable]] = Cache(clock)
 
     def listening(self, process: Process) -> dict[int, str]:
-        """Return what :func:`listening` does. Each network namespace is asked once a tick.
+        """Return what :func:`listening` does. Each network namespace is asked once a tick, and
+        less often where the answer takes long.
 
         :raises Unreadable: when there are too many. This is remembered for longer.
         """
         place = _namespace(process.pid) or ""
         found = self._listening.fresh(place)
         if found is None:
+            began = self._clock()
             try:
-                found = self._listening.put(place, listening(process.pid), FRESH_SECONDS)
+                found = listening(process.pid)
+                fresh = max(FRESH_SECONDS, REST * (self._clock() - began))
+                self._listening.put(place, found, min(fresh, STALE_SECONDS))
             except Unreadable as error:
                 found = self._listening.put(place, error, STALE_SECONDS)
         if isinstance(found, Unreadable):

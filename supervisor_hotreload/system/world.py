@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Collection, Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable
 from typing import Callable, Optional, TypeVar
 
 from supervisor_hotreload.system import peek
@@ -19,7 +19,6 @@ from supervisor_hotreload.system.descriptors import Beat, Descriptors, inode_of
 from supervisor_hotreload.system.files import read_pidfile
 from supervisor_hotreload.system.process import (
     Process,
-    Status,
     ancestors_of,
     arguments_of,
     children_of,
@@ -49,7 +48,8 @@ Found = TypeVar("Found")
 class World:
     """The real system. No method blocks, except :meth:`environments`.
 
-    ``subreaper`` tells whether the kernel makes the orphans below us our children.
+    ``subreaper`` tells whether the kernel makes the orphans below us our children. What looks at
+    descriptors raises Unreadable when they are hidden, or there are too many.
     """
 
     def __init__(self) -> None:
@@ -59,21 +59,18 @@ class World:
         self._descriptors = Descriptors(lambda: self.now())
         self._sockets = SocketView(self._descriptors, lambda: self.now())
 
-    def now(self) -> float:
-        """Return the monotonic clock, in seconds."""
-        return time.monotonic()
+    # -- what needs nothing of this object
 
-    def own_pid(self) -> int:
-        return os.getpid()
+    now = staticmethod(time.monotonic)
+    own_pid = staticmethod(os.getpid)
+    lookup = staticmethod(lookup)
+    alive = staticmethod(is_alive)
+    status = staticmethod(status_of)
+    send = staticmethod(send_signal)
+    environments = staticmethod(peek.environments)
+    """It waits; all others return at once."""
 
     # -- one process
-
-    def lookup(self, pid: int) -> Optional[Process]:
-        """Return the living process with the pid *pid*."""
-        return lookup(pid)
-
-    def alive(self, process: Process) -> bool:
-        return is_alive(process)
 
     def is_child(self, pid: int) -> bool:
         """Tell whether *pid* is a child of ours, dead or alive.
@@ -85,9 +82,6 @@ class World:
         except ChildProcessError:
             return False
         return True
-
-    def status(self, pid: int) -> Optional[Status]:
-        return status_of(pid)
 
     def ids(self, process: Process) -> Optional[Ids]:
         """Return the ids of *process*, None once it is gone."""
@@ -146,21 +140,16 @@ class World:
         """Return how often *process* has gone to sleep, None when it is hidden."""
         return count_of_sleeps(process.pid)
 
-    def environments(
-        self, processes: Mapping[Process, Ids], names: Collection[str]
-    ) -> dict[Process, dict[str, str]]:
-        """Return the variables *names* of each process. It waits: see peek.environments()."""
-        return peek.environments(processes, names)
-
     def signal(self, process: Process, name: str) -> bool:
         """Send the signal *name* ('TERM') to *process*; see :meth:`send`."""
         return self.send(process, signal.Signals[f"SIG{name}"])
 
-    def send(self, process: Process, number: int) -> bool:
-        """Send a signal to *process* and to no other; return False when it is gone."""
-        return send_signal(process, number)
-
     # -- its relatives
+
+    def parent(self, process: Process) -> Optional[Process]:
+        """Return the living parent of *process*, None when it is gone."""
+        status = self.status(process.pid)
+        return self.lookup(status.parent) if status is not None else None
 
     def children(self, process: Process) -> list[Process]:
         """Return the living children of *process*, none once it is gone.
@@ -202,17 +191,11 @@ class World:
     # -- its descriptors
 
     def heartbeats(self, process: Process) -> dict[tuple[int, int], Beat]:
-        """Return the gunicorn heartbeat files that *process* holds, by device and inode.
-
-        :raises Unreadable: when its descriptors are hidden, or there are too many.
-        """
+        """Return the gunicorn heartbeat files that *process* holds, by device and inode."""
         return self._descriptors.heartbeats(process)
 
     def descriptors(self, process: Process) -> dict[str, str]:
-        """Return what the descriptors of *process* are links to.
-
-        :raises Unreadable: when its descriptors are hidden, or there are too many.
-        """
+        """Return what the descriptors of *process* are links to."""
         return dict(self._descriptors.links(process))
 
     def listening(self, process: Process) -> dict[int, str]:
@@ -223,17 +206,11 @@ class World:
         return self._sockets.listening(process)
 
     def sockets(self, process: Process, known: Container[int]) -> Sockets:
-        """Return which of the listening sockets *known* are held and accepted by *process*.
-
-        :raises Unreadable: when its descriptors are hidden, or there are too many.
-        """
+        """Return which of the listening sockets *known* are held and accepted by *process*."""
         return self._sockets.sockets(process, known)
 
     def held(self, process: Process) -> frozenset[int]:
-        """Return the inodes of the listening sockets that *process* holds.
-
-        :raises Unreadable: when its descriptors are hidden, or there are too many.
-        """
+        """Return the inodes of the listening sockets that *process* holds."""
         return self.sockets(process, self.listening(process)).held
 
     def own_sockets(self) -> frozenset[int]:
@@ -242,10 +219,7 @@ class World:
         return self.held(me) if me is not None else frozenset()
 
     def handed_on(self, process: Process, sockets: Container[int]) -> frozenset[int]:
-        """Return those of *sockets* that *process* keeps open if it executes another file.
-
-        :raises Unreadable: when its descriptors are hidden, or there are too many.
-        """
+        """Return those of *sockets* that *process* keeps open if it executes another file."""
         links = self._descriptors.links(process, sockets)
         return frozenset(
             inode

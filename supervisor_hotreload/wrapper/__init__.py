@@ -14,6 +14,5 @@ A map of this room, from the outside in. It imports nothing here: hotreload-orph
 - ``files`` writes files into directories of other users, and protects files of the server.
 - ``reports`` writes to stderr, to the status file and to systemd (``service_manager``).
 - ``upgrade`` replaces hotreload-run itself; ``handover`` is what the new version is given.
-- ``check`` runs a command that judges a release.
 - ``orphan`` is the command ``hotreload-orphan``.
 """

@@ -44,8 +44,4 @@ class WrapperAdopter:
             self._reload_again()
             raise Cancelled(f"{refusal}; hotreload-run reloads once more")
         self._generations.adopt(new)
-        self.commit()
-
-    def commit(self) -> None:
-        """Record the point of no return; in place the tracked process stays the same."""
-        self._reload.adopted = True
+        self._reload.commit()

@@ -124,7 +124,7 @@ class Reloads:
                 policy = self._admitted(family, old, policy)
                 reload.old_pid = old.master.pid
                 if strategy.in_place:
-                    return self._in_place(reload, family, old, policy, adopter)
+                    return self._in_place(reload, family, old, policy)
                 server = family.server(self._world, old, policy, program)
                 return protocol.reload(server, policy, adopter, self._check(old.master))
         overlap = self._overlap(found, copy)
@@ -145,12 +145,7 @@ class Reloads:
         return replace(policy, ready=ready)
 
     def _in_place(
-        self,
-        reload: Reload,
-        family: AnyFamily,
-        old: Generation,
-        policy: Policy,
-        adopter: WrapperAdopter,
+        self, reload: Reload, family: AnyFamily, old: Generation, policy: Policy
     ) -> protocol.Steps:
         """Return the protocol of a server that keeps its pid: no second copy can listen on its
         ports. Where its family knows how, the release is tried before."""
@@ -160,7 +155,7 @@ class Reloads:
 
         def steps() -> protocol.Steps:  # a trial may take long: the server is looked at after it
             server = family.in_place(self._world, old, policy, program)
-            yield from protocol.in_place(server, policy, adopter.commit, check)
+            yield from protocol.in_place(server, policy, reload.commit, check)
 
         trial = None
         if family.strategies[policy.strategy].tried:
@@ -200,9 +195,17 @@ class Reloads:
     def _judge(
         self, command: str, master: Process, trial: Optional[Trial] = None
     ) -> protocol.Judge:
-        from supervisor_hotreload.wrapper.check import WrapperCheck  # tempfile takes memory
+        from supervisor_hotreload.system.check import JudgingCommand  # tempfile takes memory
 
-        return WrapperCheck(self._options.name, command, master, self._children, trial)
+        def spawned(pid: int, judge: JudgingCommand) -> None:
+            self._children.reapers[pid] = judge.finish
+
+        name = self._options.name
+        if trial is None:
+            return JudgingCommand(name, command, master, os.environ, spawned)
+        given = {**os.environ, **trial.environment}
+        title, fault, run_as = trial.title, Fault.TRIAL_FAILED, trial.run_as
+        return JudgingCommand(name, command, master, given, spawned, title, fault, run_as=run_as)
 
     def _report_progress(self, reload: Reload) -> None:
         text = "" if reload.progress is None else f"{reload.phase.value}: {reload.progress.text}"

@@ -9,22 +9,19 @@ from supervisor_hotreload.core.model import Policy, Ready
 from supervisor_hotreload.core.text import there_are
 from supervisor_hotreload.servers.base import GUESS, REEXEC, Family
 from supervisor_hotreload.servers.command_line import own_name
-from supervisor_hotreload.servers.gunicorn.command import (
-    BINARIES,
-    bound,
-    configured,
-    options,
-    options_of,
-    why_it_daemonizes,
+from supervisor_hotreload.servers.gunicorn import command
+from supervisor_hotreload.servers.gunicorn.heartbeat import (
+    GunicornGeneration,
+    Heartbeat,
+    is_master,
+    survey,
 )
-from supervisor_hotreload.servers.gunicorn.heartbeat import Heartbeat, is_master
 from supervisor_hotreload.servers.gunicorn.reexec import GunicornReexec
 from supervisor_hotreload.servers.gunicorn.start_context import (
     must_hand_over,
     must_start_again,
     other_interpreter,
 )
-from supervisor_hotreload.servers.gunicorn.survey import GunicornGeneration, survey
 from supervisor_hotreload.servers.launchers import must_spare_successor
 from supervisor_hotreload.servers.program import Program
 from supervisor_hotreload.servers.readiness import (
@@ -46,7 +43,7 @@ class GunicornFamily(Family[GunicornGeneration]):
     """Recognised by the heartbeat files that a master shares with its workers."""
 
     name = "gunicorn"
-    binaries = BINARIES
+    binaries = command.BINARIES
     orphan_signal = ""
     strategies = {"reexec": REEXEC}  # noqa: RUF012 - a table, never changed
 
@@ -62,14 +59,14 @@ class GunicornFamily(Family[GunicornGeneration]):
         )
 
     def why_not_running(self, program: Program) -> str:
-        return why_it_daemonizes(program)
+        return command.why_it_daemonizes(program)
 
     def pidfile(self, program: Program) -> Optional[str]:
-        path = options(configured(program)).get("pid")
+        path = command.options(command.configured(program)).get("pid")
         return os.path.join(program.directory, path) if path else None
 
     def addresses(self, program: Program) -> list[str]:
-        return bound(program)
+        return command.bound(program)
 
     def admit(
         self, world: World, old: GunicornGeneration, policy: Policy, program: Program
@@ -129,7 +126,7 @@ class GunicornFamily(Family[GunicornGeneration]):
         self, world: World, old: GunicornGeneration, policy: Policy, program: Program
     ) -> GunicornReexec:
         probe = self.probe(world, old, policy.ready)
-        return GunicornReexec(world, old, policy, probe, configured(program), program)
+        return GunicornReexec(world, old, policy, probe, program)
 
     def is_master(self, world: World, process: Process) -> bool:
         return is_master(world, process)
@@ -153,10 +150,10 @@ def _has_loaded(world: World, worker: Process) -> bool:
 def _named_user(program: Program) -> RunAs:
     """Return the user in the command; the configuration file is not read, it may be anybody's."""
     words = program.words
-    while words and own_name(words[:1]) not in BINARIES:
+    while words and own_name(words[:1]) not in command.BINARIES:
         words = words[1:]  # an interpreter has options of its own
-    given = options(program.environment.get("GUNICORN_CMD_ARGS", ""))
-    named = {**given, **options_of(words[1:])}
+    given = command.options(program.environment.get("GUNICORN_CMD_ARGS", ""))
+    named = {**given, **command.options_of(words[1:])}
     return RunAs(named.get("user"), named.get("group"))
 
 

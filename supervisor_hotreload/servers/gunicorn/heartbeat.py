@@ -1,14 +1,32 @@
-"""The heartbeat files that a gunicorn master shares with its workers."""
+"""The heartbeat files that a gunicorn master shares with its workers: they tell which process is
+the master, and which workers are ready."""
 
 from __future__ import annotations
 
 from collections.abc import Container
+from dataclasses import dataclass, field
+from typing import Optional
 
 from supervisor_hotreload.core.model import Progress, Readiness
 from supervisor_hotreload.core.text import counted
+from supervisor_hotreload.servers.generation import Generation, walk
 from supervisor_hotreload.servers.readiness import FORKING_SECONDS, STEADY_SECONDS, Verdict
 from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.world import World
+
+
+@dataclass
+class GunicornGeneration(Generation):
+    """A gunicorn master with its workers as they were at one moment.
+
+    :param beats: its heartbeat files, one for each worker, by device and inode.
+    """
+
+    beats: frozenset[tuple[int, int]] = field(default_factory=frozenset)
+
+    @property
+    def workers(self) -> int:
+        return len(self.beats) if self.readable else len(self.children)
 
 
 def shares(world: World, beats: Container[tuple[int, int]], child: Process) -> bool:
@@ -30,6 +48,28 @@ def is_master(world: World, process: Process) -> bool:
     except Unreadable:
         return False
     return bool(beats) and any(shares(world, beats, child) for child in world.children(process))
+
+
+def survey(world: World, tracked: Process, is_named: bool) -> Optional[GunicornGeneration]:
+    """Return the generation under the supervised process *tracked*, None without a gunicorn.
+
+    The master is the topmost process that shares a heartbeat file with a child of its own.
+
+    :param is_named: the configured command names gunicorn. This counts only when the heartbeat
+        files are hidden: then the master is the topmost process with children.
+    """
+    hidden: Optional[GunicornGeneration] = None
+    for process, children in walk(world, tracked):
+        image, everyone = world.image(process), frozenset(children)
+        try:
+            beats = world.heartbeats(process)
+        except Unreadable:
+            if hidden is None and children:
+                hidden = GunicornGeneration(tracked, process, image, False, everyone)
+            continue
+        if beats and any(shares(world, beats, child) for child in children):
+            return GunicornGeneration(tracked, process, image, True, everyone, frozenset(beats))
+    return hidden if is_named else None
 
 
 class Heartbeat:

@@ -7,15 +7,14 @@ QUIT (gunicorn arbiter.handle_winch, handle_quit).
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Optional
 
 from supervisor_hotreload.core.model import Failure, Fault, Policy
-from supervisor_hotreload.servers.gunicorn.command import options
+from supervisor_hotreload.servers.gunicorn.command import configured, options
 from supervisor_hotreload.servers.gunicorn.failed_fork import Forks
-from supervisor_hotreload.servers.gunicorn.heartbeat import shares
-from supervisor_hotreload.servers.gunicorn.promotion import Promotion
+from supervisor_hotreload.servers.gunicorn.heartbeat import GunicornGeneration, shares
 from supervisor_hotreload.servers.gunicorn.start_context import lost_path, must_start_again
-from supervisor_hotreload.servers.gunicorn.survey import GunicornGeneration
 from supervisor_hotreload.servers.lineage import same_command
 from supervisor_hotreload.servers.program import Program
 from supervisor_hotreload.servers.readiness import Probe
@@ -27,41 +26,37 @@ from supervisor_hotreload.system.world import World
 DRAIN_MARGIN_SECONDS = 10.0
 """Seconds on top of a graceful_timeout of the command line: gunicorn's own limit comes first."""
 
+SLEEPS = 3
+"""Sleeps of the master's loop after its parent is gone, until it is certainly promoted."""
+
+LOOP_SECONDS = 2.0
+"""Seconds after which it is certainly promoted: its loop looks every second."""
+
 GRACEFUL_TIMEOUT_SECONDS = 30.0
 """gunicorn's default for --graceful-timeout."""
 
 
 class GunicornReexec(Reexec):
-    """One reload of one gunicorn, bound to its old generation.
-
-    :param command: with the arguments that gunicorn takes from its environment.
-    :param program: None when it is not known: then what a re-exec needs is not checked.
-    """
+    """One reload of one gunicorn, bound to its old generation."""
 
     graceful_signal = "TERM"
     quick_signal = "QUIT"
     orphan_signal = "TERM"
 
     def __init__(
-        self,
-        world: World,
-        old: GunicornGeneration,
-        policy: Policy,
-        probe: Probe,
-        command: str,
-        program: Optional[Program] = None,
+        self, world: World, old: GunicornGeneration, policy: Policy, probe: Probe, program: Program
     ) -> None:
-        self._graceful_timeout = _seconds(options(command).get("graceful-timeout"))
+        self._graceful_timeout = _seconds(options(configured(program)).get("graceful-timeout"))
         super().__init__(world, old, policy, probe)
         self._program = program
         self._forks = Forks(world, old.master, old.image)
-        self._promotion = Promotion(world, old.master, policy.pidfile)
+        self._orphaned_at: Optional[float] = None
+        self._sleeps: Optional[int] = None
         self._idle_since: Optional[float] = None
         self._given_up = False
 
     def reexec(self) -> None:
-        if self._program is not None:
-            must_start_again(self._world, self._old.master, self._program)
+        must_start_again(self._world, self._old.master, self._program)
         self._forks.look()
         super().reexec()
 
@@ -90,9 +85,7 @@ class GunicornReexec(Reexec):
 
     def _lost_path(self) -> str:
         """Return the cure where a failed fork has removed a unix socket (arbiter.stop)."""
-        lost = None
-        if self._program is not None:
-            lost = lost_path(self._world, self._old.master, self._program)
+        lost = lost_path(self._world, self._old.master, self._program)
         return f". It has removed {lost}: no client gets in, restart the program" if lost else ""
 
     def recall(self) -> bool:
@@ -140,7 +133,32 @@ class GunicornReexec(Reexec):
         return self._graceful_timeout or GRACEFUL_TIMEOUT_SECONDS
 
     def is_promoted(self, new: Process) -> bool:
-        return self._promotion.is_over(new) and self._serves(new)
+        """Tell whether *new* has seen that its parent is gone (arbiter.maybe_promote_master), and
+        one of its workers is ready. A SIGCHLD wakes the loop of one that has not."""
+        if not super().is_promoted(new):
+            return False
+        if not self._has_noticed(new):
+            self._world.signal(new, "CHLD")
+            return False
+        return self._serves(new)
+
+    def _has_noticed(self, new: Process) -> bool:
+        """Tell whether the loop of *new* has run since its parent is gone.
+
+        A promoted master writes its pid to the pidfile, and does not before. Without a pidfile
+        its loop has to have gone to sleep again.
+        """
+        pidfile = self._policy.pidfile
+        if pidfile is not None:
+            with suppress(ValueError):
+                if self._world.read_pid(pidfile, self._world.ids(new)) == new.pid:
+                    return True
+        now, sleeps = self._world.now(), self._world.sleeps(new)
+        if self._orphaned_at is None:
+            self._orphaned_at, self._sleeps = now, sleeps
+        if pidfile is None and sleeps is not None and self._sleeps is not None:
+            return sleeps >= self._sleeps + SLEEPS
+        return now - self._orphaned_at > LOOP_SECONDS
 
     def _serves(self, new: Process) -> bool:
         """Tell whether a worker of *new* is ready; True when that is hidden.
