@@ -99,7 +99,7 @@ def test_a_process_with_very_many_children_gets_its_signals(
         alone = Lineage(other, other.start)
         signal_adopted(here, alone, -other.pid, signal.SIGTERM, os.kill)
         generations = Generations(here, lambda pid: False)
-        generations.begin(Lineage(other, other.start))
+        generations.note_spawn(other.pid)
         generations.note_master(other, None)
         generations.add_previous([previous])
         assert generations.others(signal.SIGKILL) == [previous]
