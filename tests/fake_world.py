@@ -134,6 +134,9 @@ class FakeWorld(World):
     def same_files(self, process: Process) -> bool:
         return False
 
+    def leads_a_namespace(self, process: Process) -> bool:
+        return False
+
     def strays(self, users: Collection[int]) -> list[Process]:
         return []
 

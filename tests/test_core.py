@@ -105,6 +105,8 @@ def test_a_successor_is_requested_several_times_within_the_timeout() -> None:
     assert server.requests == protocol.REQUESTS
     assert reload.fault is Fault.NO_SUCCESSOR
     assert reload.reason == "timed out after 9 s waiting for the successor to start"
+    said = "timed out after 3 s waiting for the successor to start (request 3 of 3)"
+    assert f"rolling back: {said}" in [line.text for line in reload.lines]
 
 
 def test_a_refused_adoption_is_reported_with_the_phase_before_it() -> None:

@@ -213,6 +213,25 @@ def test_a_wrapper_that_would_end_the_successor_is_refused(house: House, name: s
     assert get(house.port).startswith(b"v1 ")
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root makes namespaces")
+@pytest.mark.parametrize("init", ["", "tini --"])
+def test_a_pid_namespace_of_its_own_is_refused(house: House, init: str) -> None:
+    """The kernel kills all of it when its first process ends."""
+    if init:
+        program("tini", CURES["tini"])
+    house.configure(command=f"unshare --pid --fork --mount-proc {init} {house.gunicorn()}")
+    house.start()
+    before = house.info()
+    with Load(house.port) as load:
+        load.wait_in_flight()
+        fault = fault_of(house)
+    assert load.dropped == []
+    assert fault.faultCode == Fault.NOT_RELOADABLE
+    assert "pid namespace of its own" in fault.faultString
+    assert house.info()["pid"] == before["pid"]
+    assert get(house.port).startswith(b"v1 ")
+
+
 @pytest.mark.parametrize("words", ["dumb-init --single-child --", "dumb-init -vc", "tini -g --"])
 def test_a_wrapper_that_lets_it_live_is_none(house: House, words: str) -> None:
     name = words.split()[0]

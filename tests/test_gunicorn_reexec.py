@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import sys
 import time
+from typing import Optional
 
 import pytest
 from gunicorn import __version__
@@ -15,6 +16,7 @@ from supervisor_hotreload.core.model import Fault
 from supervisor_hotreload.servers.gunicorn.command import why_it_daemonizes
 from supervisor_hotreload.servers.program import Program
 from supervisor_hotreload.system.credentials import Ids, ids_of
+from tests.harness.missing import program
 from tests.house import APP, House, wait_until
 from tests.load import Load, get
 from tests.test_refusals import assert_unchanged, fault_of
@@ -23,16 +25,17 @@ from tests.test_refusals import assert_unchanged, fault_of
 class Installed:
     """A gunicorn in a place of its own, of which parts can be taken away."""
 
-    def __init__(self, house: House) -> None:
-        self.interpreter = house.root / "bin" / "python3"
-        self.interpreter.parent.mkdir()
+    def __init__(self, house: House, folder: Optional[pathlib.Path] = None) -> None:
+        root = folder or house.root
+        self.interpreter = root / "bin" / "python3"
+        self.interpreter.parent.mkdir(parents=True)
         self.interpreter.symlink_to(os.path.realpath(house.python))
-        (house.root / "pyvenv.cfg").write_text(
+        (root / "pyvenv.cfg").write_text(
             pathlib.Path(house.python).parent.parent.joinpath("pyvenv.cfg").read_text()
         )
         lib = pathlib.Path(house.python).parent.parent / "lib"
-        (house.root / "lib").symlink_to(lib)
-        self.script = house.root / "bin" / "gunicorn"
+        (root / "lib").symlink_to(lib)
+        self.script = root / "bin" / "gunicorn"
         self.script.write_text(
             f"#!{self.interpreter}\nfrom gunicorn.app.wsgiapp import run\nrun()\n"
         )
@@ -68,6 +71,63 @@ def test_what_is_missing_is_refused(house: House, what: str, title: bool) -> Non
         if title:
             (house.root / "current" / "conf.py").write_text(TITLE)
         house.reload()
+    assert load.dropped == []
+
+
+@pytest.mark.parametrize("begins", ["script", "interpreter"])
+def test_an_environment_for_each_release(house: House, begins: str) -> None:
+    """gunicorn keeps the interpreter that its script named; a path in the command is followed."""
+    first, second = (Installed(house, house.root / name) for name in ("env1", "env2"))
+    link = house.root / "env"
+    link.symlink_to("env1")
+    word = f"{link}/bin/python3 " if begins == "interpreter" else ""
+    house.configure(
+        command=f"{word}{link}/bin/gunicorn --bind 127.0.0.1:{house.port} --workers 2 app:app"
+    )
+    house.start()
+    with Load(house.port) as load:
+        link.unlink()
+        link.symlink_to("env2")
+        house.release("v2")
+        said = house.reload().stdout
+        load.wait_for("v2")
+    assert load.dropped == []
+    warned = f"keeps the interpreter {first.interpreter}" in said
+    assert warned == (begins == "script"), said
+    assert (f"names {second.interpreter} now" in said) == warned
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
+@pytest.mark.parametrize("closed", ["script", "release", "releases"])
+@pytest.mark.parametrize("how", ["user", "launcher"])
+def test_a_deploy_that_the_user_cannot_read(house: House, how: str, closed: str) -> None:
+    """As root, with umask 077: gunicorn's exec or chdir would fail."""
+    house.open_to_all()
+    launcher = f"{program('runuser', 'apt-get install util-linux')} -u nobody --"
+    command = house.gunicorn("--workers 2")
+    if how == "launcher":
+        house.configure(command=f"{launcher} {command}")
+    else:
+        house.configure(command=command, program="user = nobody")
+    house.start()
+    before = house.info()
+    with Load(house.port) as load:
+        load.wait_in_flight()
+        house.release("v2")
+        path = {
+            "script": house.root / "site" / "bin" / "gunicorn",
+            "release": house.root / "releases" / "v2",
+            "releases": house.root / "releases",
+        }[closed]
+        path.chmod(0o700)
+        fault = fault_of(house)
+        assert fault.faultCode == Fault.NOT_RELOADABLE, fault
+        said = f"script ({path}) cannot be read" if closed == "script" else "cannot be entered"
+        assert said in fault.faultString, fault
+        assert house.info()["pid"] == before["pid"]
+        path.chmod(0o755)
+        house.reload()
+        load.wait_for("v2")
     assert load.dropped == []
 
 

@@ -17,6 +17,7 @@ from supervisor.xmlrpc import RPCError
 import supervisor_hotreload
 from supervisor_hotreload.controllerplugin import HotReloadControllerPlugin
 from supervisor_hotreload.core.text import LONGEST
+from supervisor_hotreload.ctl.screen import Screen
 from supervisor_hotreload.listener.log import say
 from supervisor_hotreload.plugin.events import ProcessHotReloadEvent
 from supervisor_hotreload.plugin.log import Log
@@ -238,3 +239,10 @@ def test_supervisorctl_prints_no_more_than_text(capsys: pytest.CaptureFixture[st
     printed = capsys.readouterr().out
     assert len(printed.splitlines()) == 2
     assert_printable(printed.split("\n"))
+
+
+def test_the_tabs_of_a_backtrace_are_spaces_on_the_screen() -> None:
+    printed: list[str] = []
+    controller = types.SimpleNamespace(stdout=None, output=printed.append)
+    Screen(controller).say("myapp| \tfrom /srv/app/config.ru:3:in '<main>'\x1b[2J")
+    assert printed == ["myapp|     from /srv/app/config.ru:3:in '<main>'\ufffd[2J"]

@@ -54,6 +54,31 @@ def test_its_configuration_is_read_again(house: House, socket: str) -> None:
     assert not before & workers(house)
 
 
+BESIDE = """\
+import select, socket
+listener = socket.create_server(("127.0.0.1", 0))
+poll = select.epoll()
+poll.register(listener)
+while True: poll.poll()
+"""
+
+
+def test_another_server_of_its_start_script_is_no_worker(house: House) -> None:
+    """``server & exec nginx``: nginx has a child that accepts, and that no HUP replaces."""
+    (house.root / "beside.py").write_text(BESIDE)
+    configure_nginx(house)
+    path = house.root / "start.sh"
+    path.write_text(f"#!/bin/sh\n{house.python} {house.root}/beside.py &\nexec {nginx(house)}\n")
+    path.chmod(0o755)
+    house.configure(command=str(path), program=STOP + "\nstopasgroup = true")
+    begin(house, house.port, 3)
+    with Load(house.port, fast=2, slow=0) as load:
+        configure_nginx(house, "v2")
+        assert "2/2 workers ready" in house.reload().stdout
+        load.wait_for("v2")
+    assert load.dropped == []
+
+
 def refused(house: House) -> str:
     """Require that nginx -t refuses a broken configuration and nothing changes."""
     before = workers(house)

@@ -69,6 +69,26 @@ def test_reload(house: House, kind: str) -> None:
     assert load.dropped == []
 
 
+def test_a_loop_that_starts_the_server_again(house: House) -> None:
+    """What it starts would take the path of the socket from the new generation."""
+    path = house.root / "app.sock"
+    server = house.gunicorn("--workers 2", bind=f"unix:{path}")
+    house.configure(command=script(house, f"while true; do {server}; done"))
+    house.start(running="")
+    house.wait_for("RUNNING")
+    wait_for_answer(path)
+    with Load(path, fast=2, slow=0) as load:
+        house.release("v2")
+        house.reload()
+        load.wait_for("v2")
+    assert load.dropped == []
+    house.turn(4)
+    assert int(get(path).split()[2]) == house.info()["pid"]
+    assert house.masters() == [psutil.Process(house.info()["pid"])]
+    assert house.ctl("stop", "myapp").stdout == "myapp: stopped\n"
+    assert house.application() == []
+
+
 @pytest.mark.parametrize("kind", mostly_slow(KINDS, ["poll", "timeout"]))
 def test_by_hand(house: House, kind: str) -> None:
     """USR2, then TERM: the successor is adopted, not left without supervisord."""

@@ -253,11 +253,14 @@ def spawn(server: Server, timeout: float) -> Generator[Wait, Any, Any]:
     :param timeout: in seconds, for all requests together.
     :raises Overdue: NO_SUCCESSOR.
     """
-    for _ in range(REQUESTS):
+    awaited = "the successor to start"
+    for number in range(1, REQUESTS + 1):
         server.reexec()
         with suppress(Overdue):
-            return (yield Wait(Phase.SPAWNING, server.successor, timeout / REQUESTS))
-    raise Overdue(Fault.NO_SUCCESSOR, timed_out(timeout, "the successor to start"))
+            asked = f"{awaited} (request {number} of {REQUESTS})"
+            seconds = timeout / REQUESTS
+            return (yield Wait(Phase.SPAWNING, server.successor, seconds, awaited=asked))
+    raise Overdue(Fault.NO_SUCCESSOR, timed_out(timeout, awaited))
 
 
 def ask(judge: Judge, new: Any, timeout: float, fault: Fault = Fault.CHECK_FAILED) -> Steps:
@@ -309,4 +312,4 @@ def timed_out(seconds: float, awaited: str, setting: str = "") -> str:
     :param setting: the setting that the seconds come from.
     """
     named = f" ({setting})" if setting else ""
-    return f"timed out after {seconds:g} s{named} waiting for {awaited}"
+    return f"timed out after {round(seconds, 1):g} s{named} waiting for {awaited}"

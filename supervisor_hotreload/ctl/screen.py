@@ -33,9 +33,13 @@ class Screen:
         self._controller = controller
 
     def say(self, text: str) -> None:
-        """Print one line. Programs have written parts of it: only printable characters pass."""
+        """Print one line. Programs have written parts of it: only printable characters pass.
+
+        A tab becomes spaces: Ruby begins each line of a backtrace with one.
+        """
         encoding = getattr(self._controller.stdout, "encoding", None) or "utf-8"
-        self._controller.output(one_line(text).encode(encoding, "replace").decode(encoding))
+        line = one_line(text.replace("\t", "    "))
+        self._controller.output(line.encode(encoding, "replace").decode(encoding))
 
     def fail(self, status: int = LSBInitExitStatuses.GENERIC) -> None:
         """Set the exit status of supervisorctl."""

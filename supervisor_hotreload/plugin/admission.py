@@ -14,7 +14,7 @@ from supervisor_hotreload.plugin.supervisord import Supervisord
 from supervisor_hotreload.plugin.survey import Survey
 from supervisor_hotreload.servers import AUTO, AnyFamily, Found
 from supervisor_hotreload.servers.generation import Generation
-from supervisor_hotreload.system.process import Process
+from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.world import World
 
 
@@ -77,13 +77,18 @@ class Admission:
     def is_reloadable(self, program: SupervisedProgram) -> bool:
         """Tell whether a reload of the program's group, or of all programs, includes it.
 
-        A server that still boots is included: its reload is refused with the reason.
+        A server that still boots, or cannot be seen, is included: its reload is refused with the
+        reason, and that of the others is not.
         """
+        is_named = servers.family_by_command(program.program) is not None
         if program.starting:
-            return servers.family_by_command(program.program) is not None
-        return program.running and (
-            self._survey.found(program) is not None or self._survey.booting(program) is not None
-        )
+            return is_named
+        try:
+            return program.running and (
+                self._survey.found(program) is not None or self._survey.booting(program) is not None
+            )
+        except Unreadable:
+            return is_named
 
     def admit(self, program: SupervisedProgram, overrides: Overrides) -> Plan:
         """Return the plan for the reload of a program.

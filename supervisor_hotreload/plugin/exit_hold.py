@@ -19,6 +19,10 @@ HOLD_SECONDS = 5.0
 HOLD_SIGNALS = ((signal.SIGQUIT, HOLD_SECONDS), (signal.SIGKILL, 0.0))
 """What they are sent after that, each with its grace period: the program is down meanwhile."""
 
+FEW = 32
+"""Up to so many processes that are left, all orphans are looked at again at each exit. A hostile
+program may leave hundreds, which end one after the other."""
+
 
 class ExitHold:
     """Lets supervisord track what a process of the program has left, one after the other.
@@ -52,6 +56,11 @@ class ExitHold:
         """Whether supervisord does not know yet that the program is down."""
         return self._status is not None
 
+    def goes_on(self, pid: int) -> bool:
+        """Tell whether very many processes of the program but *pid* are known to be left: then an
+        inheritor is not looked for at each exit."""
+        return bool(self._many_left(pid))
+
     def status(self, status: int) -> int:
         """Return the wait status to report: that of the process that ended first.
 
@@ -64,10 +73,8 @@ class ExitHold:
         dead = self._generations.lineage
         if dead is None or dead.tracked.pid != pid:
             return False
-        orphaned = self._generations.workers_left()
-        self._send(orphaned, signal.SIGTERM)
-        living = dict.fromkeys([*self._generations.living_previous(), *orphaned])
-        left = [process for process in living if process.pid != pid]
+        known = self._many_left(pid)
+        left = known or self._left(pid)
         if not left:
             return False
         if self._status is None:
@@ -77,8 +84,9 @@ class ExitHold:
                 f"pid {pid} ended, but {names} of the program still run and may hold its port; "
                 f"supervisord reports the exit when they are gone, and spawns nothing before"
             )
-        # the deadlines stay, but the process that is tracked now may have missed signals
-        self._ladder = Ladder(rungs(self._send_rest, HOLD_SIGNALS), self._since + HOLD_SECONDS)
+        if not known:
+            # the deadlines stay, but the process that is tracked now may have missed signals
+            self._ladder = Ladder(rungs(self._send_rest, HOLD_SIGNALS), self._since + HOLD_SECONDS)
         self._generations.previous = left[1:]
         self._adoption.take(replace(dead, tracked=left[0]))
         return True
@@ -91,6 +99,19 @@ class ExitHold:
     def end(self) -> None:
         """Stop holding: supervisord has reported the exit."""
         self._status = self._ladder = None
+
+    def _many_left(self, pid: int) -> list[Process]:
+        """Return what is left but *pid* while that is known and very much: nothing when it has to
+        be looked for."""
+        held = self.active and len(self._generations.previous) > FEW
+        return self._generations.rest_of_previous(pid) if held else []
+
+    def _left(self, pid: int) -> list[Process]:
+        """Return all that is left of the program but *pid*; orphans of its master get TERM."""
+        orphaned = self._generations.workers_left()
+        self._send(orphaned, signal.SIGTERM)
+        living = dict.fromkeys([*self._generations.living_previous(), *orphaned])
+        return [process for process in living if process.pid != pid]
 
     def _send_rest(self, sig: int) -> None:
         """Send a signal to every process of the program that is left."""

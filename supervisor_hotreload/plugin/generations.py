@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from typing import Callable, Optional
 
 from supervisor_hotreload.servers import AnyFamily
@@ -17,12 +19,15 @@ from supervisor_hotreload.servers.lineage import (
     workers_of,
 )
 from supervisor_hotreload.servers.lineage import successors as successors_of
-from supervisor_hotreload.system.process import Process
+from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.world import World
 
 FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.25, 600.0
 """Seconds between two looks at a program without a listening socket, the shortest and the
 longest: most programs never listen."""
+
+RECORDED = 32
+"""How many processes of previous generations are recorded at most: there may be thousands."""
 
 LOOK_GROWTH = 1.3
 """The factor by which the pause between two looks grows, after a few of FIRST_LOOK_SECONDS."""
@@ -176,30 +181,40 @@ class Generations:
         self.previous = [process for process in self.previous if self._world.alive(process)]
         return list(self.previous)
 
+    def rest_of_previous(self, pid: int) -> list[Process]:
+        """Return the processes of previous generations from the first one on that lives and is not
+        *pid*. Whether the others live is not looked at: there may be thousands."""
+        for number, process in enumerate(self.previous):
+            if process.pid != pid and self._world.alive(process):
+                return self.previous[number:]
+        return []
+
     def add_previous(self, processes: Iterable[Process]) -> None:
         """Count *processes* among the previous generations."""
-        self.previous += [process for process in processes if process not in self.previous]
+        self.previous = list(dict.fromkeys((*self.previous, *processes)))
 
     def others(self, sig: int) -> list[Process]:
         """Return every living process that has to get the stop signal *sig* by itself.
 
         These are the masters of the other generations. A master that gets SIGKILL cannot
-        pass it on: then these are its workers too.
+        pass it on: then these are its workers too. Those that cannot be seen are left out.
         """
-        others = self.living_previous() + self.successors()
+        others = self.living_previous()
+        with suppress(Unreadable):
+            others += self.successors()
         if self.successor is not None and self.successor not in others:
             others.append(self.successor)
         if sig == signal.SIGKILL and self.lineage is not None:
-            others += workers_of(self._world, self.lineage)
+            with suppress(Unreadable):
+                others += workers_of(self._world, self.lineage)
         return others
 
     def proven(self, current: Optional[Process]) -> list[Process]:
         """Return the processes that the next supervisord may take: *current*, the successor,
-        and the previous generations that drain."""
-        found = [current] if current is not None else []
-        if self.successor is not None:
-            found.append(self.successor)
-        return [*found, *(process for process in self.living_previous() if process not in found)]
+        and RECORDED of the previous generations that drain."""
+        first = [process for process in (current, self.successor) if process is not None]
+        draining = (p for p in self.previous if p not in first and self._world.alive(p))
+        return [*first, *islice(draining, RECORDED)]
 
     # -- after an exit
 

@@ -8,6 +8,7 @@ does when supervisord acts), exit_hold and unwanted (what has to end), signals.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, Callable, Optional, Protocol
 
 from supervisor_hotreload.core.model import Failure
@@ -19,7 +20,7 @@ from supervisor_hotreload.plugin.process_view import ProcessView
 from supervisor_hotreload.plugin.signals import end_masters, signal_adopted
 from supervisor_hotreload.plugin.unwanted import Unwanted
 from supervisor_hotreload.servers import AnyFamily
-from supervisor_hotreload.system.process import Process
+from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.world import World
 
 
@@ -84,7 +85,7 @@ class SupervisedProgram(ProcessView):
         self._hold = ExitHold(world, self.generations, self._adoption, self._end, self._warn)
         self.unwanted = Unwanted(world, lambda unwanted, sig: self._end([unwanted], sig))
         reactions = Reactions(
-            inherits=self._adoption.inherit,
+            inherits=self._inherits,
             holds=self._hold.hold,
             status=self._hold.status,
             ended=self._on_end,
@@ -106,14 +107,18 @@ class SupervisedProgram(ProcessView):
         self._record()
 
     def look(self) -> None:
-        """Record what proves which processes are of the program, while they live."""
-        self.generations.note(self.pid)
-        if self.generations.lineage is None:
-            return
-        self._observer.runs(self)
-        self._record()
-        if self.generations.sockets:
-            self.generations.looks.stop()
+        """Record what proves which processes are of the program, while they live.
+
+        What cannot be seen is looked for again later; a reload says why it is refused.
+        """
+        with suppress(Unreadable):
+            self.generations.note(self.pid)
+            if self.generations.lineage is None:
+                return
+            self._observer.runs(self)
+            self._record()
+            if self.generations.sockets:
+                self.generations.looks.stop()
 
     def proofs(self) -> list[tuple[Process, frozenset[int]]]:
         """Return the processes that the next supervisord may take, each with its sockets."""
@@ -170,6 +175,9 @@ class SupervisedProgram(ProcessView):
     def _on_spawning(self) -> None:
         self.listen()
         self.given_socket = self.notify_socket
+
+    def _inherits(self, pid: int, status: int) -> bool:
+        return not self._hold.goes_on(pid) and self._adoption.inherit(pid, status)
 
     def _relay(self) -> tuple[bool, Optional[str]]:
         """Return whether a HUP was taken, and why its reload is refused."""

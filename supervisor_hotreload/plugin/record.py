@@ -16,8 +16,12 @@ from typing import Any
 from supervisor_hotreload.system.files import replace_file
 from supervisor_hotreload.system.process import Process, boot_id
 
-LIMIT_BYTES = 1 << 20
+LIMIT_BYTES = 1 << 24
 """Bytes of a record that are read."""
+
+SOCKETS = 32
+"""How many sockets of one process are recorded at most: a program may have thousands, and the
+record of all other programs has to stay short enough to be read."""
 
 Proofs = list[tuple[Process, frozenset[int]]]
 """The processes of one program, each with the listening sockets that it holds (inodes)."""
@@ -39,7 +43,7 @@ class Record:
         :raises OSError: when it cannot be written.
         """
         rows = {
-            name: [[process.pid, process.start, sorted(sockets)] for process, sockets in proofs]
+            name: [[one.pid, one.start, sorted(sockets)[:SOCKETS]] for one, sockets in proofs]
             for name, proofs in programs.items()
             if proofs
         }

@@ -10,7 +10,7 @@ from typing import Callable
 
 from supervisor_hotreload.core.protocol import Rung
 from supervisor_hotreload.servers.lineage import Lineage
-from supervisor_hotreload.system.process import Process
+from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.world import World
 
 
@@ -47,7 +47,7 @@ def _signal_group(world: World, lineage: Lineage, number: int) -> None:
     if lineage.owns_group and group == lineage.group and group != os.getpgrp():
         os.killpg(group, number)
         return
-    for member in [*world.children(status.process), status.process]:
+    for member in [*_children(world, status.process), status.process]:
         world.send(member, number)
 
 
@@ -58,7 +58,7 @@ def end_masters(world: World, masters: Iterable[Process], number: int, tracked: 
         of the masters: it is a generation of its own.
     """
     for master in masters:
-        workers = world.children(master) if number == signal.SIGKILL else []
+        workers = _children(world, master) if number == signal.SIGKILL else []
         world.send(master, number)
         world.signal(master, "CONT")  # a stopped process handles no other signal
         for worker in workers:
@@ -98,3 +98,11 @@ def rungs(send: Callable[[int], None], signals: Iterable[tuple[int, float]]) -> 
     """
     for number, grace_seconds in signals:
         yield Rung(partial(send, number), grace_seconds)
+
+
+def _children(world: World, process: Process) -> list[Process]:
+    """Return the children of *process*, none where it has too many: it gets its signal anyhow."""
+    try:
+        return world.children(process)
+    except Unreadable:
+        return []

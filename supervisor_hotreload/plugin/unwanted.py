@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Container, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Callable, Optional
 
 from supervisor_hotreload.plugin.signals import Ladder, rungs
-from supervisor_hotreload.system.process import Process
+from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.world import World
 
 LATE_SECONDS = 120.0
@@ -61,7 +62,8 @@ class Unwanted:
         now, before = self._world.now(), self._before
         late: list[Process] = []
         if before is not None:
-            late = [child for child in successors() if child not in before]
+            with suppress(Unreadable):  # there are too many to look at: perhaps at a later turn
+                late = [child for child in successors() if child not in before]
             if late or now >= self._until:
                 self._before = None
             self.end(late)

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Callable, NamedTuple, Optional
 
 from supervisor_hotreload.core.model import Failure, Fault
 from supervisor_hotreload.servers.command_line import SHELLS, own_name
 from supervisor_hotreload.servers.generation import WALK_LEVELS, Generation
+from supervisor_hotreload.servers.lineage import same_command
 from supervisor_hotreload.servers.program import Program
 from supervisor_hotreload.servers.signals import QUICK_SECONDS
-from supervisor_hotreload.system.process import Process
+from supervisor_hotreload.servers.workers import sockets_of
+from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.world import World
 
 SIGNALS_ARRIVE_SECONDS = 0.5
@@ -96,7 +99,16 @@ def must_spare_successor(world: World, program: Program, old: Generation) -> Non
 
     :raises Failure: NOT_RELOADABLE with the cure.
     """
-    for process in above(world, old):
+    launchers = [*above(world, old)]
+    for process in (old.master, *launchers):
+        if world.leads_a_namespace(process):
+            raise Failure(
+                Fault.NOT_RELOADABLE,
+                f"{program.name} runs in a pid namespace of its own: when its first process "
+                f"({process}) ends with the old master, the kernel would kill the new generation, "
+                f"too; nothing was sent. Start the server without that namespace (unshare --pid)",
+            )
+    for process in launchers:
         title = next((name for name in names_of(world, process) if name in FATAL), None)
         if title is None:
             continue
@@ -136,6 +148,27 @@ class LauncherEnd:
         self._is_launcher = old.tracked != old.master
         self._since: Optional[float] = None
         self._awaited: list[Process] = []
+        self._command = world.arguments(old.master)
+        self._starter = next(above(world, old), None)
+        self._started = self._children_of_starter()
+
+    def _children_of_starter(self) -> list[Process]:
+        return [] if self._starter is None else self._world.children(self._starter)
+
+    def stop_another(self, new: Optional[Process]) -> None:
+        """Kill a launcher that starts the server again (``while true; do gunicorn; done``), and
+        what it has started. That would take the address from *new*, the successor; once it
+        holds sockets it is too late for that.
+        """
+        for child in self._children_of_starter():
+            if child == new or child in self._started or self._starter is None:
+                continue
+            if not same_command(self._world.arguments(child), self._command):
+                continue
+            with suppress(Unreadable):
+                if not sockets_of(self._world, child):
+                    self._world.signal(self._starter, "KILL")
+                    self._world.signal(child, "KILL")
 
     def ended(self) -> bool:
         """Tell whether it is gone. Ask once the master is gone."""

@@ -98,7 +98,11 @@ class NginxFamily(AcceptingFamily[NginxGeneration]):
 
     def survey(self, world: World, tracked: Process, program: Program) -> Optional[NginxGeneration]:
         found = accepting_generation(world, tracked, lambda process: _is_nginx(world, process))
-        return None if found is None else found.refined(NginxGeneration, command=started(program))
+        if found is None:
+            return None
+        # a start script that execs nginx leaves it its other children
+        found.accepting = frozenset(w for w in found.accepting if _is_nginx(world, w))
+        return found.refined(NginxGeneration, command=started(program))
 
     def lacks(self, program: Program) -> str:
         return (

@@ -210,6 +210,8 @@ class Reexec:
         if self._new is not None:
             self._must_live(self._new)
         workers = self._workers_of(self._old.master)
+        if not self._world.alive(self._old.master):
+            self._launcher.stop_another(self._new)
         if workers.look() or self._world.alive(self._old.master):
             workers.help_to_end()
             return Progress.of_old_workers(len(workers.forks()))

@@ -263,6 +263,14 @@ def count_of_sleeps(pid: int) -> Optional[int]:
     return None if value is None else int(value)
 
 
+def leads_a_namespace(pid: int) -> bool:
+    """Tell whether *pid* is the first process of a pid namespace below ours: when it ends, the
+    kernel kills all others there (pid_namespaces(7))."""
+    numbers = (_status_field(pid, b"NSpid:") or b"").split()
+    own = (_status_field(os.getpid(), b"NSpid:") or b"").split()
+    return len(numbers) > len(own) and numbers[-1] == b"1"
+
+
 def _status_field(pid: int, key: bytes) -> Optional[bytes]:
     try:
         lines = read_whole(f"/proc/{pid}/status").splitlines()

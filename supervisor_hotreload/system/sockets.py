@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import stat
+import time
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from typing import Callable, Optional, Union
@@ -170,25 +171,24 @@ class SocketView:
 
     def __init__(self, descriptors: Descriptors, clock: Callable[[], float]) -> None:
         self._descriptors = descriptors
-        self._clock = clock
         self._listening: Cache[str, Union[dict[int, str], Unreadable]] = Cache(clock)
 
     def listening(self, process: Process) -> dict[int, str]:
-        """Return what :func:`listening` does. Each network namespace is asked once a tick, and
-        less often where the answer takes long.
+        """Return what :func:`listening` does. Each network namespace is asked once a tick, or more
+        seldom where that takes long.
 
         :raises Unreadable: when there are too many. This is remembered for longer.
         """
         place = _namespace(process.pid) or ""
         found = self._listening.fresh(place)
         if found is None:
-            began = self._clock()
+            began = time.thread_time()
             try:
-                found = listening(process.pid)
-                fresh = max(FRESH_SECONDS, REST * (self._clock() - began))
-                self._listening.put(place, found, min(fresh, STALE_SECONDS))
+                found, seconds = listening(process.pid), FRESH_SECONDS
             except Unreadable as error:
-                found = self._listening.put(place, error, STALE_SECONDS)
+                found, seconds = error, STALE_SECONDS
+            took = time.thread_time() - began
+            self._listening.put(place, found, max(seconds, REST * took))
         if isinstance(found, Unreadable):
             raise Unreadable(found.detail)
         return dict(found)

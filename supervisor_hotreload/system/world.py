@@ -26,6 +26,7 @@ from supervisor_hotreload.system.process import (
     executable_of,
     has_handler,
     is_alive,
+    leads_a_namespace,
     lookup,
     only_waits,
     pids_of_children,
@@ -35,7 +36,7 @@ from supervisor_hotreload.system.process import (
 from supervisor_hotreload.system.sd_notify import Notices
 from supervisor_hotreload.system.sockets import Sockets, SocketView
 
-ORPHANS = 2048
+ORPHANS = 512
 """How many children of one process are looked at for what a program has left behind."""
 
 STRAYS = 1 << 14
@@ -122,6 +123,10 @@ class World:
             return mounts and os.path.samefile(f"{place}/root", "/")
         except OSError:
             return False
+
+    def leads_a_namespace(self, process: Process) -> bool:
+        """Tell whether the end of *process* ends all others of its pid namespace."""
+        return leads_a_namespace(process.pid)
 
     def arguments(self, process: Process) -> list[str]:
         """Return the command line of *process*. The process can change it: it proves nothing."""

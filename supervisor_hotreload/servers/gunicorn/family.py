@@ -16,7 +16,11 @@ from supervisor_hotreload.servers.gunicorn.heartbeat import (
     survey,
 )
 from supervisor_hotreload.servers.gunicorn.reexec import GunicornReexec
-from supervisor_hotreload.servers.gunicorn.start_context import must_hand_over, must_start_again
+from supervisor_hotreload.servers.gunicorn.start_context import (
+    must_hand_over,
+    must_start_again,
+    other_interpreter,
+)
 from supervisor_hotreload.servers.launchers import must_spare_successor
 from supervisor_hotreload.servers.program import Program
 from supervisor_hotreload.servers.readiness import (
@@ -70,6 +74,9 @@ class GunicornFamily(Family[GunicornGeneration]):
         must_hand_over(world, program.name, old)
         must_spare_successor(world, program, old)
         must_start_again(world, old.master, program)
+
+    def warnings(self, world: World, old: GunicornGeneration, program: Program) -> list[str]:
+        return [line for line in (other_interpreter(world, old.master, program),) if line]
 
     def probe(
         self, world: World, old: GunicornGeneration, ready: Ready, expected: int = 0

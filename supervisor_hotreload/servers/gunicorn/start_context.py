@@ -22,7 +22,7 @@ from supervisor_hotreload.servers.generation import Generation
 from supervisor_hotreload.servers.gunicorn.command import BINARIES, configured, options_of
 from supervisor_hotreload.servers.program import Program
 from supervisor_hotreload.servers.workers import handed_over
-from supervisor_hotreload.system.credentials import rights_of
+from supervisor_hotreload.system.credentials import Ids, rights_of
 from supervisor_hotreload.system.files import read_regular
 from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.world import World
@@ -58,7 +58,7 @@ def must_start_again(world: World, master: Process, program: Program) -> None:
     :raises Failure: NOT_RELOADABLE with the path and the cure.
     """
     try:
-        with rights_of(program.rights):
+        with rights_of(_rights(world, master, program)):
             if not world.same_files(master):
                 return  # the same path is another file for the master
             given = program.started_with
@@ -72,6 +72,39 @@ def must_start_again(world: World, master: Process, program: Program) -> None:
             f"{program.name} cannot start a successor: {complaint}; nothing was sent. Put it "
             f"back, or restart the program once it can start: supervisorctl restart {program.name}",
         )
+
+
+def other_interpreter(world: World, master: Process, program: Program) -> str:
+    """Return a warning where the command would start another interpreter by now, '' otherwise.
+
+    The first line of a script names the interpreter of one release; gunicorn keeps it.
+    """
+    try:
+        with rights_of(_rights(world, master, program)):
+            if not world.same_files(master):
+                return ""
+            configured_now = _started(program, program.started_with)[:1]
+            kept = world.arguments(master)[:1]
+            for path in (*configured_now, *kept):
+                if not os.path.isabs(path) or not PYTHON.match(os.path.basename(path)):
+                    return ""  # found by PATH, or a title
+            if not kept or not configured_now or _same_folder(kept[0], configured_now[0]):
+                return ""
+    except OSError:
+        return ""
+    return (
+        f"warning: the new generation keeps the interpreter {printable(kept[0])} and its packages; "
+        f"the command names {printable(configured_now[0])} now. Restart the program to change it; "
+        f"a command that begins with the path of an interpreter follows its symlinks"
+    )
+
+
+def _rights(world: World, master: Process, program: Program) -> Optional[Ids]:
+    """Return whose rights an exec of *master* has: where the program is root's, a launcher
+    (setpriv, gosu) may have lowered them."""
+    rights, own = program.rights, world.ids(master)
+    lowered = rights is not None and rights.user == 0 and own is not None and own.user
+    return own if lowered else rights
 
 
 def must_hand_over(world: World, name: str, old: Generation) -> None:
@@ -124,10 +157,22 @@ def _complaint(context: StartContext) -> Optional[str]:
         except (FileNotFoundError, NotADirectoryError):
             return f"{what} ({printable(path)}) is missing"
         except OSError:
-            continue  # hidden from everybody but its user (FUSE)
+            closed = _closed(path)
+            if closed is None:
+                continue  # hidden from everybody but its user (FUSE)
+            hides = f"{printable(closed)} is closed to it"
+            return f"{what} ({printable(path)}) cannot be {verb} by its user: {hides}"
         if not usable(path):
-            return f"{what} ({printable(path)}) cannot be {verb}"
+            return f"{what} ({printable(path)}) cannot be {verb} by its user"
     return None
+
+
+def _closed(path: str) -> Optional[str]:
+    """Return the directory that hides *path* from these rights; None where its mode does not."""
+    folder = os.path.dirname(os.path.realpath(path))
+    while not os.path.isdir(folder) and folder != "/":
+        folder = os.path.dirname(folder)
+    return None if os.access(folder, os.X_OK, effective_ids=True) else folder
 
 
 def _can_enter(path: str) -> bool:
@@ -220,7 +265,14 @@ def _directory(cwd: Optional[str], pwd: Optional[str], chdir: Optional[str]) -> 
         return pwd if same else resolved
     if os.path.realpath(pwd) == os.path.normpath(pwd):
         return resolved  # no symlink in it that could have moved
-    return None if os.path.isdir(pwd) else resolved
+    if not os.path.isdir(pwd):
+        return resolved
+    return None if _can_enter(pwd) else pwd
+
+
+def _same_folder(one: str, other: str) -> bool:
+    """Tell whether two paths are in one directory: those of an environment link elsewhere."""
+    return os.path.realpath(os.path.dirname(one)) == os.path.realpath(os.path.dirname(other))
 
 
 def _same(one: str, other: str) -> bool:
