@@ -168,7 +168,8 @@ class HotReloadControllerPlugin(ControllerPluginBase):  # type: ignore[misc] # s
         for program in reversed(programs):
             try:
                 self._proxy.cancelReload(program)
-                self._screen.say(f"{program}: rolled back")
+                serving = self._proxy.getReloadInfo(program)["serving"]
+                self._screen.say(f"{program}: rolled back{serving and f'; {serving}'}")
             except xmlrpc.client.Fault as fault:
                 self._screen.fault(program, fault)
 

@@ -134,13 +134,14 @@ class HotReloadNamespaceRPCInterface:
         @param int since  Optional: the ``since`` of an earlier answer about the same reload
         @return struct result  A struct with the keys int number, string name, string group,
         string statename, int pid, int generation, boolean watched (an earlier supervisord has
-        started it, so it is no child of this one), boolean active, string phase, string
-        outcome, int fault, string reason, string serving, int old_pid, int new_pid, double
-        seconds, int workers_ready, int workers, boolean drains_on (the new generation serves,
-        and the old one has drained for longer than a minute), int since, array log (the
-        latest 500 lines, structs of double seconds, string phase, string text), array output
-        (the latest 200 lines that the program has printed since the reload began), and about
-        unattended reloads string trigger (the latest one), double next_attempt (seconds from
+        started it, so it is no child of this one), boolean active, boolean refused (nothing was
+        sent), string phase, string outcome, int fault, string reason, string serving, int
+        old_pid, int new_pid, double seconds, int workers_ready, int workers, boolean drains_on
+        (the new generation serves, and the old one has drained for longer than a minute), int
+        since, array log (the latest 500 lines, structs of double seconds, string phase, string
+        text), array output (the latest 200 lines that the program has printed since the reload
+        began), and about unattended reloads string trigger (the latest one), double
+        next_attempt (seconds from
         now, -1 for none), string trigger_failure (why the latest attempt has failed)
         """
         return self._info(self._find(name), number, since)
@@ -254,9 +255,9 @@ def _reload_all(
     if not chosen:
         raise fault(Fault.NOT_RELOADABLE, f"{name}: no program of it runs and can be reloaded")
     skipped = [
-        structs.row(program, Faults.SUCCESS, f"skipped ({program.state})")
+        structs.row(program, Faults.SUCCESS, f"skipped ({_why_skipped(program)})")
         for program in members
-        if not (program.running or program.starting)
+        if program not in chosen
     ]
     batch = service.start_all(chosen, _overrides(options))
     if wait:
@@ -266,6 +267,11 @@ def _reload_all(
         for program, reload in batch.entries
     ]
     return queued + skipped
+
+
+def _why_skipped(program: SupervisedProgram) -> str:
+    unknown = program.running or program.starting
+    return "no server that hotreload knows" if unknown else program.state
 
 
 def _overrides(options: Options) -> Overrides:
@@ -281,8 +287,8 @@ def _overrides(options: Options) -> Overrides:
         )
     if strategy is not None and strategy not in list(STRATEGIES):
         known = ", ".join(sorted(STRATEGIES))
-        raise RPCError(Faults.BAD_ARGUMENTS, f"strategy: {strategy!r} is none of {known}")
+        raise fault(Faults.BAD_ARGUMENTS, f"strategy: {strategy!r} is none of {known}")
     number = isinstance(bake, (int, float)) and not isinstance(bake, bool)
     if bake is not None and not (number and 0 <= bake < DAY_SECONDS):
-        raise RPCError(Faults.BAD_ARGUMENTS, f"bake: {bake!r} is not a number of seconds")
+        raise fault(Faults.BAD_ARGUMENTS, f"bake: {bake!r} is not a number of seconds")
     return Overrides(None if bake is None else float(bake), strategy)

@@ -10,11 +10,13 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Iterator
 
 import psutil
 import pytest
 
+from supervisor_hotreload.plugin import option_hooks
 from supervisor_hotreload.plugin.generations import Generations
 from supervisor_hotreload.plugin.signals import end_masters, signal_adopted
 from supervisor_hotreload.plugin.unwanted import Unwanted
@@ -38,6 +40,21 @@ def sleepers(count: int, user: int) -> Iterator[list[int]]:
         for child in made:
             child.kill()
             child.wait()
+
+
+def test_reaped_orphans_take_one_line_a_minute_and_a_single_one_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = types.SimpleNamespace(pidhistory={}, waitpid=iter([(5, 0), (0, 0)] * 2).__next__)
+    now, logged = [100.0], []
+    log = types.SimpleNamespace(info=logged.append)
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    option_hooks.hook_waitpid(options, lambda: True, log)  # type: ignore[arg-type]
+    options.waitpid()
+    assert logged == []
+    now[0] += option_hooks.ORPHAN_LINE_SECONDS
+    options.waitpid()
+    assert logged == ["hotreload: reaped orphaned processes of programs: 2"]
 
 
 @needs_root

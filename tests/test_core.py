@@ -93,6 +93,12 @@ def test_a_timeout_says_how_far_the_workers_were() -> None:
     ]
 
 
+def test_a_timeout_of_another_proof_names_no_workers() -> None:
+    reload = run(Server(Progress("http://[::1]/: status 500")), Policy(ready_timeout=8))
+    reason = "waiting for the new generation to be ready (http://[::1]/: status 500)"
+    assert reload.reason == f"timed out after 8 s {reason}"
+
+
 def test_a_successor_is_requested_several_times_within_the_timeout() -> None:
     server = Server(spawns=False)
     reload = run(server, Policy(spawn_timeout=9))

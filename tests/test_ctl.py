@@ -50,9 +50,10 @@ def test_what_is_asked_for(words: str, expected: Request) -> None:
     [
         ("", "requires a process name", "reload"),
         ("--cancel", "requires a process name", "cancel"),
-        ("--bake x a", "--bake: 'x' is not a number of seconds below 86400", "reload"),
+        ("--bake x a", "--bake: 'x' is not a number of seconds between 0 and 86400", "reload"),
         ("--bake nan a", "--bake: 'nan' is not a number", "reload"),
         ("--bake -1 a", "--bake: '-1' is not a number", "reload"),
+        ("--bake myapp", "--bake: 'myapp' is not a number of seconds", "reload"),
         ("--bake", "option --bake requires argument", "reload"),
         ("--nonsense a", "option --nonsense not recognized", "reload"),
         ("'", "No closing quotation", "reload"),
@@ -153,13 +154,18 @@ def test_options_are_completed(line: str, expected: list[str]) -> None:
 
 
 def test_a_wrong_name_is_answered_with_near_ones(house: House) -> None:
-    house.configure()
+    house.configure(more="[eventlistener:ear]\ncommand = cat\nevents = TICK_3600\n")
     house.start()
     for words in (["myap"], ["--cancel", "myap"], ["--status", "myap"]):
         done = house.ctl("hotreload", *words)
         assert done.stdout == "myap: ERROR (no such process; did you mean myapp)\n"
         assert done.returncode == 1
-    assert house.ctl("hotreload", "qqq:*").stdout == "qqq:*: ERROR (no such group)\n"
+    names = "supervisorctl status has the names"
+    assert house.ctl("hotreload", "qqq:*").stdout == f"qqq:*: ERROR (no such group; {names})\n"
+    listener = house.ctl("hotreload", "ear").stdout
+    assert listener == "ear: ERROR (it is an event listener; hotreload reloads programs only)\n"
+    strategy = house.ctl("hotreload", "--strategy", "foo", "myapp").stdout
+    assert strategy.startswith("myapp: ERROR (strategy: 'foo' is none of ")
 
 
 def test_the_output_of_a_broken_release(house: House) -> None:
@@ -173,6 +179,11 @@ def test_the_output_of_a_broken_release(house: House) -> None:
     hint = next(line for line in printed if " more lines: " in line)
     assert "supervisorctl hotreload --status -v myapp, or /" in hint
     assert "No module named 'no_such_module')" in printed[-2]
+    link, v1, v2 = (f"{house.root}/{name}" for name in ("current", "releases/v1", "releases/v2"))
+    assert printed[-1].endswith(
+        f" serves; {link} points at {v2} now, but it runs {v1}: put the link back, or whatever "
+        f"is restarted (a worker, the program) loads {v2}"
+    )
     later = house.ctl("hotreload", "--status", "-v", "myapp").stdout.splitlines()
     everything = [line for line in later if line.startswith("myapp|")]
     assert len(everything) == EXCERPT_LINES + int(hint.split()[1])

@@ -77,7 +77,8 @@ def test_one_that_never_says_so_is_rolled_back(house: House) -> None:
     house.release("v2")
     done = house.ctl("hotreload", "myapp")
     assert done.returncode != 0
-    assert "timed out after 8 s waiting for workers to boot (READY=1 is awaited" in done.stdout
+    reason = "waiting for the new generation to be ready (READY=1 is awaited"
+    assert f"timed out after 8 s {reason}" in done.stdout
     assert house.info()["pid"] == pid
     assert get(house.port).startswith(b"v1 ")
 

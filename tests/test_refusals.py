@@ -220,9 +220,15 @@ def test_names_and_states(house: House) -> None:
         done = house.ctl("hotreload", name)
         assert done.returncode != 0
         assert f"{name}: ERROR (" in done.stdout
+    first = house.ctl("hotreload", "--status", "off").stdout
+    cure = "start it: supervisorctl start off"
+    assert f"last reload refused: off is STOPPED, not RUNNING; {cure}" in first
+    assert "not RUNNING yet; reload again once it is RUNNING" in fault_of(house, "slow").faultString
     after = {info["name"]: info["pid"] for info in house.rpc().supervisor.getAllProcessInfo()}
     assert after == pids
     assert len({int(kind) for kind in Fault}) == len(Fault)
+    everything = house.ctl("hotreload", "all").stdout
+    assert "sleeper: skipped (no server that hotreload knows)\n" in everything
 
 
 def test_bad_usage(house: House) -> None:
@@ -267,6 +273,9 @@ def test_another_reload_is_active(house: House) -> None:
     for name in ("myapp", "myapp:*", "myapp:myapp"):
         fault = fault_of(house, name)
         assert fault.faultCode == Fault.ALREADY_RELOADING
+    printed = house.ctl("hotreload", "myapp").stdout
+    assert printed.startswith("myapp: ERROR (another reload is active (booting for ")
+    assert "supervisorctl hotreload --status myapp shows it, --cancel myapp rolls it" in printed
     assert house.wait_for_outcome()["outcome"] == "succeeded"
     assert get(house.port).startswith(b"v2 ")
 

@@ -8,7 +8,9 @@ from typing import Optional
 
 import pytest
 
-from supervisor_hotreload.servers.release_guard import ReleaseGuard
+from supervisor_hotreload.core.model import Failure, Fault
+from supervisor_hotreload.core.reload import Reload
+from supervisor_hotreload.servers.release_guard import ReleaseGuard, release_advice
 from supervisor_hotreload.system.credentials import ids_of
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
@@ -22,6 +24,9 @@ class OneDirectory(World):
     def __init__(self, directory: Optional[str]) -> None:
         super().__init__()
         self._directory = directory
+
+    def alive(self, process: Process) -> bool:
+        return True
 
     def directory(self, process: Process) -> Optional[str]:
         return self._directory
@@ -49,6 +54,34 @@ def test_a_move_refuses_what_does_not_run_in_the_new_release(
     assert bool(refusal) == refused
     if refused:
         assert f"was moved to {tmp_path}/v2 while the successor (pid 7) booted" in refusal
+
+
+@pytest.mark.parametrize(
+    ("runs_in", "directory", "advised"),
+    [
+        ("v1", "current", True),
+        ("v1/src", "current", True),
+        ("v2", "current", False),
+        ("v2/src", "current", False),
+        ("v1", "v2", False),  # no link has moved
+        (None, "current", False),
+    ],
+)
+def test_a_link_that_points_at_another_release_is_named(
+    tmp_path: pathlib.Path, runs_in: Optional[str], directory: str, advised: bool
+) -> None:
+    switch(tmp_path, "v1")
+    switch(tmp_path, "v2")
+    world = OneDirectory(None if runs_in is None else str(tmp_path / runs_in))
+    reload = Reload("myapp", world.now, print)
+    reload.abandon(Failure(Fault.NOT_READY, "it was too slow"))
+    link, rights = str(tmp_path / directory), ids_of(os.getpid())
+    advice = release_advice(reload, world, link, rights, SUCCESSOR)
+    assert bool(advice) == advised
+    if advised:
+        assert advice.startswith(f"; {tmp_path}/current points at {tmp_path}/v2 now, but it runs ")
+    reload.adopted = True
+    assert release_advice(reload, world, link, rights, SUCCESSOR) == ""
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root takes the rights of others")

@@ -98,6 +98,7 @@ def test_stopped_members_are_said_to_be_skipped(house: House) -> None:
     rows = house.rpc().hotreload.reloadAllProcesses()
     assert [(row["name"], row["status"], row["description"]) for row in rows] == [
         ("web1", 80, "OK"),
+        ("idle", 80, "skipped (no server that hotreload knows)"),
         ("web0", 80, "skipped (STOPPED)"),
     ]
     house.ctl("stop", "web:web1")
@@ -119,6 +120,7 @@ def test_a_refusal_hides_no_reload(house: House) -> None:
     assert (after["number"], after["outcome"]) == (before["number"], "succeeded")
     assert "not running, last reload succeeded in" in house.ctl("hotreload", "--status").stdout
     refused = house.rpc().hotreload.getReloadInfo("myapp", before["number"] + 1)
+    assert (before["refused"], refused["refused"]) == (False, True)
     assert (refused["outcome"], refused["fault"]) == ("failed", Fault.NOT_RUNNING)
 
 

@@ -75,7 +75,10 @@ def test_cancel(house: House) -> None:
     with Load(house.port) as load:
         load.wait_in_flight()
         done = house.ctl("hotreload", "--cancel", "myapp")
-    assert done.stdout == "myapp: rolled back\n"
+    pid, link = before["pid"], house.root / "current"
+    assert done.stdout.startswith(
+        f"myapp: rolled back; generation 1 (pid {pid}, 2 workers) serves; {link} points at "
+    )
     assert done.returncode == 0
     assert load.dropped == []
     assert house.wait_for_outcome()["fault"] == Fault.CANCELLED

@@ -205,7 +205,7 @@ def test_a_strategy_that_it_has_not_is_refused(house: House) -> None:
     for option, words in {
         "--brutal": "with die-on-term that stops it",
         "--brutal --strategy graceful": "a reload has one strategy: brutal and graceful clash",
-        "--strategy=upgrade": "its family is uwsgi (graceful, chain, brutal); nothing was sent",
+        "--strategy=upgrade": "its server is uwsgi (graceful, chain, brutal); nothing was sent",
         "--strategy=chain": "needs lazy-apps",
         "--strategy=magic": "none of",
     }.items():

@@ -86,7 +86,8 @@ def test_a_bad_trigger_is_named_and_the_others_hold(key: str, value: str, why: s
 @pytest.mark.parametrize(
     ("key", "value", "why"),
     [
-        ("ready_timout", "3", "unknown key"),
+        ("ready_timout", "3", "unknown key; did you mean ready_timeout"),
+        ("nonsense", "3", "unknown key (there are: adopt_orphans, "),
         ("ready_timeout", "soon", "not a number"),
         ("ready_timeout", "0", "more than 0"),
         ("ready_timeout", "-1", "not a number of seconds"),
@@ -118,6 +119,7 @@ def test_readiness() -> None:
 
 
 def test_an_error_is_said_at_the_start_and_refuses_only_reloads(house: House) -> None:
+    house.impostor("other", "other", os.geteuid())  # nothing that a program has left
     house.configure(settings="ready_timout = 3\nbake = long", defaults="drain_timeout = x")
     house.start()
     log = house.log()
@@ -129,7 +131,8 @@ def test_an_error_is_said_at_the_start_and_refuses_only_reloads(house: House) ->
         assert log.count(line) == 1
     done = house.ctl("hotreload", "myapp")
     assert done.returncode == 1
-    assert "[rpcinterface:hotreload] drain_timeout = x" in done.stdout
+    reason = "[rpcinterface:hotreload] drain_timeout = x: not a number"
+    assert f"{reason}; nothing was sent: correct it and reload again" in done.stdout
     assert get(house.port).startswith(b"v1 ")
 
 

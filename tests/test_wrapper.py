@@ -130,7 +130,7 @@ def test_killed_by_the_same_signal(wrapped: Wrapped, name: str) -> None:
 def test_a_command_that_is_not_there(wrapped: Wrapped) -> None:
     wrapped.begin("--pid", wrapped.root / "pid", "no-such-command")
     assert wrapped.wait() == 127
-    assert "no-such-command: No such file or directory" in wrapped.console()
+    assert "no-such-command: is not in PATH: give its full path" in wrapped.console()
     assert not (wrapped.root / "pid").exists()
 
 

@@ -75,6 +75,8 @@ def test_a_release_that_cannot_boot_changes_nothing(
         wrapped.release("broken", code="raise RuntimeError('broken')")
         wrapped.hup("failed")
         assert wrapped.said(": rolling back: the successor") == 1
+        link, broken = wrapped.folder, f"{wrapped.root}/releases/broken"
+        wait_until(lambda: wrapped.said(f"{link} points at {broken} now, but it runs "))
         wrapped.release("v2")
         wrapped.hup()
         wrapped.wait_for_release("v2")

@@ -72,8 +72,9 @@ class Driver:
         if running is not None:
             raise Failure(
                 Fault.ALREADY_RELOADING,
-                f"{name}: another reload is active ({running.phase.value}, "
-                f"{running.seconds:.0f} s)",
+                f"{name}: another reload is active ({running.phase.value} for "
+                f"{running.seconds:.0f} s): supervisorctl hotreload --status {name} shows it, "
+                f"--cancel {name} rolls it back",
             )
 
     def step(self) -> None:

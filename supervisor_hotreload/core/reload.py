@@ -302,5 +302,7 @@ def overdue(wait: Wait, progress: Optional[Seen], most_ready: int) -> Overdue:
     :param most_ready: how many workers were ready at once, where each has its own timeout.
     """
     awaited = "the next worker" if most_ready else wait.awaited
+    if isinstance(progress, Progress) and not progress.total and wait.fault is Fault.NOT_READY:
+        awaited = "the new generation to be ready"  # its workers may have booted
     seen = "" if progress is None else f" ({progress.short or progress.text})"
     return Overdue(wait.fault, f"{timed_out(wait.timeout or 0.0, awaited)}{seen}")

@@ -67,8 +67,9 @@ FORMS = {
 
 ENDING = """
 Exit status 0: every named program serves its new generation. 2: the command
-line is wrong. 7: a program does not run. 1: anything else; the last lines say
-why, and what serves. Ctrl-C ends the command only: the reload goes on."""
+line is wrong. 7: a program, or supervisord, does not run. 1: anything else; the
+last lines say why, and what serves. Ctrl-C ends the command only: the reload
+goes on."""
 
 RpcOptions = dict[str, Union[str, float]]
 """What reloadProcess takes in the place of the settings."""
@@ -116,11 +117,11 @@ def parse(arg: str) -> Request:
         names = ["all"]
     if action == "status" and not names:
         names = ["all"]
-    if not names and action != "help":
-        raise BadUsage("hotreload requires a process name", action)
     options: RpcOptions = {key: settings[key] for key in ("bake", "strategy") if key in settings}
     if "bake" in options:
         options["bake"] = _seconds(str(options["bake"]))
+    if not names and action != "help":
+        raise BadUsage("hotreload requires a process name", action)
     return Request(action, tuple(dict.fromkeys(names)), options, "verbose" in settings)
 
 
@@ -145,7 +146,8 @@ def _seconds(value: str) -> float:
     except ValueError:
         number = -1
     if not 0 <= number < BAKE_LIMIT_SECONDS:
-        raise BadUsage(f"--bake: {value!r} is not a number of seconds below {BAKE_LIMIT_SECONDS}")
+        limits = f"between 0 and {BAKE_LIMIT_SECONDS}"
+        raise BadUsage(f"--bake: {value!r} is not a number of seconds {limits}")
     return number
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import xmlrpc.client
 from typing import Any
 
+from supervisor.options import split_namespec
 from supervisor.supervisorctl import LSBInitExitStatuses
 from supervisor.xmlrpc import Faults
 
@@ -45,8 +46,9 @@ class Screen:
         self._controller.exitstatus = status
 
     def error(self, name: str, text: str) -> None:
-        """Print what is wrong with *name*."""
-        self.say(f"{name}: ERROR ({text})")
+        """Print what is wrong with *name*. A text for supervisord's log names it as well."""
+        prefix = f"{name}: "
+        self.say(f"{prefix}ERROR ({text[len(prefix) :] if text.startswith(prefix) else text})")
         self.fail()
 
     def log(self, name: str, info: dict[str, Any]) -> None:
@@ -87,14 +89,20 @@ class Screen:
             self.fail(LSBInitExitStatuses.NOT_RUNNING)
 
     def unknown(self, name: str) -> None:
-        """Print that there is no *name*, and the names that may be meant."""
+        """Print that no program has this *name*, and the names that may be meant."""
         programs = self._controller.get_supervisor().getAllProcessInfo()
+        group, process = split_namespec(name)
+        if any(info["group"] == group and process in (None, info["name"]) for info in programs):
+            self.error(name, "it is an event listener; hotreload reloads programs only")
+            return
         near = proposals(name, [(info["group"], info["name"]) for info in programs])
         text = f"no such {'group' if name.endswith(':*') else 'process'}"
         if near:
             *others, last = near
             choice = f"{', '.join(others)} or {last}" if others else last
             text += f"; did you mean {choice}"
+        else:
+            text += "; supervisorctl status has the names"
         self.error(name, text)
 
 
@@ -113,6 +121,8 @@ def summary(info: dict[str, Any]) -> str:
     if not info["outcome"]:
         return f"{now}, never reloaded"
     why = f": {info['reason']}" if info["reason"] else ""
+    if info.get("refused"):  # an older plugin that is still loaded does not say so
+        return f"{now}, last reload refused{why}"
     return f"{now}, last reload {info['outcome']} in {info['seconds']:.1f} s{why}"
 
 

@@ -96,7 +96,11 @@ class Admission:
         :raises Failure: when it cannot be reloaded now, with the cure.
         """
         self._must_run(program)
-        policy = overrides.apply(self._policy(program))
+        try:
+            policy = overrides.apply(self._policy(program))
+        except Failure as bad:
+            reason = f"{bad.reason}; nothing was sent: correct it and reload again"
+            raise Failure(bad.fault, reason) from None
         found = self._find(program, policy.strategy)
         family, old, configured = found.family, found.old, program.program
         program.remember(old.master, family)
@@ -152,11 +156,12 @@ class Admission:
             raise Failure(Fault.SHUTDOWN_STATE, "supervisord is shutting down or reloading itself")
         if program.running:
             return
-        family = servers.family_by_command(program.program)
+        name, family = program.name, servers.family_by_command(program.program)
         why = family.why_not_running(program.program) if family is not None else ""
-        cause = f": {why}" if why else ""
         fault, yet = (Fault.STILL_STARTING, " yet") if program.starting else (Fault.NOT_RUNNING, "")
-        raise Failure(fault, f"{program.name} is {program.state}, not RUNNING{yet}{cause}")
+        cure = "reload again once it is RUNNING" if yet else f"start it: supervisorctl start {name}"
+        cause = f": {why}" if why else f"; {cure}"
+        raise Failure(fault, f"{name} is {program.state}, not RUNNING{yet}{cause}")
 
     def _policy(self, program: SupervisedProgram) -> Policy:
         """Return the settings of a program, with the pidfile that its own command names."""
@@ -183,7 +188,7 @@ class Admission:
         if other is not None:
             raise Failure(
                 Fault.NOT_RELOADABLE,
-                f"{program.name} has no strategy {strategy}: its family is {other.family.name} "
+                f"{program.name} has no strategy {strategy}: its server is {other.family.name} "
                 f"({', '.join(other.family.strategies)}); nothing was sent",
             )
         family = self._survey.booting(program)

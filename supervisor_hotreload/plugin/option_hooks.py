@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import time
 from typing import Any, Callable, Optional
@@ -42,7 +41,7 @@ def hook_kill(options: Any, tracking: Callable[[Any], Optional[SupervisedProgram
 def hook_waitpid(options: Any, is_subreaper: Callable[[], bool], log: Log) -> None:
     """Reap the orphans that a subreaper gets, without a log line for each (supervisord.reap)."""
     waitpid = options.waitpid
-    count, logged_at = 0, -math.inf
+    count, logged_at = 0, time.monotonic()  # a single one at the start is nothing to act on
 
     def hooked_waitpid() -> tuple[Any, Any]:
         nonlocal count, logged_at

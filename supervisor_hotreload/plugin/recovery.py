@@ -91,9 +91,11 @@ class Recovery:
         except LookupError as doubt:
             self._log.warn(f"{about} not adopted: {doubt}")
         except Failure as failure:
-            self._log.warn(
-                f"{about} whatever an earlier supervisord has left is not adopted: {failure.reason}"
-            )
+            given = program.given.items()
+            if recorded or any(given <= stray.environment.items() for stray in strays):
+                self._log.warn(
+                    f"{about} what an earlier supervisord has left is not adopted: {failure.reason}"
+                )
         except Exception:  # noqa: BLE001 - it would end supervisord
             self._log.exception(program.name)
 

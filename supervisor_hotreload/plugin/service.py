@@ -93,6 +93,8 @@ class ReloadService:
                 serving = self.survey.serving(program)
                 reason += f", the last one has {last.outcome.value}; {serving}"
             raise Failure(Fault.NOT_RELOADING, reason)
+        if not reload.begun:
+            reload.serving = self.survey.serving(program)
         reload.cancel("cancelled by an operator")
         return reload
 

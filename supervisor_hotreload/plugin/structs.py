@@ -55,6 +55,7 @@ def _described(reload: Reload, since: int) -> Struct:
     return {
         "number": reload.number,
         "active": not reload.done,
+        "refused": reload.outcome is Outcome.FAILED and not reload.begun,
         "phase": reload.phase.value,
         **outcome_of(reload),
         "workers_ready": progress.ready if progress is not None else 0,

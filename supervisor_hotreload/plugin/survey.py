@@ -14,6 +14,7 @@ from supervisor_hotreload.plugin.program import SupervisedProgram
 from supervisor_hotreload.plugin.settings_file import SettingsFile
 from supervisor_hotreload.servers import AUTO, AnyFamily, Found
 from supervisor_hotreload.servers.generation import Generation
+from supervisor_hotreload.servers.release_guard import release_advice
 from supervisor_hotreload.system.world import World
 
 
@@ -93,6 +94,9 @@ class Survey:
         failed = reload.outcome is Outcome.FAILED and in_place and reload.adopted
         if failed and program.running and self._world.alive(old.master):
             sentence += f"; {self._origin_of_workers(old)}"
+        if program.running:
+            directory, rights = program.directory, program.rights
+            sentence += release_advice(reload, self._world, directory, rights, old.master)
         return sentence
 
     def _workers(self, program: SupervisedProgram) -> int:

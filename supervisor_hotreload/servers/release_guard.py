@@ -1,10 +1,13 @@
-"""Refuses a successor when the release has moved while it booted."""
+"""Knows to which release a directory leads: refuses a successor of another one, and says what
+to do after a failed reload."""
 
 from __future__ import annotations
 
 import os
 from typing import Optional
 
+from supervisor_hotreload.core.model import Fault, Outcome
+from supervisor_hotreload.core.reload import Reload
 from supervisor_hotreload.system.credentials import Ids, rights_of
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
@@ -41,9 +44,46 @@ class ReleaseGuard:
         )
 
     def _resolve(self) -> str:
-        with rights_of(self._rights):
-            return os.path.realpath(self._directory)
+        return _resolved(self._directory, self._rights)
 
     def _runs_in(self, release: str, successor: Process) -> bool:
         directory = self._world.directory(successor)
-        return directory is not None and f"{directory}/".startswith(f"{release.rstrip('/')}/")
+        return directory is not None and _is_below(directory, release)
+
+
+def release_advice(
+    reload: Reload, world: World, directory: str, rights: Optional[Ids], master: Process
+) -> str:
+    """Return what to do where *directory* leads to another release than *master* runs, else ''.
+    It is '' as well after a *reload* that has succeeded, or that has to be repeated at once.
+
+    The program's PWD names the symlink, so that every generation follows it anew. A worker that
+    gunicorn starts later follows it too, and imports a release that may be broken.
+
+    :param directory: the program's directory, with its symlinks as they are configured.
+    :param rights: with whose rights the symlinks are followed.
+    :return: the end of the sentence about what serves.
+    """
+    succeeded = reload.adopted or reload.outcome is Outcome.SUCCEEDED
+    if succeeded or reload.fault is Fault.RELEASE_MOVED or not world.alive(master):
+        return ""
+    try:
+        release, runs_in = _resolved(directory, rights), world.directory(master)
+    except PermissionError:
+        return ""
+    is_link = release != os.path.abspath(directory)
+    if not is_link or runs_in is None or _is_below(runs_in, release):
+        return ""
+    return (
+        f"; {directory} points at {release} now, but it runs {runs_in}: put the link back, or "
+        f"whatever is restarted (a worker, the program) loads {release}"
+    )
+
+
+def _resolved(directory: str, rights: Optional[Ids]) -> str:
+    with rights_of(rights):
+        return os.path.realpath(directory)
+
+
+def _is_below(path: str, directory: str) -> bool:
+    return f"{path}/".startswith(f"{directory.rstrip('/')}/")

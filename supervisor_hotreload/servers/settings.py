@@ -6,6 +6,7 @@ Every error names the section, the key and the value.
 from __future__ import annotations
 
 import configparser
+import difflib
 import ipaddress
 import math
 import os
@@ -341,8 +342,13 @@ def read(key: str, value: str, known: Mapping[str, Callable[[str], Any]] = KEYS)
 def _parse(section: str, key: str, value: str) -> Any:
     known_keys = {**KEYS, **GLOBAL} if section == DEFAULTS else KEYS
     if key not in known_keys or (section == DEFAULTS and key in SINGULAR):
-        known = ", ".join(sorted(known_keys))
-        raise BadSetting(f"[{section}] {key} = {value}: unknown key (there are: {known})")
+        near = difflib.get_close_matches(key, known_keys, 1)
+        known = (
+            f"; did you mean {near[0]}"
+            if near
+            else f" (there are: {', '.join(sorted(known_keys))})"
+        )
+        raise BadSetting(f"[{section}] {key} = {value}: unknown key{known}")
     try:
         return read(key, value, known_keys)
     except ValueError as error:

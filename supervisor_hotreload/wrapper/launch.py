@@ -132,7 +132,9 @@ class Launcher:
             os.execvpe(self.words[0], self.words, environment)
         except OSError as error:
             which = self.directory if error.filename == self.directory else self.words[0]
-            os.write(errors, f"{which}: {error.strerror}".encode("utf-8", "replace"))
+            missing = isinstance(error, FileNotFoundError) and "/" not in which
+            why = "is not in PATH: give its full path" if missing else error.strerror
+            os.write(errors, f"{which}: {why}".encode("utf-8", "replace"))
             os._exit(NOT_FOUND if isinstance(error, FileNotFoundError) else CANNOT_EXECUTE)
         except BaseException as error:  # noqa: BLE001 - a child must never run the parent's code
             os.write(errors, repr(error).encode("utf-8", "replace"))

@@ -14,7 +14,7 @@ from supervisor_hotreload.servers.base import AnyFamily, foreign_successor
 from supervisor_hotreload.servers.generation import Generation
 from supervisor_hotreload.servers.lineage import successors
 from supervisor_hotreload.servers.recognition import Ambiguous, Found
-from supervisor_hotreload.servers.release_guard import ReleaseGuard
+from supervisor_hotreload.servers.release_guard import ReleaseGuard, release_advice
 from supervisor_hotreload.servers.signals import must_not_be_stopped
 from supervisor_hotreload.servers.trial import Trial
 from supervisor_hotreload.system.credentials import ids_of
@@ -93,7 +93,14 @@ class Reloads:
         self._report_progress(reload)
         if reload.done:
             self.active = None
-            self.reports.ready(str(self.tracked))
+            self.reports.ready(str(self.tracked), self._advice(reload))
+
+    def _advice(self, reload: Reload) -> str:
+        """Return what to do after a reload that is not tried again at once."""
+        if self.wanted:
+            return ""
+        directory, master = self.options.directory, self.tracked.process
+        return release_advice(reload, self.world, directory, ids_of(os.getpid()), master)
 
     def abandon(self, failure: Failure) -> None:
         """End the active reload without a rollback: its generations end anyway."""

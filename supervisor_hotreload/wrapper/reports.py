@@ -67,17 +67,18 @@ class Reports:
         """Count a reload that has an outcome."""
         self.counts[reload.outcome.value] += 1
 
-    def ready(self, serving: str) -> None:
+    def ready(self, serving: str, advice: str = "") -> None:
         """Report that the first generation is ready, or that a reload has ended.
 
         :param serving: a sentence that names the generation that serves.
+        :param advice: its end, with what to do after a reload that failed.
         """
         last = self._last
         failed = last if last is not None and last.outcome is not Outcome.SUCCEEDED else None
         if failed is not None:
             explained = failed.fault in EXPLAINED_BY_SERVER
             why = "; what the new one printed above says why it does not" if explained else ""
-            self.say(f"{serving}{why}")
+            self.say(f"{serving}{why}{advice}")
         why = "" if failed is None else f" (the reload {failed.outcome.value}: {failed.reason})"
         self._notify("READY=1", f"STATUS={serving}{why}")
 
