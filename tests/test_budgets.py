@@ -45,19 +45,16 @@ def sleepers(count: int, user: int) -> Iterator[list[int]]:
 def test_reaped_orphans_take_one_line_a_minute_and_a_single_one_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    options = types.SimpleNamespace(pidhistory={}, waitpid=iter([(5, 0), (0, 0)] * 4).__next__)
+    options = types.SimpleNamespace(pidhistory={}, waitpid=iter([(5, 0), (0, 0)] * 2).__next__)
     now, logged = [100.0], []
     log = types.SimpleNamespace(info=logged.append)
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     option_hooks.hook_waitpid(options, lambda: True, log)  # type: ignore[arg-type]
     options.waitpid()
     assert logged == []
-    options.waitpid()
-    options.waitpid()
-    assert logged == ["hotreload: reaped orphaned processes of programs: 2"]
     now[0] += option_hooks.ORPHAN_LINE_SECONDS
     options.waitpid()
-    assert logged == 2 * logged[:1]
+    assert logged == ["hotreload: reaped orphaned processes of programs: 2"]
 
 
 @needs_root
@@ -286,5 +283,5 @@ def test_a_program_with_very_many_children_is_refused_alone(house: House) -> Non
     assert "has more than 1024 children" in refused.stdout
     reloaded = house.ctl("hotreload", "all")
     assert reloaded.returncode == 0, reloaded.stdout
-    assert "crowd" not in reloaded.stdout
+    assert "crowd: skipped (no server that hotreload knows)" in reloaded.stdout
     assert "Traceback" not in house.log()

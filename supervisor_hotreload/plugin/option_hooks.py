@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import time
 from typing import Any, Callable, Optional
@@ -42,7 +41,7 @@ def hook_kill(options: Any, tracking: Callable[[Any], Optional[SupervisedProgram
 def hook_waitpid(options: Any, is_subreaper: Callable[[], bool], log: Log) -> None:
     """Reap the orphans that a subreaper gets, without a log line for each (supervisord.reap)."""
     waitpid = options.waitpid
-    count, logged_at = 0, -math.inf
+    count, logged_at = 0, -ORPHAN_LINE_SECONDS
 
     def hooked_waitpid() -> tuple[Any, Any]:
         nonlocal count, logged_at
@@ -52,7 +51,8 @@ def hook_waitpid(options: Any, is_subreaper: Callable[[], bool], log: Log) -> No
                 return pid, status
             count += 1
             now = time.monotonic()
-            if count > 1 and now - logged_at >= ORPHAN_LINE_SECONDS:  # one is nothing to act on
+            # a single one may be a child of hotreload's own: nothing to act on
+            if count > 1 and now - logged_at >= ORPHAN_LINE_SECONDS:
                 log.info(f"hotreload: reaped orphaned processes of programs: {count}")
                 count, logged_at = 0, now
         return None, None  # supervisord reaps the others at its next turn
