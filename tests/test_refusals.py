@@ -8,8 +8,10 @@ import xmlrpc.client
 
 import pytest
 
-from supervisor_hotreload.core.model import Fault
-from supervisor_hotreload.plugin.builder import last_exception
+from supervisor_hotreload.core.model import Failure, Fault
+from supervisor_hotreload.core.protocol import Steps
+from supervisor_hotreload.core.reload import Reload
+from supervisor_hotreload.plugin.builder import explained, last_exception
 from tests.house import House, wait_until
 from tests.load import Load, get
 
@@ -114,6 +116,22 @@ def test_the_reason_has_the_exception_while_the_master_lives(house: House) -> No
 )
 def test_the_last_exception_is_found(printed: str, reason: str) -> None:
     assert last_exception(printed.splitlines()) == reason
+
+
+def test_what_a_program_prints_last_is_read_before_the_reason_is_said() -> None:
+    """supervisord may see that a process has ended before it has read all that was printed."""
+
+    def exits() -> Steps:
+        raise Failure(Fault.SUCCESSOR_EXITED, "it exited")
+        yield
+
+    reload = Reload("myapp", lambda: 0.0, print)
+    reload.begin(explained(exits(), reload))
+    assert not reload.done
+    reload.step()  # it was due in the turn in which the output arrives
+    reload.output.append("ImportError: nothing")
+    reload.step()
+    assert reload.reason == "it exited: ImportError: nothing"
 
 
 def test_a_pidfile_in_the_way(house: House) -> None:

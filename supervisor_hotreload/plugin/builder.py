@@ -10,7 +10,7 @@ from typing import Callable, Optional
 
 from supervisor_hotreload.core import protocol
 from supervisor_hotreload.core.model import Failure, Fault, Outcome
-from supervisor_hotreload.core.protocol import Steps
+from supervisor_hotreload.core.protocol import Steps, Wait
 from supervisor_hotreload.core.reload import Reload
 from supervisor_hotreload.core.text import TRACEBACK, printable
 from supervisor_hotreload.plugin.admission import Plan
@@ -82,7 +82,7 @@ def steps(world: World, plan: Plan, reload: Reload) -> Steps:
         server = plan.family.server(world, plan.old, policy, program.program)
         server.expect(plan.successor)
         resumed = protocol.resume(server, policy, adopter, plan.successor, health_check)
-        return explained(resumed, reload.output)
+        return explained(resumed, reload)
     if plan.in_place:
         reload.new_pid = plan.old.master.pid
 
@@ -97,7 +97,7 @@ def steps(world: World, plan: Plan, reload: Reload) -> Steps:
             yield from protocol.reload(server, policy, adopter, health_check)
 
     command = trial(world, plan, reload)
-    begun = explained(begin(), reload.output)
+    begun = explained(begin(), reload)
     return begun if command is None else protocol.tried(command, policy, begun)
 
 
@@ -183,16 +183,18 @@ def _ends_late_successor(
     return end_late_successor
 
 
-def explained(steps: Steps, output: Iterable[str]) -> Steps:
+def explained(steps: Steps, reload: Reload) -> Steps:
     """Go through *steps*; when the new code fails, say with which exception.
 
-    :param output: what the program has printed since the reload began.
+    supervisord may see that a process has ended before it has read what that has printed last.
     """
     try:
         yield from steps
     except Failure as failure:
         if failure.fault in EXPLAINED:
-            failure.reason += last_exception(output)
+            turns = iter((False, False, True))  # in the second one it reads what was there
+            yield Wait(reload.phase, lambda: next(turns), None)
+            failure.reason += last_exception(reload.output)
         raise
 
 
