@@ -7,18 +7,12 @@ import signal
 
 import pytest
 
-from tests.house import House, wait_until
-from tests.load import Load, get, wait_for_answer
-from tests.otherservers import program, rack_release, start, titled
+from tests.harness.house import House
+from tests.harness.load import Load, get, wait_for_answer
+from tests.harness.otherservers import program, puma, rack_release, start, titled
+from tests.harness.waiting import wait_until
 
 BROKEN = 'require "no_such_library"\n'
-
-
-def puma(house: House, *arguments: str) -> str:
-    """Return the command of a puma with 2 workers that serves ``current``."""
-    binary = program("puma", "apt-get install puma")
-    words = " ".join(arguments)
-    return f"{binary} -e production -w 2 -t 2:2 -b tcp://127.0.0.1:{house.port} {words} config.ru"
 
 
 def workers(house: House) -> set[int]:
