@@ -62,6 +62,7 @@ def test_workers_are_replaced_one_by_one_unless_the_master_preloads(house: House
     house.ctl("update")
     assert wait_for_answer(house.port).startswith(b"v2 ")
     wait_until(lambda: len(workers(house)) == 2)
+    house.wait_for("RUNNING")
     rack_release(house, "v3")
     assert "strategy = graceful" in house.reload().stdout
     assert answers(house) == {"v3"}
