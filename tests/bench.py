@@ -20,9 +20,11 @@ from dataclasses import dataclass
 
 import psutil
 
-from tests import tables
-from tests.house import House, free_port, lives, wait_until
-from tests.load import Load
+from tests.harness import tables
+from tests.harness.house import House
+from tests.harness.load import Load
+from tests.harness.processes import lives
+from tests.harness.waiting import free_port, wait_until
 from tests.matrix import house
 
 BOOT = 2.0

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from gunicorn.config import KNOWN_SETTINGS
 
+from tests.harness.house import House
 from tests.harness.missing import PREFIX, Missing
-from tests.house import House
-from tests.wrapped import Wrapped
+from tests.harness.wrapped import Wrapped
 
 ROOT = pathlib.Path(__file__).parent.parent
 

@@ -20,9 +20,11 @@ from typing import Optional
 
 import psutil
 
-from tests.house import House, wait_until, with_children
-from tests.load import Load, wait_for_answer
-from tests.tables import simple_table
+from tests.harness.house import House
+from tests.harness.load import Load, wait_for_answer
+from tests.harness.processes import with_children
+from tests.harness.tables import simple_table
+from tests.harness.waiting import wait_until
 
 PHASES = ["spawning", "booting", "baking", "draining", "promoting"]
 
@@ -150,7 +152,7 @@ def prepare(house: House, cell: Cell) -> None:
     hold = {"spawning": "successor", "promoting": "promoted"}.get(cell.phase)
     more = (
         f"[rpcinterface:saboteur]\nhold = {hold}\nseconds = 2\n"
-        "supervisor.rpcinterface_factory = tests.saboteur:make_saboteur_rpcinterface\n"
+        "supervisor.rpcinterface_factory = tests.harness.saboteur:make_saboteur_rpcinterface\n"
         if hold
         else ""
     )

@@ -27,9 +27,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Optional
 
-from tests import tables
-from tests.house import House, wait_until
-from tests.load import Load, get
+from tests.harness import tables
+from tests.harness.house import House
+from tests.harness.load import Load, get
+from tests.harness.waiting import wait_until
 
 PYTHONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
 SUPERVISORS = ("4.2.5", "4.3.0")

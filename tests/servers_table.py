@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Callable
 
-from tests import tables
-from tests.house import House, wait_until
-from tests.load import Load, get
-from tests.otherservers import (
+from tests.harness import tables
+from tests.harness.house import House
+from tests.harness.load import Load, get
+from tests.harness.otherservers import (
     ASGI,
     asgi,
     configure_haproxy,
@@ -32,6 +32,7 @@ from tests.otherservers import (
     unicorn,
     uwsgi,
 )
+from tests.harness.waiting import wait_until
 
 BOOT = 1.0
 """Seconds that an import of the application takes."""

@@ -19,9 +19,10 @@ import time
 from collections.abc import Sequence
 from typing import Optional
 
-from tests.house import House, wait_until
-from tests.load import Load
-from tests.test_robustness import saboteur, turns_in
+from tests.harness.house import House
+from tests.harness.load import Load
+from tests.harness.sabotage import saboteur, turns_in
+from tests.harness.waiting import wait_until
 
 ATTACKER = """\
 import os, resource, signal, socket, sys, time

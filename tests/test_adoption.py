@@ -10,8 +10,9 @@ import time
 import psutil
 import pytest
 
-from tests.house import House, free_port, wait_until
-from tests.load import Load, get, wait_for_answer
+from tests.harness.house import House
+from tests.harness.load import Load, get, wait_for_answer
+from tests.harness.waiting import free_port, wait_until
 
 
 def reloaded(house: House) -> int:

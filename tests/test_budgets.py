@@ -25,8 +25,9 @@ from supervisor_hotreload.system import peek, process, world
 from supervisor_hotreload.system.credentials import Ids, ids_of
 from supervisor_hotreload.system.process import Process, Unreadable
 from supervisor_hotreload.system.world import World
+from tests.harness.house import House
 from tests.harness.timing import calculation
-from tests.house import House, wait_until
+from tests.harness.waiting import wait_until
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="starts another user's processes")
 

@@ -18,11 +18,12 @@ from supervisor_hotreload.servers.uwsgi import options as uwsgi_options
 from supervisor_hotreload.servers.uwsgi import trial as uwsgi_trial
 from supervisor_hotreload.system.command import Command, RunAs
 from supervisor_hotreload.system.credentials import Ids
-from tests.house import APP, House, wait_until
-from tests.load import get
-from tests.test_refusals import assert_unchanged, fault_of
-from tests.test_rollback import script
-from tests.wrapped import Wrapped
+from tests.harness.house import APP, House
+from tests.harness.load import get
+from tests.harness.refusals import assert_unchanged, fault_of
+from tests.harness.sites import script
+from tests.harness.waiting import wait_until
+from tests.harness.wrapped import Wrapped
 
 ROOT_ONLY = pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
 

@@ -12,7 +12,7 @@ from supervisor_hotreload.controllerplugin import make_hotreload_controllerplugi
 from supervisor_hotreload.ctl.names import proposals
 from supervisor_hotreload.ctl.options import NAMES, BadUsage, Request, help_text, parse, usage
 from supervisor_hotreload.ctl.screen import EXCERPT_LINES, excerpt
-from tests.house import House
+from tests.harness.house import House
 
 PROGRAMS = [("web", "api"), ("web", "app"), ("myapp", "myapp"), ("mail", "mail")]
 

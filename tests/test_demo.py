@@ -16,7 +16,8 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from tests.house import BIN, wait_until
+from tests.harness.house import BIN
+from tests.harness.waiting import wait_until
 
 
 class Demo:

@@ -23,7 +23,7 @@ from supervisor_hotreload.system.http_answer import judged
 from supervisor_hotreload.system.linux import refuse_descriptors
 from supervisor_hotreload.system.process import lookup
 from supervisor_hotreload.system.world import World
-from tests.house import House
+from tests.harness.house import House
 
 SLOW = 0.8
 """Seconds until the slow answer comes. The first question may take 0.5 s in these tests."""

@@ -10,9 +10,9 @@ import pytest
 
 import supervisor_hotreload
 from supervisor_hotreload.servers import FAMILIES, STRATEGIES
-from tests.house import House
-from tests.load import Load, get
-from tests.otherservers import configure_nginx, nginx, start
+from tests.harness.house import House
+from tests.harness.load import Load, get
+from tests.harness.otherservers import configure_nginx, nginx, start
 
 PACKAGE = pathlib.Path(supervisor_hotreload.__file__).parent
 

@@ -11,10 +11,12 @@ import psutil
 import pytest
 
 from supervisor_hotreload.core.model import Fault
+from tests.harness.house import APP, House
+from tests.harness.load import Load, get, wait_for_answer
 from tests.harness.missing import program
-from tests.house import APP, House, lives, wait_until
-from tests.load import Load, get, wait_for_answer
-from tests.test_refusals import assert_unchanged, fault_of
+from tests.harness.processes import lives
+from tests.harness.refusals import assert_unchanged, fault_of
+from tests.harness.waiting import wait_until
 
 
 def conf(house: House, text: str) -> str:

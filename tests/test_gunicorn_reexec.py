@@ -16,10 +16,11 @@ from supervisor_hotreload.core.model import Fault
 from supervisor_hotreload.servers.gunicorn.command import why_it_daemonizes
 from supervisor_hotreload.servers.program import Program
 from supervisor_hotreload.system.credentials import Ids, ids_of
+from tests.harness.house import APP, House
+from tests.harness.load import Load, get
 from tests.harness.missing import program
-from tests.house import APP, House, wait_until
-from tests.load import Load, get
-from tests.test_refusals import assert_unchanged, fault_of
+from tests.harness.refusals import assert_unchanged, fault_of
+from tests.harness.waiting import wait_until
 
 
 class Installed:

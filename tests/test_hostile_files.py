@@ -12,8 +12,9 @@ import psutil
 import pytest
 
 from supervisor_hotreload.system.world import World
-from tests.house import House, wait_until
-from tests.load import get, wait_for_answer
+from tests.harness.house import House
+from tests.harness.load import get, wait_for_answer
+from tests.harness.waiting import wait_until
 
 CONTENTS = {
     "empty": b"",

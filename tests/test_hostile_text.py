@@ -24,8 +24,8 @@ from supervisor_hotreload.plugin.log import Log
 from supervisor_hotreload.plugin.triggers import TriggerTable
 from supervisor_hotreload.plugin.xmlrpc import clean
 from supervisor_hotreload.rpcinterface import HotReloadNamespaceRPCInterface
-from tests.house import House
-from tests.test_invariant import Simulation
+from tests.harness.house import House
+from tests.harness.simulation import Simulation
 
 FORGED = "2026-01-01 00:00:00,000 INFO forged"
 

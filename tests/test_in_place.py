@@ -29,7 +29,7 @@ from supervisor_hotreload.system import endpoint as endpoints
 from supervisor_hotreload.system.process import Process, lookup
 from supervisor_hotreload.system.world import World
 from tests.harness.choosing import mostly_slow
-from tests.house import wait_until
+from tests.harness.waiting import wait_until
 
 PREFORK = """\
 import json, os, select, signal, socket, sys, time

@@ -8,7 +8,7 @@ import signal
 from supervisor_hotreload.plugin.signals import Ladder, rungs
 from supervisor_hotreload.plugin.unwanted import LATE_SECONDS, Unwanted
 from supervisor_hotreload.system.process import Process
-from tests.fake_world import FakeWorld
+from tests.harness.fake_world import FakeWorld
 
 SIGNALS = ((signal.SIGTERM, 30.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 0.0))
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.house import House
-from tests.listening import Listening
-from tests.load import get
+from tests.harness.house import House
+from tests.harness.listening import Listening
+from tests.harness.load import get
 
 pytestmark = pytest.mark.xdist_group("listener")  # one supervisord has them all
 

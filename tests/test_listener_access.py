@@ -13,9 +13,10 @@ from supervisor.xmlrpc import SupervisorTransport
 from supervisor_hotreload.listener.roster import Roster
 from supervisor_hotreload.listener.rpcclient import RpcClient
 from supervisor_hotreload.listener.watched_program import WatchedProgram
-from tests.house import House, wait_until
-from tests.listening import Listening, answers
-from tests.test_robustness import saboteur
+from tests.harness.house import House
+from tests.harness.listening import Listening, answers
+from tests.harness.sabotage import saboteur
+from tests.harness.waiting import wait_until
 
 PASSWORD = "open: sesame%"
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from tests.harness.house import House
+from tests.harness.listening import EVENTS, LISTENER, QUICK, Listening, answers
 from tests.harness.timing import calculation
-from tests.house import House
-from tests.listening import EVENTS, LISTENER, QUICK, Listening, answers
 
 BROKEN = "raise RuntimeError('this release is broken')\n"
 

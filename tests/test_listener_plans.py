@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from tests.house import House
-from tests.listening import Listening, answers
-from tests.load import get
+from tests.harness.house import House
+from tests.harness.listening import Listening, answers
+from tests.harness.load import get
 
 pytestmark = pytest.mark.xdist_group("plans")  # one supervisord has them all
 

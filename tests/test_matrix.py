@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import pathlib
 
+from tests.harness.tables import simple_table
 from tests.matrix import (
     GUNICORNS,
     PRELOAD,
@@ -18,7 +19,6 @@ from tests.matrix import (
     pairwise,
     requirements,
 )
-from tests.tables import simple_table
 
 
 def test_every_possible_pair_is_covered() -> None:

@@ -16,9 +16,10 @@ import pytest
 from supervisor_hotreload.plugin.notify_socket import place
 from supervisor_hotreload.system.process import Process, environment_of, lookup
 from supervisor_hotreload.system.sd_notify import SENDERS, Notices
-from tests.house import APP, House, wait_until
-from tests.load import Load, get
-from tests.otherservers import ASGI, asgi, start
+from tests.harness.house import APP, House
+from tests.harness.load import Load, get
+from tests.harness.otherservers import ASGI, asgi, start
+from tests.harness.waiting import wait_until
 
 NOTIFY = """\
 import os, socket

@@ -15,9 +15,11 @@ from supervisor_hotreload.system.credentials import Ids
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
 from tests.harness.choosing import mostly_slow
-from tests.house import House, lives, wait_until, with_children
-from tests.load import Load, get, wait_for_answer
-from tests.otherservers import configure_nginx, nginx, start
+from tests.harness.house import House
+from tests.harness.load import Load, get, wait_for_answer
+from tests.harness.otherservers import configure_nginx, nginx, start
+from tests.harness.processes import lives, with_children
+from tests.harness.waiting import wait_until
 
 
 def kill_supervisord(house: House) -> None:

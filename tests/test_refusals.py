@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pathlib
 import signal
-import xmlrpc.client
 
 import pytest
 
@@ -12,24 +11,10 @@ from supervisor_hotreload.core.model import Failure, Fault
 from supervisor_hotreload.core.protocol import Steps
 from supervisor_hotreload.core.reload import Reload
 from supervisor_hotreload.plugin.builder import explained, last_exception
-from tests.house import House, wait_until
-from tests.load import Load, get
-
-
-def fault_of(house: House, name: str = "myapp") -> xmlrpc.client.Fault:
-    with pytest.raises(xmlrpc.client.Fault) as caught:
-        house.rpc().hotreload.reloadProcess(name)
-    return caught.value
-
-
-def assert_unchanged(house: House, before: dict[str, object]) -> None:
-    """The old generation serves on, is tracked, and what was started is gone."""
-    after = house.info()
-    assert (after["pid"], after["statename"]) == (before["pid"], "RUNNING")
-    assert get(house.port).startswith(b"v1 ")
-    assert [master.pid for master in house.masters()] == [before["pid"]]
-    assert house.zombies() == []
-
+from tests.harness.house import House
+from tests.harness.load import Load, get
+from tests.harness.refusals import assert_unchanged, fault_of
+from tests.harness.waiting import wait_until
 
 BROKEN = {
     "import": ("import no_such_module\n", "--workers 2", "No module named 'no_such_module'"),

@@ -8,8 +8,10 @@ import pathlib
 import pytest
 
 from supervisor_hotreload.core.model import Fault
-from tests.house import House, free_port, wait_until
-from tests.load import Address, Load, get, wait_for_answer
+from tests.harness.house import House
+from tests.harness.load import Address, Load, get
+from tests.harness.sites import a_group
+from tests.harness.waiting import free_port, wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -104,23 +106,6 @@ def test_users(house: House, who: str) -> None:
     house.start()
     reload_twice(house, house.port)
     assert "guess" not in house.log()
-
-
-def a_group(house: House, more: str = "") -> list[int]:
-    """Configure the group web of web0 and web1, and a program that is no server."""
-    ports = [house.port, free_port()]
-    more += "\n".join(
-        f"[program:web{number}]\ncommand = {house.gunicorn(bind=f'127.0.0.1:{port}')}\n"
-        f"directory = %(here)s/current\n"
-        for number, port in enumerate(ports)
-    )
-    more += "[group:web]\nprograms = web0,web1\n"
-    house.configure(name="idle", command="/bin/sleep 1000", more=more)
-    house.start(running="web:web1")
-    house.wait_for("RUNNING", "web:web0")
-    for port in ports:
-        wait_for_answer(port)
-    return ports
 
 
 def test_a_group_goes_one_process_at_a_time(house: House) -> None:

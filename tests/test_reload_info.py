@@ -11,10 +11,10 @@ import pytest
 from supervisor_hotreload.core.model import Fault
 from supervisor_hotreload.core.reload import LINES, Reload
 from supervisor_hotreload.plugin.capture import capture
-from tests.house import House
-from tests.load import Load, get
-from tests.test_reload import a_group
-from tests.test_robustness import saboteur
+from tests.harness.house import House
+from tests.harness.load import Load, get
+from tests.harness.sabotage import saboteur
+from tests.harness.sites import a_group
 
 
 def test_who_follows_gets_each_line_once(house: House) -> None:

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from typing import Optional
 
 import pytest
 
 from supervisor_hotreload.core.model import Fault
-from tests.house import House, wait_until
-from tests.load import Load, get
+from tests.harness.house import House
+from tests.harness.load import Load, get
+from tests.harness.sabotage import quiet, saboteur, turns_in
+from tests.harness.waiting import wait_until
 
 AFTER_ADOPTION = {"retirement", "retired", "promoted"}
-
-
-def saboteur(**config: str) -> str:
-    keys = "".join(f"{key} = {value}\n" for key, value in config.items())
-    return (
-        "[rpcinterface:saboteur]\n"
-        "supervisor.rpcinterface_factory = tests.saboteur:make_saboteur_rpcinterface\n" + keys
-    )
 
 
 @pytest.mark.parametrize(
@@ -83,18 +76,6 @@ def test_an_idle_plugin_costs_nothing(house: House) -> None:
         house.stop()
     assert abs(turns[True] - turns[False]) <= 6  # a request is a few turns
     assert turns[True] <= 20  # during a reload it would be 200
-
-
-def quiet(house: House) -> None:
-    """Wait until supervisord's loop turns about once a second."""
-    wait_until(lambda: turns_in(house, 1.0) <= 10, what="an idle loop")
-
-
-def turns_in(house: House, seconds: float) -> int:
-    before: int = house.rpc().saboteur.getTurns()
-    time.sleep(seconds)  # the length of the measurement, not a wait for something
-    after: int = house.rpc().saboteur.getTurns()
-    return after - before
 
 
 def test_a_step_takes_under_five_milliseconds(house: House) -> None:

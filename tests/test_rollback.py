@@ -9,9 +9,11 @@ import psutil
 import pytest
 
 from supervisor_hotreload.core.model import Fault
-from tests.house import House, wait_until
-from tests.load import Load, get
-from tests.test_refusals import assert_unchanged, fault_of
+from tests.harness.house import House
+from tests.harness.load import Load, get
+from tests.harness.refusals import assert_unchanged, fault_of
+from tests.harness.sites import script
+from tests.harness.waiting import wait_until
 
 
 def baking(house: House, **settings: str) -> int:
@@ -101,13 +103,6 @@ def test_cancel_comes_too_late_after_adoption(house: House) -> None:
         assert "too late to cancel" in done.stdout
         assert house.wait_for_outcome()["outcome"] == "succeeded"
     assert load.dropped == []
-
-
-def script(house: House, body: str) -> str:
-    path = house.root / "check.sh"
-    path.write_text(f"#!/bin/sh\n{body}\n")
-    path.chmod(0o755)
-    return str(path)
 
 
 def test_a_check_that_agrees(house: House) -> None:

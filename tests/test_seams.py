@@ -16,7 +16,7 @@ from supervisor.supervisord import Supervisor
 import supervisor_hotreload
 from supervisor_hotreload.plugin.supervisord import SeamMissing, Supervisord
 from supervisor_hotreload.rpcinterface import HotReloadNamespaceRPCInterface
-from tests.house import House
+from tests.harness.house import House
 
 PACKAGE = pathlib.Path(supervisor_hotreload.__file__).parent
 

@@ -11,9 +11,10 @@ import pytest
 
 from supervisor_hotreload.servers import Program
 from supervisor_hotreload.servers.nginx import FAMILY, started
-from tests.house import House, wait_until
-from tests.load import Address, Load, get, wait_for_answer
-from tests.otherservers import configure_nginx, nginx, start, titled
+from tests.harness.house import House
+from tests.harness.load import Address, Load, get, wait_for_answer
+from tests.harness.otherservers import configure_nginx, nginx, start, titled
+from tests.harness.waiting import wait_until
 
 STOP = "stopsignal = QUIT"
 UPGRADE = "strategy = upgrade"

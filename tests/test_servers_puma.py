@@ -7,18 +7,12 @@ import signal
 
 import pytest
 
-from tests.house import House, wait_until
-from tests.load import Load, get, wait_for_answer
-from tests.otherservers import program, rack_release, start, titled
+from tests.harness.house import House
+from tests.harness.load import Load, get, wait_for_answer
+from tests.harness.otherservers import program, puma, rack_release, start, titled
+from tests.harness.waiting import wait_until
 
 BROKEN = 'require "no_such_library"\n'
-
-
-def puma(house: House, *arguments: str) -> str:
-    """Return the command of a puma with 2 workers that serves ``current``."""
-    binary = program("puma", "apt-get install puma")
-    words = " ".join(arguments)
-    return f"{binary} -e production -w 2 -t 2:2 -b tcp://127.0.0.1:{house.port} {words} config.ru"
 
 
 def workers(house: House) -> set[int]:
@@ -68,6 +62,7 @@ def test_workers_are_replaced_one_by_one_unless_the_master_preloads(house: House
     house.ctl("update")
     assert wait_for_answer(house.port).startswith(b"v2 ")
     wait_until(lambda: len(workers(house)) == 2)
+    house.wait_for("RUNNING")
     rack_release(house, "v3")
     assert "strategy = graceful" in house.reload().stdout
     assert answers(house) == {"v3"}

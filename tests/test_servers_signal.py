@@ -13,9 +13,9 @@ from supervisor_hotreload.system.command import RunAs
 from supervisor_hotreload.system.credentials import Ids
 from supervisor_hotreload.system.process import lookup
 from supervisor_hotreload.system.world import World
-from tests.house import House, parent, wait_until
-from tests.load import Address, Load, get, wait_for_answer
-from tests.otherservers import (
+from tests.harness.house import House
+from tests.harness.load import Address, Load, get, wait_for_answer
+from tests.harness.otherservers import (
     ASGI,
     asgi,
     configure_haproxy,
@@ -25,6 +25,8 @@ from tests.otherservers import (
     unicorn,
     uwsgi,
 )
+from tests.harness.processes import parent
+from tests.harness.waiting import wait_until
 
 SIGNAL = "strategy = signal"
 

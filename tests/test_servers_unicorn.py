@@ -11,9 +11,10 @@ import psutil
 import pytest
 
 from tests.harness.choosing import mostly_slow
-from tests.house import House, wait_until
-from tests.load import Address, Load, get
-from tests.otherservers import rack_release, start, titled, unicorn
+from tests.harness.house import House
+from tests.harness.load import Address, Load, get
+from tests.harness.otherservers import rack_release, start, titled, unicorn
+from tests.harness.waiting import wait_until
 
 STOP = "stopsignal = QUIT"
 

@@ -26,10 +26,12 @@ from supervisor_hotreload.system.credentials import Ids
 from supervisor_hotreload.system.process import Process
 from supervisor_hotreload.system.world import World
 from tests.harness.choosing import mostly_slow
-from tests.house import APP, House, free_port, parent, wait_until
-from tests.listening import QUICK, Listening
-from tests.load import Load, get
-from tests.otherservers import program, start, uwsgi
+from tests.harness.house import APP, House
+from tests.harness.listening import QUICK, Listening
+from tests.harness.load import Load, get
+from tests.harness.otherservers import program, start, uwsgi
+from tests.harness.processes import parent
+from tests.harness.waiting import free_port, wait_until
 
 STOP = "stopsignal = INT"
 

@@ -9,8 +9,8 @@ import pytest
 
 from supervisor_hotreload.core.model import Condition, Policy, Ready, Triggers
 from supervisor_hotreload.servers.settings import KEYS, TRIGGERS, BadSetting, Settings
-from tests.house import House
-from tests.load import get
+from tests.harness.house import House
+from tests.harness.load import get
 
 
 def test_sections_override_defaults_and_one_another() -> None:

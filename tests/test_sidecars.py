@@ -10,9 +10,12 @@ from typing import Optional
 import psutil
 import pytest
 
-from tests.house import House, free_port, lives, wait_until
-from tests.load import Load, get, wait_for_answer
-from tests.otherservers import configure_nginx, nginx
+from tests.harness.house import House
+from tests.harness.load import Load, get, wait_for_answer
+from tests.harness.otherservers import configure_nginx, nginx
+from tests.harness.processes import lives
+from tests.harness.sites import script
+from tests.harness.waiting import free_port, wait_until
 
 SIDE = """\
 def app(environ, start_response):
@@ -28,13 +31,6 @@ def side(house: House, port: int, more: str = "") -> str:
     (folder / "side.py").write_text(SIDE)
     command = house.gunicorn("--workers 1", bind=f"127.0.0.1:{port}").replace("app:app", "side:app")
     return f"{command} --chdir {folder} {more}"
-
-
-def script(house: House, text: str) -> str:
-    path = house.root / "start.sh"
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
-    return str(path)
 
 
 def master_of(house: House, word: str) -> psutil.Process:

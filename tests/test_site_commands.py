@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.house import House, wait_until
-from tests.load import Load, get
+from tests.harness.house import House
+from tests.harness.load import Load, get
+from tests.harness.waiting import wait_until
 
 SERVE = """\
 import sys

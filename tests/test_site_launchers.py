@@ -9,10 +9,11 @@ import psutil
 import pytest
 
 from tests.harness.choosing import mostly_slow
+from tests.harness.house import House
+from tests.harness.load import Load, get, wait_for_answer
 from tests.harness.missing import program
-from tests.house import House, wait_until
-from tests.load import Load, get, wait_for_answer
-from tests.test_sidecars import script
+from tests.harness.sites import script
+from tests.harness.waiting import wait_until
 
 TERM = "signal.signal(signal.SIGTERM, lambda *a: p.terminate())\n"
 PYTHON = {

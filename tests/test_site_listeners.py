@@ -8,8 +8,10 @@ import signal
 import psutil
 import pytest
 
-from tests.house import House, lives, wait_until
-from tests.load import Load, get
+from tests.harness.house import House
+from tests.harness.load import Load, get
+from tests.harness.processes import lives
+from tests.harness.waiting import wait_until
 
 METRICS = """\
 import socket

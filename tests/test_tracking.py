@@ -12,8 +12,9 @@ import psutil
 import pytest
 
 from tests.harness.choosing import mostly_slow
-from tests.house import House, wait_until
-from tests.load import Load, get, wait_for_answer
+from tests.harness.house import House
+from tests.harness.load import Load, get, wait_for_answer
+from tests.harness.waiting import wait_until
 
 NO_SUBREAPER = "subreaper = false"
 

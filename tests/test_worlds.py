@@ -8,9 +8,10 @@ import subprocess
 import pytest
 
 from supervisor_hotreload.system.world import World
-from tests.house import House, wait_until
-from tests.load import Load
-from tests.test_robustness import saboteur
+from tests.harness.house import House
+from tests.harness.load import Load
+from tests.harness.sabotage import saboteur
+from tests.harness.waiting import wait_until
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root makes namespaces")
 

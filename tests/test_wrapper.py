@@ -21,9 +21,10 @@ from supervisor_hotreload.system.process import count_of_sleeps, lookup
 from supervisor_hotreload.system.world import World
 from supervisor_hotreload.wrapper import copy_survey, handover
 from supervisor_hotreload.wrapper.options import Usage, parse
-from tests.house import lives, wait_until
-from tests.load import get
-from tests.wrapped import RUN, Wrapped, descriptors, python, zombies
+from tests.harness.load import get
+from tests.harness.processes import lives
+from tests.harness.waiting import wait_until
+from tests.harness.wrapped import RUN, Wrapped, descriptors, python, zombies
 
 SLEEPER = python("import time; print('up', flush=True); time.sleep(60)")
 """The smallest server there is: it does not even listen."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import shlex
 
-from tests.house import wait_until
-from tests.load import Load, get
-from tests.otherservers import rack_release, unicorn
-from tests.test_servers_puma import puma
-from tests.wrapped import Wrapped
+from tests.harness.load import Load, get
+from tests.harness.otherservers import puma, rack_release, unicorn
+from tests.harness.waiting import wait_until
+from tests.harness.wrapped import Wrapped
 
 BROKEN = 'require "no_such_library"\n'
 

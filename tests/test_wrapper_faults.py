@@ -14,8 +14,8 @@ import pytest
 from supervisor_hotreload.system.files import replace_file
 from supervisor_hotreload.wrapper import files
 from supervisor_hotreload.wrapper.listening import BadAddress, Listening
-from tests.house import wait_until
-from tests.wrapped import Wrapped, python
+from tests.harness.waiting import wait_until
+from tests.harness.wrapped import Wrapped, python
 
 SERVER = python("import time; print('up', flush=True); time.sleep(60)")
 

@@ -9,9 +9,9 @@ import time
 import psutil
 import pytest
 
-from tests.house import wait_until
-from tests.load import Load, get
-from tests.wrapped import Wrapped, python
+from tests.harness.load import Load, get
+from tests.harness.waiting import wait_until
+from tests.harness.wrapped import Wrapped, python
 
 
 def test_its_command_line_reloads_code_that_was_copied(wrapped: Wrapped) -> None:

@@ -11,9 +11,9 @@ import time
 
 import pytest
 
-from tests.house import wait_until
-from tests.load import Load
-from tests.wrapped import Wrapped
+from tests.harness.load import Load
+from tests.harness.waiting import wait_until
+from tests.harness.wrapped import Wrapped
 
 ROUNDS = int(os.environ.get("HOTRELOAD_HUPS", "10")) // 10
 """Each of ten HUPs, four of them in bursts."""

@@ -9,10 +9,11 @@ import time
 import psutil
 import pytest
 
-from tests.house import lives, wait_until
-from tests.load import Load, get
-from tests.otherservers import uwsgi
-from tests.wrapped import PREFORK, RUN, Wrapped, python
+from tests.harness.load import Load, get
+from tests.harness.otherservers import uwsgi
+from tests.harness.processes import lives
+from tests.harness.waiting import wait_until
+from tests.harness.wrapped import PREFORK, RUN, Wrapped, python
 
 SERVERS = {
     "uvicorn": ("uvicorn", "--uds", "{socket}"),

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any, Callable, Optional
 
 import pytest
-from forkservers import Notifications, Server
+
+from tests.harness.forkservers import Notifications, Server
 
 Start = Callable[..., Server]
 

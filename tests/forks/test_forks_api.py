@@ -8,11 +8,11 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from forkservers import REPOSITORY
 
 from supervisor_hotreload import forks
 from supervisor_hotreload.forks import events
 from supervisor_hotreload.forks.gunicorn import install, worker_exit
+from tests.harness.forkservers import REPOSITORY
 
 
 @pytest.fixture(autouse=True)

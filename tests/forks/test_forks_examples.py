@@ -14,7 +14,16 @@ import threading
 
 import pytest
 from conftest import Start
-from forkservers import DEADLINE, REPOSITORY, Notifications, Server, alive, gunicorn, uwsgi
+
+from tests.harness.forkservers import (
+    DEADLINE,
+    REPOSITORY,
+    Notifications,
+    Server,
+    alive,
+    gunicorn,
+    uwsgi,
+)
 
 EXAMPLES = REPOSITORY / "docs" / "examples"
 PRELOAD = ("--preload", "--workers", "2")

@@ -8,7 +8,8 @@ import threading
 
 import pytest
 from conftest import Start
-from forkservers import CONFIG, Server, gunicorn, uwsgi, write, write_recorder
+
+from tests.harness.forkservers import CONFIG, Server, gunicorn, uwsgi, write, write_recorder
 
 # Raises on the event FAIL, with on_error=CHOICE, as long as the file `broken` exists.
 APP = """

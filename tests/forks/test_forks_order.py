@@ -10,7 +10,15 @@ import signal
 
 import pytest
 from conftest import Start
-from forkservers import REPOSITORY, Notifications, Server, gunicorn, uwsgi, write_recorder
+
+from tests.harness.forkservers import (
+    REPOSITORY,
+    Notifications,
+    Server,
+    gunicorn,
+    uwsgi,
+    write_recorder,
+)
 
 TABLE = REPOSITORY / "docs" / "forks.rst"
 UVICORN = ("-k", "uvicorn.workers.UvicornWorker")

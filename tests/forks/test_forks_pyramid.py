@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 from conftest import Start
-from forkservers import Server, gunicorn, tool, uwsgi, write, write_recorder
 from pyramid import testing
 from pyramid.request import Request
 from pyramid.response import Response
 from zope.interface.verify import verifyObject
 
 from supervisor_hotreload.forks import PostFork, events
+from tests.harness.forkservers import Server, gunicorn, tool, uwsgi, write, write_recorder
 
 PACKAGE = "supervisor_hotreload.forks.pyramid"
 

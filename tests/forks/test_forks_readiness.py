@@ -9,9 +9,17 @@ import sys
 
 import pytest
 from conftest import Start
-from forkservers import Notifications, Server, gunicorn, tool, wait_until, write, write_recorder
 
 from supervisor_hotreload.forks import readiness
+from tests.harness.forkservers import (
+    Notifications,
+    Server,
+    gunicorn,
+    tool,
+    wait_until,
+    write,
+    write_recorder,
+)
 
 
 def check_two_workers(server: Server, notifications: Notifications) -> None:

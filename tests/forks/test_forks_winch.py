@@ -15,8 +15,9 @@ import time
 
 import pytest
 from conftest import Start
-from forkservers import Notifications, Server, gunicorn, write
 from test_forks_failures import APP, ask_slowly
+
+from tests.harness.forkservers import Notifications, Server, gunicorn, write
 
 CONF = """
 from supervisor_hotreload.forks.gunicorn import install

@@ -16,8 +16,8 @@ import sys
 import tempfile
 import time
 import xmlrpc.client
-from collections.abc import Iterator, Sequence
-from typing import IO, Any, Callable, Optional, Union, cast
+from collections.abc import Sequence
+from typing import IO, Any, Optional, Union, cast
 
 import psutil
 from supervisor.xmlrpc import SupervisorTransport
@@ -25,6 +25,8 @@ from supervisor.xmlrpc import SupervisorTransport
 from supervisor_hotreload.system.process import lookup
 from supervisor_hotreload.system.world import World
 from tests.harness.preloaded import preloaded
+from tests.harness.processes import killed, lives, with_children, working_below
+from tests.harness.waiting import free_port, wait_until
 
 BIN = pathlib.Path(sys.executable).parent
 
@@ -64,38 +66,6 @@ serverurl = unix://%(here)s/supervisor.sock
 """
 
 
-def wait_until(
-    condition: Callable[[], Any],
-    timeout: float = 60.0,
-    what: Union[str, Callable[[], str]] = "",
-    longest: float = 0.1,
-) -> Any:
-    """Poll *condition* until it is truthy and return that.
-
-    :param longest: seconds between two looks in the end; they begin at 0.02. A look costs
-        processor time, so what stays true is looked for less and less often.
-    :raises AssertionError: when it is not after *timeout* seconds.
-    """
-    deadline = time.monotonic() + timeout
-    pause = 0.02
-    while True:
-        result = condition()
-        if result:
-            return result
-        if time.monotonic() >= deadline:
-            raise AssertionError(f"not within {timeout:g} s: {what() if callable(what) else what}")
-        time.sleep(pause)
-        pause = min(pause * 1.1, longest)
-
-
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 class House:
     """One supervisord with its programs.
 
@@ -113,7 +83,7 @@ class House:
         self.environment = dict(os.environ, PYTHONDONTWRITEBYTECODE="1", HOME=str(root))
         self.wrapper: list[str] = []
         if python is None:
-            self.environment["PYTHONPATH"] = str(pathlib.Path(__file__).parent.parent)
+            self.environment["PYTHONPATH"] = str(pathlib.Path(__file__).parents[2])
         self._process: Optional[subprocess.Popen[bytes]] = None
         self._pids: set[psutil.Process] = set()
         self._sections = ""
@@ -414,7 +384,7 @@ class House:
 
     def application(self) -> list[psutil.Process]:
         """Return every living process that runs the application, whoever its parent is."""
-        found = [p for p in _mentioning(str(self.root / "releases")) if lives(p)]
+        found = [p for p in working_below(str(self.root / "releases")) if lives(p)]
         self._pids.update(found)
         return found
 
@@ -494,7 +464,7 @@ class House:
             return
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGSTOP)
-            wait_until(lambda: not _killed(self.family()), what="every process here is gone")
+            wait_until(lambda: not killed(self.family()), what="every process here is gone")
             self._process.kill()
         wait_until(lambda: not self.kill_leftovers(), what="nothing is left here")
 
@@ -502,50 +472,12 @@ class House:
         """Kill what still lives of all that was seen; return the pids."""
         assert self._process is not None
         left = [process for process in self._pids if lives(process)]
-        left += [process for process in _mentioning(str(self.root)) if process not in left]
-        _killed(left)
+        left += [process for process in working_below(str(self.root)) if process not in left]
+        killed(left)
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait(10)
         return [process.pid for process in left]
-
-
-def _mentioning(root: str) -> Iterator[psutil.Process]:
-    """Yield processes whose working directory lies below *root*: only tests have such."""
-    for pid in psutil.pids():
-        with contextlib.suppress(psutil.Error, OSError):
-            if os.readlink(f"/proc/{pid}/cwd").startswith(root) and pid != os.getpid():
-                yield psutil.Process(pid)
-
-
-def parent(process: psutil.Process) -> int:
-    """Return the parent's pid, 0 when *process* has ended meanwhile."""
-    try:
-        return int(process.ppid())
-    except psutil.NoSuchProcess:
-        return 0
-
-
-def with_children(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Return those of *processes* that are the parent of another of them."""
-    parents = {parent(process) for process in processes if lives(process)}
-    return [process for process in processes if process.pid in parents]
-
-
-def _killed(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Kill *processes* and return them."""
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    return processes
-
-
-def lives(process: psutil.Process) -> bool:
-    """Tell whether *process* runs; a zombie has ended."""
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _read(path: pathlib.Path) -> str:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 
-REPO = pathlib.Path(__file__).resolve().parent.parent
+REPO = pathlib.Path(__file__).resolve().parents[2]
 VENVS = REPO / ".venvs"
 WHEELS = VENVS / "wheels"
 

@@ -13,8 +13,10 @@ from typing import Any, Optional, Union
 
 import psutil
 
-from tests.house import BIN, House, lives, wait_until
-from tests.load import Address, get
+from tests.harness.house import BIN, House
+from tests.harness.load import Address, get
+from tests.harness.processes import lives
+from tests.harness.waiting import wait_until
 
 RUN = BIN / "hotreload-run"
 

@@ -6,9 +6,10 @@ import contextlib
 
 import psutil
 
+from tests.harness.house import House
+from tests.harness.load import Address, wait_for_answer
 from tests.harness.missing import program
-from tests.house import House, wait_until
-from tests.load import Address, wait_for_answer
+from tests.harness.waiting import wait_until
 
 
 def uwsgi(house: House, *arguments: str, workers: int = 2) -> str:
@@ -195,3 +196,10 @@ def asgi(house: House, name: str) -> str:
         "hypercorn": f"--bind 127.0.0.1:{house.port} --workers 2 {house.root}/current/app:app",
     }[name]
     return f"{house.python} {binary} {arguments}"
+
+
+def puma(house: House, *arguments: str) -> str:
+    """Return the command of a puma with 2 workers that serves ``current``."""
+    binary = program("puma", "apt-get install puma")
+    words = " ".join(arguments)
+    return f"{binary} -e production -w 2 -t 2:2 -b tcp://127.0.0.1:{house.port} {words} config.ru"

@@ -13,8 +13,9 @@ from typing import Any, Callable
 
 import psutil
 
-from tests.house import House, wait_until
-from tests.load import Address, get
+from tests.harness.house import House
+from tests.harness.load import Address, get
+from tests.harness.waiting import wait_until
 
 EVENTS = "PROCESS_STATE,PROCESS_COMMUNICATION,REMOTE_COMMUNICATION,TICK_5"
 
