@@ -255,9 +255,9 @@ def _reload_all(
     if not chosen:
         raise fault(Fault.NOT_RELOADABLE, f"{name}: no program of it runs and can be reloaded")
     skipped = [
-        structs.row(program, Faults.SUCCESS, f"skipped ({_why_skipped(program)})")
+        structs.row(program, Faults.SUCCESS, f"skipped ({program.state})")
         for program in members
-        if program not in chosen
+        if not (program.running or program.starting)
     ]
     batch = service.start_all(chosen, _overrides(options))
     if wait:
@@ -267,11 +267,6 @@ def _reload_all(
         for program, reload in batch.entries
     ]
     return queued + skipped
-
-
-def _why_skipped(program: SupervisedProgram) -> str:
-    unknown = program.running or program.starting
-    return "no server that hotreload knows" if unknown else program.state
 
 
 def _overrides(options: Options) -> Overrides:

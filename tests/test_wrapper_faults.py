@@ -52,7 +52,8 @@ def sabotage(owner, name):
                 os.unlink(path)
             raise OSError(24, "sabotage\\x1b\\nhotreload: forged")
         return real(*arguments, **more)
-    setattr(owner, name, broken)
+    is_static = isinstance(vars(owner).get(name), staticmethod)
+    setattr(owner, name, staticmethod(broken) if is_static else broken)
 
 for word in {targets!r}.split():
     owner, _, name = word.partition(".")
