@@ -16,6 +16,7 @@ from gunicorn.config import KNOWN_SETTINGS
 
 from tests.harness.house import House
 from tests.harness.missing import PREFIX, Missing
+from tests.harness.slow import mark_slow
 from tests.harness.wrapped import Wrapped
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -54,7 +55,9 @@ def _is_newer(path: pathlib.Path, than: float) -> bool:
     return path.exists() and path.stat().st_mtime > than
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_slow(items)
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 

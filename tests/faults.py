@@ -140,6 +140,7 @@ def _walk(house: House, cell: Cell) -> None:
     cell.dropped, cell.answered = len(load.dropped), load.answered
     if cell.dropped and cell.fault not in NEEDED and reason(cell) is None:
         cell.wrong.append(f"dropped {cell.dropped}: {load.dropped[0]}")
+        print(house.story(f"{cell.phase} x {cell.fault}"), file=sys.stderr)
     conclude(house, cell)
 
 

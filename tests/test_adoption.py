@@ -132,7 +132,8 @@ def test_other_listeners_see_no_exit_and_no_start(house: House) -> None:
     for _ in range(2):
         reloaded(house)
     house.ctl("stop", "myapp")
-    wait_until(lambda: "STOPPED" in seen.read_text())
+    stopped = "PROCESS_STATE_STOPPED processname:myapp"
+    wait_until(lambda: stopped in seen.read_text())
     after = seen.read_text()[len(before) :].splitlines()
     assert [line.split()[0] for line in after if "processname:myapp" in line] == [
         "PROCESS_STATE_STOPPING",

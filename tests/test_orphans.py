@@ -94,7 +94,8 @@ def test_killed_in_the_middle_of_a_reload(house: House, phase: str) -> None:
         house.wait_for_phase(phase)
         kill_supervisord(house)
         house.start()
-        wait_until(lambda: len(masters_of(house)) == 1, 40, "one generation is left")
+        wait_until(lambda: house.reload_info()["outcome"] != "pending", what=house.log)
+        wait_until(lambda: len(masters_of(house)) == 1, what="one generation is left")
         load.wait_for("v2")
     assert load.dropped == []
     assert [house.info()["pid"]] == masters_of(house)

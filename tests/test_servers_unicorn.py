@@ -197,6 +197,7 @@ def test_workers_of_a_killed_master_do_not_hold_the_port(house: House) -> None:
 
 def test_what_a_killed_supervisord_has_left_is_adopted(house: House) -> None:
     pid = serve(house)
+    house.wait_until_recorded(pid)
     os.kill(house.pid, signal.SIGKILL)
     house.wait_for_exit()
     (house.root / "supervisor.sock").unlink()
