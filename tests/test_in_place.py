@@ -456,7 +456,7 @@ def test_where_a_redirect_leads_a_new_worker_has_to_answer(
     toy = toys(moved="/there", status=700 - status)
     toy.wait_for()
     toy.plan(moved="/there", status=status, overlap=60)
-    seconds = 60 if status == 200 else 4
+    seconds = 60 if status == 200 else 8
     ready = f"ready = http://127.0.0.1:{port}/\nready_timeout = {seconds}\ndrain_timeout = 0.1"
     reload = toy.reload(ready)
     assert (reload.outcome is Outcome.SUCCEEDED) == (status == 200), story(reload)
