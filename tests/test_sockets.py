@@ -14,10 +14,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from supervisor_hotreload.system import sock_diag, sockets
+from supervisor_hotreload.system import descriptors, sock_diag, sockets
 from supervisor_hotreload.system.budget import Budgets
 from supervisor_hotreload.system.descriptors import Descriptors
 from supervisor_hotreload.system.linux import State, state_of
@@ -414,3 +415,23 @@ def test_the_state_of_a_file(tmp_path: pathlib.Path) -> None:
     os.close(int(link.rpartition("/")[2]))
     with pytest.raises(FileNotFoundError):
         state_of(str(tmp_path / "other"))
+
+
+def test_what_is_hidden_for_a_moment_is_looked_at_again(
+    me: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fork of a supervisord that has changed its user is hidden until it has exec'd."""
+    hidden = [True]
+    real = descriptors.looking
+
+    def looking(ids: Any, look: Any) -> Any:
+        if hidden:
+            raise PermissionError
+        return real(ids, look)
+
+    monkeypatch.setattr(descriptors, "looking", looking)
+    seen = Descriptors(Clock())
+    with pytest.raises(Unreadable, match="permission denied"):
+        seen.links(me)
+    hidden.clear()
+    assert seen.links(me)

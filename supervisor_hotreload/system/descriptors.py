@@ -185,7 +185,8 @@ class Descriptors:
         try:
             return looking(lambda: ids, lambda: self._read_links(process.pid, before, known))
         except PermissionError:
-            return replace(before, hidden=f"/proc/{process.pid}/fd: permission denied")
+            # not remembered: a fork of a supervisord that changed its user is hidden until its exec
+            raise Unreadable(f"/proc/{process.pid}/fd: permission denied") from None
         except Unreadable as error:
             if self._clock() - before.whole_at < STALE_SECONDS:
                 return before
