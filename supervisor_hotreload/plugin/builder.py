@@ -201,6 +201,7 @@ def explained(steps: Steps, reload: Reload) -> Steps:
 EXCEPTION = re.compile(
     r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit|NotFound)\b"  # Python
     r"|^(Error|\S+: error): "  # gunicorn, about its configuration and its command line
+    r"|^Failed to (find|parse) "  # gunicorn, about its application (util.import_app)
     r"|^\S+:\d+:in .* \([A-Z][\w:]*(Error|Exception)\)$"  # Ruby
 )
 

@@ -117,7 +117,8 @@ class SupervisedProgram(ProcessView):
                 return
             self._observer.runs(self)
             self._record()
-            if self.generations.sockets:
+            lineage = self.generations.lineage
+            if lineage.sockets and lineage.workers:  # sockets without workers may be too many
                 self.generations.looks.stop()
 
     def proofs(self) -> list[tuple[Process, frozenset[int]]]:
