@@ -61,7 +61,7 @@ def test_a_listener_without_the_password_keeps_what_happens(house: House) -> Non
     listening.until(lambda: listening.log().count("NOTHING IS RELOADED") == 2)
     assert len(listening.log().splitlines()) == 2, "it is said once by each"
     warning = "the event listener hotreload has not asked for "
-    assert f"warning: {warning}" in house.ctl("hotreload", "--status").stdout
+    wait_until(lambda: f"warning: {warning}" in house.ctl("hotreload", "--status").stdout)
     path = house.root / "supervisord.conf"
     login = 'SUPERVISOR_USERNAME="admin"'
     quoted = PASSWORD.replace("%", "%%")
